@@ -1,0 +1,244 @@
+"""What a user calls with tensors: bump_jet, bump_basis and bump_design.
+
+These check their arguments, then call the registered operators, or, where an operator cannot
+answer (a ``torch.func`` transform, forward-mode differentiation, a forced reference), the same
+closed forms in plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from . import native, ops, reference  # noqa: F401  (ops registers the operators)
+from .jet import Jet
+from .reference import DIAGONAL, GRADIENT, WANTS
+from .rows import RowLayout
+
+_ops = torch.ops.bumpnet_fast
+_forced_reference = False
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Serve the bumps by one backend inside the block.
+
+    Parameters
+    ----------
+    name : str
+        "auto", "reference", or a variant of the CPU kernels: "baseline", "avx2", "avx512".
+
+    Examples
+    --------
+    >>> with use_backend("reference"):
+    ...     backend()
+    'reference'
+    """
+    global _forced_reference
+    before = _forced_reference
+    _forced_reference = name == "reference"
+    try:
+        with contextlib.nullcontext() if name in ("auto", "reference") else native.use_variant(name):
+            yield
+    finally:
+        _forced_reference = before
+
+
+def backend() -> str:
+    """Name of the backend that serves CPU tensors now: "reference" or a kernel variant."""
+    return "reference" if _forced_reference else native.variant() or "reference"
+
+
+def _plain_torch() -> bool:
+    """Whether plain PyTorch must answer: forced, or under a transform that operators ignore.
+
+    An operator with ``register_autograd`` gives a zero tangent to forward-mode differentiation
+    without any error, so an active transform or dual level is looked for here.
+    """
+    if _forced_reference:
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def _want(want: str) -> int:
+    if want not in WANTS:
+        raise ValueError(f"want must be one of {', '.join(WANTS)}, got {want!r}")
+    return WANTS.index(want)
+
+
+def check(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> tuple[Tensor, Tensor]:
+    """Validate the common arguments; returns ``x`` in the dtype of the rows under autocast, and the frame.
+
+    Raises
+    ------
+    TypeError
+        If a tensor is not a floating point tensor of the right dtype.
+    ValueError
+        If a shape or a device does not fit.
+    """
+    for name, t in (("x", x), ("rows", rows), ("frame", frame)):
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+        if t.dim() != 2:
+            raise ValueError(f"{name} must have 2 dimensions, got shape {tuple(t.shape)}")
+    d = frame.shape[1]
+    if x.shape[1] != d or d < 1:
+        raise ValueError(f"x must have shape [N, {d}] for bumps in {d} dimensions, got {tuple(x.shape)}")
+    if frame.shape[0] == 2:
+        frame = torch.cat([frame, torch.ones_like(frame[:1])])
+    if frame.shape[0] != 3:
+        raise ValueError(f"frame must have shape [2, d] or [3, d], got {tuple(frame.shape)}")
+    layout = RowLayout.of(rows, d, tied)
+    if layout.outputs < 0:
+        wanted = f"at least {layout.shape_columns} columns for d = {d} and tied = {tied}"
+        raise ValueError(f"rows must have {wanted}, got shape {tuple(rows.shape)}")
+    if rows.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"rows must be float32 or float64, got {rows.dtype}")
+    if x.dtype != rows.dtype:
+        low = x.dtype in (torch.float16, torch.bfloat16) or rows.dtype == torch.float32
+        if not (x.is_floating_point() and low and torch.is_autocast_enabled(x.device.type)):
+            raise TypeError(f"x must have the dtype of the rows, {rows.dtype}, got {x.dtype}")
+        x = x.to(rows.dtype)
+    if x.device != rows.device or frame.device != rows.device:
+        devices = f"x on {x.device}, rows on {rows.device}, frame on {frame.device}"
+        raise ValueError(f"x, rows and frame must be on one device, got {devices}")
+    return x, frame.to(rows.dtype)
+
+
+def _plain_tensor(x: Tensor) -> Tensor:
+    """Strip tensor subclasses that other libraries pass (labelled tensors); tracing needs them kept."""
+    if type(x) is Tensor or torch.compiler.is_compiling() or not isinstance(x, Tensor):
+        return x
+    return x.as_subclass(Tensor)
+
+
+def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True) -> Jet:
+    """Jet of ``u(x) = sum_i h_i psi_i(x)``.
+
+    Parameters
+    ----------
+    x : Tensor
+        Points [N, d].  A NaN or an infinity gives NaN at that point only.
+    rows : Tensor
+        Bumps [M, columns], see :class:`bumpnet_fast.rows.RowLayout`.
+    frame : Tensor
+        [3, d]: lower and upper corner of the centres' box and the scale of each coordinate;
+        [2, d] means scale 1.  A constant: no gradient flows to it.
+    want : str
+        "value", "gradient", "diagonal", "hessian" or "laplacian".
+    tied : bool
+        Whether the outer slope is tied to the sharpness (``s = 2 p``).
+
+    Returns
+    -------
+    Jet
+        value [N, K], gradient [N, K, d] and second derivatives as wanted.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For tensors of a wrong type, dtype, shape or device, and for an unknown ``want``.
+
+    Notes
+    -----
+    arXiv:2512.17198, section 3; docs/math.md, "jets".
+
+    Examples
+    --------
+    >>> rows = torch.tensor([[0.0, 0.0, 0.0, 1.0]])          # centre, log size, log p, amplitude
+    >>> frame = torch.tensor([[-1.0], [1.0]])
+    >>> jet = bump_jet(torch.zeros(1, 1), rows, frame, "laplacian")
+    >>> jet.value.shape, jet.gradient.item() == 0, bool(jet.laplacian < 0)
+    (torch.Size([1, 1]), True, True)
+    """
+    level = _want(want)
+    x, frame = check(_plain_tensor(x), rows, frame, tied)
+    function = reference.jet if _plain_torch() else _ops.jet
+    value, gradient, second = function(x, rows, frame, level, tied)
+    return Jet(want, value, gradient if level >= GRADIENT else None, second if level >= DIAGONAL else None)
+
+
+def bump_basis(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True) -> Jet:
+    """Jets of the bumps themselves, without amplitudes: M functions in the place of K outputs.
+
+    Parameters are those of :func:`bump_jet`.
+
+    Returns
+    -------
+    Jet
+        value [N, M], gradient [N, M, d] and second derivatives as wanted; views of tensors in
+        which the points vary fastest.
+
+    Examples
+    --------
+    >>> rows, frame = torch.zeros(3, 4), torch.tensor([[-1.0], [1.0]])
+    >>> bump_basis(torch.zeros(5, 1), rows, frame, "gradient").gradient.shape
+    torch.Size([5, 3, 1])
+    """
+    level = _want(want)
+    x, frame = check(_plain_tensor(x), rows, frame, tied)
+    if _plain_torch():
+        parts = reference.basis(x, rows, frame, level, tied)
+    else:
+        parts = [t if t.dim() < 2 else t.movedim(-1, 0) for t in _ops.basis(x, rows, frame, level, tied)]
+    return Jet(want, parts[0], parts[1] if level >= GRADIENT else None, parts[2] if level >= DIAGONAL else None)
+
+
+def bump_design(
+    coefficients: tuple[Tensor | None, Tensor | None, Tensor | None],
+    x: Tensor,
+    rows: Tensor,
+    frame: Tensor,
+    want: str,
+    *,
+    tied: bool = True,
+    derivatives: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Design matrix of a linear row operator over the bumps, and its shape derivatives.
+
+    ``(L psi)(x_n) = c0_n psi + c1_n . grad psi + c2_n : second derivatives``, the latter in the
+    form of ``want``.  These matrices are what variable projection and Levenberg-Marquardt are
+    made of.
+
+    Parameters
+    ----------
+    coefficients : tuple of Tensor or None
+        ``c0`` [N], ``c1`` [N, d] and ``c2`` ([N, d], [N, d, d] or [N]); None counts as zero.
+    x, rows, frame, want, tied
+        As for :func:`bump_jet`.
+    derivatives : bool
+        Whether to give the derivative by every shape column as well.
+
+    Returns
+    -------
+    Phi : Tensor
+        [N, M].
+    D : Tensor or None
+        [N, M, shape columns].  Both are views of tensors in which the points vary fastest.
+
+    Examples
+    --------
+    >>> rows, frame = torch.zeros(3, 4), torch.tensor([[-1.0], [1.0]])
+    >>> Phi, D = bump_design((torch.ones(5), None, None), torch.zeros(5, 1), rows, frame, "value", derivatives=True)
+    >>> Phi.shape, D.shape
+    (torch.Size([5, 3]), torch.Size([5, 3, 3]))
+    """
+    level = _want(want)
+    x, frame = check(_plain_tensor(x), rows, frame, tied)
+    n, d = x.shape
+    shapes = ((n,), (n, d), (n, *reference.second_shape(level, d)))
+    names = ("c0 (value)", "c1 (gradient)", "c2 (second derivatives)")
+    for i, (c, shape) in enumerate(zip(coefficients, shapes, strict=True)):
+        if c is None:
+            continue
+        if i > min(level, DIAGONAL):
+            raise ValueError(f"coefficients: {names[i]} given, but want is {want!r}")
+        if tuple(c.shape) != shape or c.dtype != rows.dtype:
+            got = f"{tuple(c.shape)}, {c.dtype}"
+            raise ValueError(f"coefficients: {names[i]} must have shape {shape} and dtype {rows.dtype}, got {got}")
+    function = ops.reference_design if _plain_torch() else _ops.design
+    Phi, D = function(*coefficients, x, rows, frame, level, tied, derivatives)
+    return Phi.movedim(-1, 0), D.movedim(-1, 0) if derivatives else None

@@ -1,0 +1,264 @@
+"""The operators: the only place where they are declared.
+
+Five operators in the namespace ``torch.ops.bumpnet_fast`` make the ladder (docs/design.md):
+``jet``, ``jet_vjp``, ``basis``, ``basis_vjp`` and ``design``.  Each has a schema, a fake, autograd,
+vmap and autocast.  On the CPU the compiled extension serves d <= 4; ``reference.py`` serves
+everything else.
+
+Layouts.  Jets come out in the user's shape, [N, K, ...].  Tensors with an entry for every pair of
+point and bump have the points last ([M, N], [M, d, N], [M, columns, N]): that is how vector
+kernels and LAPACK want them.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from . import native as _native  # noqa: F401  (loads the extension, which registers the CPU kernels)
+from . import reference
+from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
+from .rows import RowLayout
+
+_LIBRARY = torch.library.Library("bumpnet_fast", "DEF")
+
+_COTANGENTS = "Tensor? g0, Tensor? g1, Tensor? g2"
+_BUMPS = "Tensor x, Tensor rows, Tensor frame, int want, bool tied"
+_NEEDS = "bool need_x, bool need_rows"
+_SCHEMAS = {
+    "jet": f"({_BUMPS}) -> (Tensor, Tensor, Tensor)",
+    "jet_vjp": f"({_COTANGENTS}, {_BUMPS}, {_NEEDS}) -> (Tensor, Tensor)",
+    "basis": f"({_BUMPS}) -> (Tensor, Tensor, Tensor)",
+    "basis_vjp": f"({_COTANGENTS}, {_BUMPS}, {_NEEDS}) -> (Tensor, Tensor)",
+    "design": f"(Tensor? c0, Tensor? c1, Tensor? c2, {_BUMPS}, bool derivatives) -> (Tensor, Tensor)",
+}
+OPERATORS = tuple(_SCHEMAS)
+for _name, _schema in _SCHEMAS.items():
+    _LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+#: Tensors of the reference may hold about this many (point, bump, axis, axis) entries at once.
+_CHUNK_ENTRIES = 2**22
+
+
+# --- the reference in the operators' layouts ---------------------------------------------------
+
+
+def _points_last(t: Tensor) -> Tensor:
+    """[N, M, ...] -> [M, ..., N]; an empty placeholder stays."""
+    return t if t.dim() < 2 else t.movedim(0, -1).contiguous()
+
+
+def _points_first(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.movedim(-1, 0)
+
+
+def _ref_jet(x, rows, frame, want, tied):
+    return reference.jet(x, rows, frame, want, tied)
+
+
+def _ref_jet_vjp(g0, g1, g2, x, rows, frame, want, tied, need_x, need_rows):
+    gx, grows = reference.jet_vjp(g0, g1, g2, x, rows, frame, want, tied)
+    return gx if need_x else x.new_zeros(0), grows if need_rows else x.new_zeros(0)
+
+
+def _ref_basis(x, rows, frame, want, tied):
+    return tuple(_points_last(t) for t in reference.basis(x, rows, frame, want, tied))
+
+
+def _ref_basis_vjp(g0, g1, g2, x, rows, frame, want, tied, need_x, need_rows):
+    g = (_points_first(t) for t in (g0, g1, g2))
+    gx, grows = reference.basis_vjp(*g, x, rows, frame, want, tied)
+    return gx if need_x else x.new_zeros(0), grows if need_rows else x.new_zeros(0)
+
+
+def reference_design(c0, c1, c2, x, rows, frame, want, tied, derivatives):
+    out = reference.design(c0, c1, c2, x, rows, frame, want, tied, derivatives)
+    return tuple(_points_last(t) for t in out)
+
+
+# Where the points are: dimension of the points in each tensor argument before x, and in each
+# result; None marks a result that is summed over the points.
+_REFERENCE = {
+    "jet": (_ref_jet, 0, (0, 0, 0)),
+    "jet_vjp": (_ref_jet_vjp, 0, (0, None)),
+    "basis": (_ref_basis, 0, (-1, -1, -1)),
+    "basis_vjp": (_ref_basis_vjp, -1, (0, None)),
+    "design": (reference_design, 0, (-1, -1)),
+}
+
+
+def _join(parts: list[Tensor], dim: int | None) -> Tensor:
+    """Results of chunks of points put together: summed, concatenated, or an empty placeholder."""
+    if dim is None or parts[0].shape == (0,):
+        return functools.reduce(torch.add, parts)
+    return torch.cat(parts, dim)
+
+
+def _chunked(name: str, *args):
+    """The reference over chunks of points, so that its memory does not grow with N."""
+    function, points_dim, result_dims = _REFERENCE[name]
+    at = 0 if name in ("jet", "basis") else 3
+    x, rows = args[at], args[at + 1]
+    step = max(1, _CHUNK_ENTRIES // max(1, rows.shape[0] * x.shape[1] ** 2))
+    if x.shape[0] <= step:
+        results = function(*args)
+    else:
+        pieces = []
+        for start in range(0, x.shape[0], step):
+            size = min(step, x.shape[0] - start)
+            head = [None if t is None else t.narrow(points_dim, start, size) for t in args[:at]]
+            pieces.append(function(*head, x.narrow(0, start, size), *args[at + 1 :]))
+        results = tuple(_join(list(p), dim) for p, dim in zip(zip(*pieces, strict=True), result_dims, strict=True))
+    return tuple(t.contiguous() for t in results)
+
+
+for _name in OPERATORS:
+    _LIBRARY.impl(_name, functools.partial(_chunked, _name), "CompositeExplicitAutograd")
+
+
+# --- fakes -------------------------------------------------------------------------------------
+
+
+def _fake_jet(x, rows, frame, want, tied):
+    n, d = x.shape
+    lead = (n, RowLayout.of(rows, d, tied).outputs)
+    return (
+        x.new_empty(lead),
+        x.new_empty((*lead, d)) if want >= GRADIENT else x.new_empty(0),
+        x.new_empty((*lead, *second_shape(want, d))) if want >= DIAGONAL else x.new_empty(0),
+    )
+
+
+def _fake_vjp(g0, g1, g2, x, rows, frame, want, tied, need_x, need_rows):
+    return (
+        x.new_empty(x.shape) if need_x else x.new_empty(0),
+        rows.new_empty(rows.shape) if need_rows else x.new_empty(0),
+    )
+
+
+def _fake_basis(x, rows, frame, want, tied):
+    (n, d), m = x.shape, rows.shape[0]
+    return (
+        x.new_empty((m, n)),
+        x.new_empty((m, d, n)) if want >= GRADIENT else x.new_empty(0),
+        x.new_empty((m, *second_shape(want, d), n)) if want >= DIAGONAL else x.new_empty(0),
+    )
+
+
+def _fake_design(c0, c1, c2, x, rows, frame, want, tied, derivatives):
+    (n, d), m = x.shape, rows.shape[0]
+    columns = RowLayout.of(rows, d, tied).shape_columns
+    return x.new_empty((m, n)), x.new_empty((m, columns, n)) if derivatives else x.new_empty(0)
+
+
+_FAKES = {
+    "jet": _fake_jet,
+    "jet_vjp": _fake_vjp,
+    "basis": _fake_basis,
+    "basis_vjp": _fake_vjp,
+    "design": _fake_design,
+}
+
+
+# --- autograd ----------------------------------------------------------------------------------
+
+_ops = torch.ops.bumpnet_fast
+
+
+def _save(ctx, inputs, output):
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*(t for t in inputs if isinstance(t, Tensor)))
+    ctx.layout = [isinstance(t, Tensor) for t in inputs]
+    ctx.constants = [t for t in inputs if not isinstance(t, Tensor)]
+
+
+def _saved(ctx) -> list:
+    tensors, constants = iter(ctx.saved_tensors), iter(ctx.constants)
+    return [next(tensors) if is_tensor else next(constants) for is_tensor in ctx.layout]
+
+
+def _asked(want: int, g0, g1, g2):
+    """Cotangents without those of the empty placeholders, which tracing may fill in."""
+    return g0, g1 if want >= GRADIENT else None, g2 if want >= DIAGONAL else None
+
+
+def _jet_backward(ctx, g0, g1, g2):
+    x, rows, frame, want, tied = _saved(ctx)
+    need_x, need_rows = ctx.needs_input_grad[:2]
+    g0, g1, g2 = _asked(want, g0, g1, g2)
+    if g0 is None and g1 is None and g2 is None:
+        return (None,) * 5
+    gx = None
+    if need_x and torch.is_grad_enabled() and want <= GRADIENT:
+        # Somebody will differentiate the gradient again: give it as the next jet, whose own
+        # backward is a fused kernel, and keep this lane free of the slower reference.
+        gx = _gradient_as_jet(g0, g1, x, rows, frame, tied)
+        need_x = False
+    if need_x or need_rows:
+        fused_x, grows = _ops.jet_vjp(g0, g1, g2, x, rows, frame, want, tied, need_x, need_rows)
+        gx = fused_x if need_x else gx
+    return gx, grows if need_rows else None, None, None, None
+
+
+def _gradient_as_jet(g0, g1, x, rows, frame, tied):
+    _, gradient, hessian = _ops.jet(x, rows, frame, GRADIENT if g1 is None else HESSIAN, tied)
+    gx = 0 if g0 is None else (g0[..., None] * gradient).sum(1)
+    return gx if g1 is None else gx + (g1[..., None] * hessian).sum((1, 2))
+
+
+def _basis_backward(ctx, g0, g1, g2):
+    x, rows, frame, want, tied = _saved(ctx)
+    need_x, need_rows = ctx.needs_input_grad[:2]
+    g0, g1, g2 = _asked(want, g0, g1, g2)
+    if g0 is None and g1 is None and g2 is None:
+        return (None,) * 5
+    gx, grows = _ops.basis_vjp(g0, g1, g2, x, rows, frame, want, tied, need_x, need_rows)
+    return gx if need_x else None, grows if need_rows else None, None, None, None
+
+
+def _reference_backward(name: str, ctx, *cotangents):
+    """Backward of an operator by ``torch.func.vjp`` of its closed-form reference."""
+    args = _saved(ctx)
+    slots = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]
+    results: list[Tensor | None] = [None] * len(args)
+    live = [i for i, g in enumerate(cotangents) if g is not None and g.shape != (0,)]
+    if not live or not slots:
+        return tuple(results)
+
+    def function(*values):
+        filled = list(args)
+        for slot, value in zip(slots, values, strict=True):
+            filled[slot] = value
+        out = _REFERENCE[name][0](*filled)
+        return tuple(out[i] for i in live)
+
+    _, vjp = torch.func.vjp(function, *(args[i] for i in slots))
+    for slot, grad in zip(slots, vjp(tuple(cotangents[i] for i in live)), strict=True):
+        results[slot] = grad
+    return tuple(results)
+
+
+_BACKWARDS = {"jet": _jet_backward, "basis": _basis_backward} | {
+    name: functools.partial(_reference_backward, name) for name in ("jet_vjp", "basis_vjp", "design")
+}
+
+
+# --- vmap, autocast ----------------------------------------------------------------------------
+
+
+def _vmap(name: str, info, in_dims, *args):
+    out = torch.vmap(_REFERENCE[name][0], in_dims, randomness=info.randomness)(*args)
+    return out, (0,) * len(out)
+
+
+for _name in OPERATORS:
+    _qualified = f"bumpnet_fast::{_name}"
+    torch.library.register_fake(_qualified, _FAKES[_name], lib=_LIBRARY)
+    torch.library.register_autograd(_qualified, _BACKWARDS[_name], setup_context=_save, lib=_LIBRARY)
+    torch.library.register_vmap(_qualified, functools.partial(_vmap, _name), lib=_LIBRARY)
+    for _device in ("cpu", "cuda"):
+        torch.library.register_autocast(_qualified, _device, torch.float32, lib=_LIBRARY)
+
+__all__ = ["OPERATORS", "VALUE"]
