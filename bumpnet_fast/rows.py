@@ -254,7 +254,7 @@ def split_grid(bumps: int, widths: tuple[float, ...]) -> tuple[int, ...]:
     """Number of grid cells per axis, about ``bumps`` in all, with cells as square as possible.
 
     >>> split_grid(40, (2.0, 2.0))
-    (6, 6)
+    (6, 7)
     """
     d = len(widths)
     if d == 1:
