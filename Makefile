@@ -1,0 +1,56 @@
+# Every target does its own set-up: a virtual environment in .venv, torch, the package in editable mode with its
+# compiled kernels.  Needs Python >= 3.10 and, for the kernels, a C++ compiler.  Nothing is done twice: the second
+# run of a target starts at once.
+PYTHON ?= python3
+TORCH  ?= torch==2.14.1
+VENV   ?= .venv
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# setup.py writes this record of what was built, or of why not, with every build.
+BUILT := bumpnet_fast/_build.json
+
+.PHONY: demo test bench lint format wheel clean
+.DELETE_ON_ERROR:
+
+demo: $(BUILT)          ## solve Helmholtz, print a summary, write a picture
+	$(BIN)/bumpnet solve helmholtz --out runs/helmholtz
+
+test: $(BUILT)          ## all tests, the examples in the docstrings included
+	$(BIN)/python -m pytest -q
+
+bench: $(BUILT)
+	$(BIN)/python -m pytest -q bench
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.ready   ## dist/bumpnet_fast-*.whl
+	rm -rf build/lib* build/bdist* dist/*.whl
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
+clean:                  ## what was built; the environment stays
+	rm -rf build dist *.egg-info bumpnet_fast/_C.* $(BUILT)
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "bumpnet_fast needs Python >= 3.10, as $(PYTHON) or as PYTHON=... on the command line of make" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "'$(PYTHON) -m venv' does not work; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.ready: pyproject.toml | $(VENV)/.created
+	$(PIP) install --quiet "setuptools>=77" "$(TORCH)"
+	$(PIP) install --quiet --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+$(BUILT): setup.py $(wildcard csrc/*) | $(VENV)/.ready
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@

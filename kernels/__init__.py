@@ -1,0 +1,1 @@
+"""Triton kernels for CUDA devices, installed as ``bumpnet_fast.kernels``; nothing here is needed on a CPU."""
