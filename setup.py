@@ -70,7 +70,7 @@ def obstacle(asked: str) -> str | None:
         return f"the kernels need torch >= 2.10, the build environment had {version}"
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "the stable ABI of Python does not cover free-threaded builds"
-    if not any(Path(sysconfig.get_path(where), "Python.h").exists() for where in ("include", "platinclude")):
+    if not any(Path(sysconfig.get_path(name), "Python.h").exists() for name in ("include", "platinclude")):
         return "Python.h is missing: install Python's headers (python3-dev on Debian and Ubuntu)"
     return None
 
@@ -85,14 +85,12 @@ class Unit(NamedTuple):
     include: tuple[str, ...] = ()
 
 
-def torch_folders() -> tuple[list[str], list[str]]:
-    """Folders of libtorch's headers and of its libraries."""
-    from torch.utils import cpp_extension
-
-    return cpp_extension.include_paths(), cpp_extension.library_paths()
+def torch_folder() -> Path:
+    """Where torch is installed, found without the seconds that its import takes."""
+    return Path(importlib.util.find_spec("torch").origin).parent
 
 
-def units(gnu: bool, x86_64: bool, torch_include: list[str]) -> list[Unit]:
+def units(gnu: bool, x86_64: bool) -> list[Unit]:
     """The objects of the extension: several variants only where compiler and processor know them."""
     variants = VARIANTS if gnu and x86_64 else {"baseline": ()}
     common = GNU_FLAGS if gnu else MSVC_FLAGS
@@ -108,8 +106,8 @@ def units(gnu: bool, x86_64: bool, torch_include: list[str]) -> list[Unit]:
         for variant, flags in reversed(variants.items())
     ]
     macros = (("TORCH_TARGET_VERSION", TORCH_TARGET), ("Py_LIMITED_API", "0x030a0000"), *only)
-    include = (*torch_include, *dict.fromkeys(sysconfig.get_path(p) for p in ("include", "platinclude")))
-    return [Unit("operators", CSRC / "operators.cpp", macros, common, include), *kernels]
+    operators = Unit("operators", CSRC / "operators.cpp", macros, common, (str(torch_folder() / "include"),))
+    return [operators, *kernels]
 
 
 class BuildExtension(build_ext):
@@ -150,14 +148,13 @@ class BuildExtension(build_ext):
         return {"cpu": {"built": True, "compiler": compiler, "torch": metadata.version("torch")}}
 
     def build_extension(self, ext: Extension) -> None:
-        include, libraries = torch_folders()
         self.objects = Path(self.get_finalized_command("build").build_base, "objects")
         self.objects.mkdir(parents=True, exist_ok=True)
-        todo = units(self.compiler.compiler_type != "msvc", self.plat_name.endswith(("x86_64", "amd64")), include)
+        todo = units(self.compiler.compiler_type != "msvc", self.plat_name.endswith(("x86_64", "amd64")))
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             ext.extra_objects = list(pool.map(self.compile, todo))
         ext.depends = ["setup.py", *ext.extra_objects]
-        ext.library_dirs, ext.libraries = libraries, ["torch", "torch_cpu", "c10"]
+        ext.library_dirs, ext.libraries = [str(torch_folder() / "lib")], ["torch_cpu", "c10"]
         super().build_extension(ext)
 
     def compile(self, unit: Unit) -> str:
