@@ -22,6 +22,7 @@ def bumps(dim: int, count: int, outputs: int = 1, tied: bool = True, seed: int =
 
     layout = RowLayout(dim, outputs, tied)
     rows = 0.4 * normal(count, layout.columns)
+    rows[:, layout.size] += 0.25 * dim
     rows[:, layout.outer] += 0.5
     rows[:, layout.amplitude] += torch.sign(rows[:, layout.amplitude])
     frame = torch.stack([-1.2 - normal(dim).abs(), 1 + normal(dim).abs(), 0.5 + normal(dim).abs()])
@@ -57,7 +58,7 @@ def psi(x: Tensor, row: Tensor, frame: Tensor, tied: bool) -> Tensor:
     reach = size * torch.linalg.vector_norm(w, dim=1) / 2
     S = (torch.tanh(p * (z + reach)) + torch.tanh(p * (reach - z))).sum(1) - (2 * dim - 1)
     slope = p if tied else torch.exp(row[layout.outer]) / 2
-    return (1 + torch.tanh(slope * S)) / 2
+    return torch.sigmoid(2 * slope * S)  # (1 + tanh(slope S)) / 2, but with digits where it is small
 
 
 def basis(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> Tensor:
