@@ -33,7 +33,7 @@ VARIANTS = {
     "avx2": ("-mavx2", "-mfma"),
     "avx512": (
         *("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx2", "-mfma"),
-        "-mprefer-vector-width=512",
+        *("-mprefer-vector-width=512", "-Wno-unknown-warning-option", "-Wno-maybe-uninitialized"),  # GCC bug 105593
     ),
 }
 # -fno-fast-math comes after the user's CXXFLAGS: the kernels' 2^x is wrong under -ffast-math.
