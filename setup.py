@@ -27,7 +27,7 @@ from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
 RECORD = "_build.json"
-DIMENSIONS = (4, 3, 2, 1)  # the longest to compile first
+DIMENSIONS = (1, 2, 3, 4)
 VARIANTS = {
     "baseline": (),
     "avx2": ("-mavx2", "-mfma"),
@@ -90,23 +90,21 @@ def torch_folder() -> Path:
     return Path(importlib.util.find_spec("torch").origin).parent
 
 
-def units(gnu: bool, x86_64: bool) -> list[Unit]:
-    """The objects of the extension: several variants only where compiler and processor know them."""
-    variants = VARIANTS if gnu and x86_64 else {"baseline": ()}
-    common = GNU_FLAGS if gnu else MSVC_FLAGS
+def units(variants: dict[str, tuple[str, ...]], flags: tuple[str, ...]) -> list[Unit]:
+    """The objects of the extension, the longest to compile first."""
     only = () if len(variants) > 1 else (("BUMP_ONLY_BASELINE", "1"),)
+    macros = (("TORCH_TARGET_VERSION", TORCH_TARGET), ("Py_LIMITED_API", "0x030a0000"), *only)
+    operators = Unit("operators", CSRC / "operators.cpp", macros, flags, (str(torch_folder() / "include"),))
     kernels = [
         Unit(
             f"{variant}_{dim}",
             CSRC / "kernels.cpp",
             (("BUMP_VARIANT", variant), ("BUMP_DIM", str(dim))),
-            (*common, *flags),
+            (*flags, *instruction_set),
         )
-        for dim in DIMENSIONS
-        for variant, flags in reversed(variants.items())
+        for dim in reversed(DIMENSIONS)
+        for variant, instruction_set in variants.items()
     ]
-    macros = (("TORCH_TARGET_VERSION", TORCH_TARGET), ("Py_LIMITED_API", "0x030a0000"), *only)
-    operators = Unit("operators", CSRC / "operators.cpp", macros, common, (str(torch_folder() / "include"),))
     return [operators, *kernels]
 
 
@@ -142,22 +140,27 @@ class BuildExtension(build_ext):
             wheel.root_is_pure, wheel.py_limited_api = True, False
 
     def record(self, reason: str | None) -> dict:
+        """What ``bumpnet info`` shows; a key for every part of the native code, of which there is one."""
         if reason is not None:
             return {"cpu": {"built": False, "reason": reason}}
-        compiler = " ".join(getattr(self.compiler, "compiler_so_cxx", [self.compiler.compiler_type])[:1])
-        return {"cpu": {"built": True, "compiler": compiler, "torch": metadata.version("torch")}}
+        return {"cpu": {"built": True, "variants": list(self.variants()), "torch": metadata.version("torch")}}
+
+    def variants(self) -> dict[str, tuple[str, ...]]:
+        """Instruction sets that compiler and processor family know, with their flags."""
+        x86_64 = self.plat_name.endswith(("x86_64", "amd64"))
+        return VARIANTS if x86_64 and self.compiler.compiler_type != "msvc" else {"baseline": ()}
 
     def build_extension(self, ext: Extension) -> None:
         self.objects = Path(self.get_finalized_command("build").build_base, "objects")
         self.objects.mkdir(parents=True, exist_ok=True)
-        todo = units(self.compiler.compiler_type != "msvc", self.plat_name.endswith(("x86_64", "amd64")))
+        flags = MSVC_FLAGS if self.compiler.compiler_type == "msvc" else GNU_FLAGS
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            ext.extra_objects = list(pool.map(self.compile, todo))
+            ext.extra_objects = list(pool.map(self.compile_unit, units(self.variants(), flags)))
         ext.depends = ["setup.py", *ext.extra_objects]
         ext.library_dirs, ext.libraries = [str(torch_folder() / "lib")], ["torch_cpu", "c10"]
         super().build_extension(ext)
 
-    def compile(self, unit: Unit) -> str:
+    def compile_unit(self, unit: Unit) -> str:
         """The unit's object file, compiled anew only if anything it is made of has changed."""
         compiler = getattr(self.compiler, "compiler_so_cxx", self.compiler.compiler_type)
         contents = [path.read_bytes() for path in (unit.source, *sorted(CSRC.glob("*.h")))]

@@ -1,0 +1,122 @@
+"""The house keeps its floors: a file imports only from floors below it, and no file grows too long."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "bumpnet_fast"
+
+#: From the ground up; what shares a floor may import one another.
+FLOORS = [
+    {"rows"},
+    {"reference"},
+    {"jet"},
+    {"_C", "kernels"},
+    {"native"},
+    {"ops"},
+    {"functional"},
+    {"layer"},
+    {"adapt"},
+    {"problems", "solvers"},
+    {"checkpoint"},
+    {"plotting"},
+    {"info"},
+    {"integrations"},
+    {"cli"},
+    {"__main__"},
+]
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+#: Problems and solvers know nothing of one another but what a problem is.
+SHARED = "problems.base"
+#: What every floor may take from ``bumpnet_fast`` itself.
+ROOF = {"__version__"}
+LONGEST = 500
+
+SOURCES = sorted(path for folder in (PACKAGE, ROOT / "kernels") for path in folder.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """Dotted name below bumpnet_fast: ``bumpnet_fast/problems/base.py`` -> ``problems.base``."""
+    relative = path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT).with_suffix("")
+    return ".".join(relative.parts).removesuffix(".__init__")
+
+
+def imports(name: str, source: str, is_package: bool = False) -> set[str]:
+    """Everything that the source imports from bumpnet_fast, inside functions too: ``{"rows.RowLayout", "native"}``."""
+    found = set()
+    folder = ["bumpnet_fast", *(name.split(".") if is_package and name != "__init__" else name.split(".")[:-1])]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = folder[: len(folder) - node.level + 1] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return {target.partition(".")[2] for target in found if target.split(".")[0] == "bumpnet_fast"}
+
+
+def trespasses(name: str, imported: set[str]) -> list[str]:
+    """What is wrong with a module's imports."""
+    top = name.split(".")[0]
+    wrong = []
+    for target in sorted(imported - ROOF):
+        floor = target.split(".")[0]
+        if floor not in FLOOR:
+            wrong.append(f"{name} imports {target!r}, which is no module with a floor: see FLOORS")
+        elif floor == top:
+            continue
+        elif FLOOR[floor] > FLOOR[top]:
+            wrong.append(f"{name} imports {target} from a floor above")
+        elif {top, floor} == {"problems", "solvers"} and not (top == "solvers" and target.startswith(SHARED)):
+            wrong.append(f"{name} imports {target}: problems and solvers must not know one another")
+    return wrong
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_imports_only_from_floors_below(path):
+    name = module_name(path)
+    imported = imports(name, path.read_text(encoding="utf-8"), path.name == "__init__.py")
+    if name == "__init__":  # the roof: may import everything that has a floor
+        assert {target.split(".")[0] for target in imported} <= FLOOR.keys()
+        return
+    assert name.split(".")[0] in FLOOR, f"{name} has no floor: add it to FLOORS"
+    assert not trespasses(name, imported)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("rows", "from .layer import BumpNet", "floor above"),
+        ("rows", "from . import layer", "floor above"),
+        ("layer", "from . import BumpNet", "no module with a floor"),
+        ("layer", "import bumpnet_fast", "no module with a floor"),
+        ("ops", "def f():\n    import bumpnet_fast.cli", "floor above"),
+        ("problems.poisson", "from ..solvers import least_squares", "must not know"),
+        ("solvers.least_squares", "from ..problems import get", "must not know"),
+        ("solvers.least_squares", "from ..problems.poisson import Poisson", "must not know"),
+    ],
+)
+def test_the_check_sees_a_trespass(name, source, message):
+    assert message in " ".join(trespasses(name, imports(name, source)))
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("ops", "from . import native\nfrom .rows import RowLayout\nimport torch"),
+        ("layer", "from bumpnet_fast import functional"),
+        ("info", "from . import __version__"),
+        ("solvers.least_squares", "from ..problems.base import Problem\nfrom .pinn import fit"),
+    ],
+)
+def test_the_check_lets_good_imports_pass(name, source):
+    assert not trespasses(name, imports(name, source))
+
+
+def test_no_file_is_too_long():
+    sources = [*SOURCES, *(path for path in (ROOT / "csrc").rglob("*") if path.is_file())]
+    assert len(sources) > 10
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in sources}
+    assert not {name: length for name, length in lengths.items() if length > LONGEST}
