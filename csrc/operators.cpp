@@ -1,0 +1,371 @@
+// The CPU kernels of the operators declared in bumpnet_fast/ops.py.
+//
+// Only the libtorch stable ABI is used, so that one module serves every Python >= 3.10 and every
+// torch >= 2.10.  Memory beyond the results is O(N + M).  Results do not depend on the number of
+// threads: a point's sum over bumps and a bump's sum over points are always taken in one order.
+#include <Python.h>
+
+#include "host.h"
+
+namespace bump {
+namespace {
+
+#define BUMP_DISPATCH(rows, function, ...) \
+  ((rows).scalar_type() == ScalarType::Float ? function<float>(__VA_ARGS__) : function<double>(__VA_ARGS__))
+
+// Empty results for a jet: lead dimensions, then those of the derivatives, then `tail` if any.
+std::tuple<Tensor, Tensor, Tensor> empty_jet(const Tensor& like, std::vector<int64_t> lead, std::vector<int64_t> tail, int64_t dim, int64_t want) {
+  auto make = [&](bool wanted, int64_t dims) {
+    if (!wanted) return empty(like, {0});
+    std::vector<int64_t> size = lead;
+    size.insert(size.end(), dims, dim);
+    size.insert(size.end(), tail.begin(), tail.end());
+    return empty(like, size);
+  };
+  return {make(true, 0), make(want >= 1, 1), make(want >= 2, want == 2 ? 1 : want == 3 ? 2 : 0)};
+}
+
+template <class T>
+JetView<T> view(std::tuple<Tensor, Tensor, Tensor>& jet, int64_t outputs, int64_t dim, int want) {
+  auto& [value, gradient, second] = jet;
+  return points_first<T>(data<T>(value), data<T>(gradient), data<T>(second), outputs, dim, want);
+}
+
+// --- jet -----------------------------------------------------------------------------------------
+
+// Points per task: all threads have work, and a chunk's scratch stays small.
+int64_t forward_chunk(int64_t points, int64_t bumps, int64_t lanes) {
+  if (points * bumps <= 2 * kTaskPairs) return std::min(kChunk, round_up(std::max<int64_t>(points, 1), lanes));
+  const int64_t share = round_up(divide_up(points, 4 * int64_t(torch::stable::get_num_threads())), lanes);
+  return std::min(kChunk, std::max(lanes, share));
+}
+
+// Several outputs: one bump's jet at a time, added to every output's sums.
+template <class T>
+void jet_of_many(const Bumps<T>& b, const Points<T>& points, int64_t chunk, T* one, T* sums) {
+  const int64_t size = b.components() * chunk;
+  std::fill(sums, sums + b.outputs * size, T(0));
+  std::fill(one, one + size, T(0));
+  for (int64_t m = 0; m < b.count; m++) {
+    b.kernels.basis[b.want](points, b.bump(m), one, chunk);
+    for (int64_t o = 0; o < b.outputs; o++) b.kernels.add(size, b.amplitudes(m)[o], one, sums + o * size);
+  }
+}
+
+template <class T>
+std::tuple<Tensor, Tensor, Tensor> jet_as(const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want, bool tied) {
+  const Bumps<T> b(x, rows, frame, want, tied, true);
+  auto result = empty_jet(x, {b.points, b.outputs}, {}, b.dim, want);
+  const JetView<T> out = view<T>(result, b.outputs, b.dim, b.want);
+  const int64_t chunk = forward_chunk(b.points, b.count, b.kernels.lanes), size = b.components() * chunk;
+  parallel(divide_up(b.points, chunk), chunk * b.count, [&](int64_t begin, int64_t end) {
+    std::vector<T> scratch(b.dim * chunk + (b.outputs + 1) * size);
+    T *xs = scratch.data(), *one = xs + b.dim * chunk, *sums = one + size;
+    for (int64_t first = begin * chunk; first < std::min(end * chunk, b.points); first += chunk) {
+      const Points<T> points = b.load_points(first, std::min(chunk, b.points - first), chunk, xs);
+      if (b.outputs == 1)
+        b.kernels.jet[b.want](points, b.bump(0), b.count, sums, chunk);
+      else
+        jet_of_many(b, points, chunk, one, sums);
+      for (int64_t o = 0; o < b.outputs; o++) store_jet(sums + o * size, chunk, points.n, b.dim, b.want, output_of(out, first, o, b.dim, b.want));
+    }
+  });
+  return result;
+}
+
+std::tuple<Tensor, Tensor, Tensor> jet(Tensor x, Tensor rows, Tensor frame, int64_t want, bool tied) {
+  check(x, rows, frame, want, tied);
+  return BUMP_DISPATCH(rows, jet_as, x, rows, frame, want, tied);
+}
+
+// --- points and cotangents with components apart, chunk after chunk --------------------------------
+
+template <class T>
+struct Blocked {
+  int64_t chunk, chunks, points, x_size, cot_size, outputs;
+  std::unique_ptr<T[]> x, cot;
+
+  Points<T> at(int64_t c, int64_t) const { return {x.get() + c * x_size, chunk, std::min(chunk, points - c * chunk)}; }
+  const T* cotangents(int64_t c, int64_t output) const { return cot.get() + (c * outputs + output) * cot_size; }
+};
+
+// `outputs` cotangents per point are kept; with 0 the points alone.
+template <class T>
+Blocked<T> block(const Bumps<T>& b, const JetView<const T>& g, int64_t outputs) {
+  Blocked<T> k;
+  k.chunk = std::min(kChunk, b.padded(std::max<int64_t>(b.points, 1)));
+  k.chunks = divide_up(b.points, k.chunk);
+  k.points = b.points;
+  k.x_size = b.dim * k.chunk;
+  k.cot_size = b.components() * k.chunk;
+  k.outputs = outputs;
+  k.x.reset(new T[k.x_size * k.chunks]);
+  k.cot.reset(new T[k.cot_size * k.chunks * outputs]);
+  parallel(k.chunks, k.chunk, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; c++) {
+      const int64_t first = c * k.chunk, n = std::min(k.chunk, b.points - first);
+      b.load_points(first, n, k.chunk, k.x.get() + c * k.x_size);
+      for (int64_t o = 0; o < outputs; o++)
+        load_cotangents(output_of(g, first, o, b.dim, b.want), b.dim, b.want, n, b.padded(n), k.chunk, k.cot.get() + (c * outputs + o) * k.cot_size);
+    }
+  });
+  return k;
+}
+
+// How far the given cotangents reach: what is absent costs nothing.
+int64_t reach(int64_t want, const MaybeTensor& g1, const MaybeTensor& g2) {
+  if (want >= 2 && g2) return want;
+  return want >= 1 && g1 ? 1 : 0;
+}
+
+// --- vector-Jacobian products ----------------------------------------------------------------------
+
+// Where the cotangent of bump m over chunk c comes from.  `combined` is scratch of one chunk.
+template <class T>
+struct Cotangents {
+  const Bumps<T>& b;
+  const Blocked<T>& blocked;
+  JetView<const T> by_bump;  // cotangents of a basis [M, ..., N]; null for those of a jet
+
+  const T* of(int64_t m, int64_t c, T* combined) const {
+    if (!by_bump.value && !by_bump.gradient && !by_bump.second) {
+      if (blocked.outputs == 1) return blocked.cotangents(c, 0);
+      std::fill(combined, combined + blocked.cot_size, T(0));
+      for (int64_t o = 0; o < blocked.outputs; o++) b.kernels.add(blocked.cot_size, b.amplitudes(m)[o], blocked.cotangents(c, o), combined);
+      return combined;
+    }
+    const int64_t first = c * blocked.chunk, n = std::min(blocked.chunk, b.points - first);
+    const int64_t row = m * b.points;
+    const JetView<const T> g = by_bump.at(row + first, row * b.dim + first, row * second_size(b.dim, b.want) + first);
+    load_cotangents(g, b.dim, b.want, n, b.padded(n), blocked.chunk, combined);
+    return combined;
+  }
+  // Factor that is not in the cotangent itself.
+  T weight(int64_t m) const { return blocked.outputs == 1 ? b.amplitudes(m)[0] : T(1); }
+};
+
+// Gradients of a bump's several amplitudes over one chunk: its jet against every output's cotangent.
+template <class T>
+void add_amplitude_gradients(const Bumps<T>& b, const Blocked<T>& k, int64_t m, int64_t c, T* jet, double* gradients) {
+  const Points<T> points = k.at(c, 0);
+  b.kernels.basis[b.want](points, b.bump(m), jet, k.chunk);
+  const int64_t padded = b.padded(points.n);
+  for (int64_t i = 0; i < b.components(); i++) {
+    std::fill(jet + i * k.chunk + points.n, jet + i * k.chunk + padded, T(0));
+    const double factor = off_diagonal(i, b.dim, b.want) ? 2 : 1;
+    for (int64_t o = 0; o < b.outputs; o++) gradients[o] += factor * b.kernels.dot(padded, jet + i * k.chunk, k.cotangents(c, o) + i * k.chunk);
+  }
+}
+
+// Gradient of the rows.  Tasks are blocks of bumps, and with few bumps also stretches of points,
+// in a division that depends on the sizes alone.
+template <class T>
+void rows_gradient(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cotangents, Tensor& result) {
+  const int64_t sums = sums_count(b.dim), width = sums + b.outputs;
+  const int64_t stretches = std::max<int64_t>(1, std::min(k.chunks, divide_up(32, std::max<int64_t>(b.count, 1))));
+  const int64_t per_block = std::max<int64_t>(1, std::min<int64_t>(8, b.count / 16)), blocks = divide_up(b.count, per_block);
+  const bool several = k.outputs > 1;
+  std::vector<double> partial(stretches * b.count * width, 0.);
+  parallel(stretches * blocks, per_block * (b.points / stretches + 1), [&](int64_t begin, int64_t end) {
+    std::unique_ptr<T[]> scratch(new T[2 * k.cot_size]);
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t stretch = task / blocks, first = task % blocks * per_block, last = std::min(b.count, first + per_block);
+      for (int64_t c = stretch * k.chunks / stretches; c < (stretch + 1) * k.chunks / stretches; c++)
+        for (int64_t m = first; m < last; m++) {
+          double* out = partial.data() + (stretch * b.count + m) * width;
+          b.kernels.vjp_rows[b.want](k.at(c, 0), b.bump(m), cotangents.of(m, c, scratch.get()), k.chunk, out);
+          if (several) add_amplitude_gradients(b, k, m, c, scratch.get() + k.cot_size, out + sums);
+        }
+    }
+  });
+  T* grad = data<T>(result);
+  parallel(b.count, 64, [&](int64_t begin, int64_t end) {
+    std::vector<double> total(width), shape(b.shape_columns);
+    for (int64_t m = begin; m < end; m++) {
+      std::fill(total.begin(), total.end(), 0.);
+      for (int64_t s = 0; s < stretches; s++)
+        for (int64_t i = 0; i < width; i++) total[i] += partial[(s * b.count + m) * width + i];
+      if (k.outputs == 1) total[sums] = total[0];
+      const double weight = cotangents.weight(m);
+      b.kernels.unpack_gradient(b.row(m), b.frame_data(), b.tied, total.data(), shape.data());
+      for (int64_t i = 0; i < b.shape_columns; i++) grad[m * b.columns + i] = T(weight * shape[i]);
+      for (int64_t o = 0; o < b.outputs; o++) grad[m * b.columns + b.shape_columns + o] = T(total[sums + o]);
+    }
+  });
+}
+
+template <class T>
+void x_gradient(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cotangents, Tensor& result) {
+  T* gx = data<T>(result);
+  parallel(k.chunks, k.chunk * b.count, [&](int64_t begin, int64_t end) {
+    std::unique_ptr<T[]> scratch(new T[k.cot_size + k.x_size]);
+    T* sums = scratch.get() + k.cot_size;
+    for (int64_t c = begin; c < end; c++) {
+      const Points<T> points = k.at(c, 0);
+      std::fill(sums, sums + k.x_size, T(0));
+      for (int64_t m = 0; m < b.count; m++)
+        b.kernels.vjp_x[b.want](points, b.bump(m), cotangents.of(m, c, scratch.get()), k.chunk, cotangents.weight(m), sums);
+      for (int64_t j = 0; j < b.dim; j++)
+        for (int64_t i = 0; i < points.n; i++) gx[(c * k.chunk + i) * b.dim + j] = sums[j * k.chunk + i];
+    }
+  });
+}
+
+template <class T>
+std::tuple<Tensor, Tensor> gradients(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cotangents, const Tensor& x, const Tensor& rows,
+                                     bool need_x, bool need_rows) {
+  Tensor gx = need_x ? empty(x, {b.points, b.dim}) : empty(x, {0});
+  Tensor grows = need_rows ? empty(rows, {b.count, b.columns}) : empty(rows, {0});
+  if (need_x) x_gradient(b, k, cotangents, gx);
+  if (need_rows) rows_gradient(b, k, cotangents, grows);
+  return {gx, grows};
+}
+
+template <class T>
+std::tuple<Tensor, Tensor> jet_vjp_as(const MaybeTensor& g0, const MaybeTensor& g1, const MaybeTensor& g2, const Tensor& x, const Tensor& rows,
+                                      const Tensor& frame, int64_t want, bool tied, bool need_x, bool need_rows) {
+  const Bumps<T> b(x, rows, frame, want, tied, false);
+  const auto g = points_first<const T>(data<T>(g0), data<T>(g1), data<T>(g2), b.outputs, b.dim, b.want);
+  const Blocked<T> k = block(b, g, b.outputs);
+  return gradients(b, k, Cotangents<T>{b, k, {}}, x, rows, need_x, need_rows);
+}
+
+std::tuple<Tensor, Tensor> jet_vjp(MaybeTensor g0, MaybeTensor g1, MaybeTensor g2, Tensor x, Tensor rows, Tensor frame, int64_t want, bool tied,
+                                   bool need_x, bool need_rows) {
+  check(x, rows, frame, want, tied);
+  const int64_t d = x.size(1), entries = x.size(0) * (rows.size(1) - 2 * d - d * (d - 1) / 2 - (tied ? 1 : 2));
+  const ScalarType type = rows.scalar_type();
+  g0 = checked(g0, entries, type);
+  g1 = checked(g1, entries * d, type);
+  g2 = checked(g2, entries * second_size(d, int(want)), type);
+  return BUMP_DISPATCH(rows, jet_vjp_as, g0, g1, g2, x, rows, frame, reach(want, g1, g2), tied, need_x, need_rows);
+}
+
+// --- basis -----------------------------------------------------------------------------------------
+
+// Tensors [M, ..., N]: one bump's entries follow each other N apart.
+template <class T>
+JetView<T> points_last(T* value, T* gradient, T* second, int64_t points) {
+  return {value, gradient, second, 1, 1, 1, points};
+}
+
+template <class T>
+std::tuple<Tensor, Tensor, Tensor> basis_as(const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want, bool tied) {
+  const Bumps<T> b(x, rows, frame, want, tied, false);
+  auto result = empty_jet(x, {b.count}, {b.points}, b.dim, want);
+  auto& [value, gradient, second] = result;
+  const JetView<T> out = points_last(data<T>(value), data<T>(gradient), data<T>(second), b.points);
+  const Blocked<T> k = block(b, JetView<const T>{}, 0);
+  const int64_t seconds = second_size(b.dim, b.want);
+  parallel(b.count * k.chunks, k.chunk, [&](int64_t begin, int64_t end) {
+    std::unique_ptr<T[]> jet(new T[k.cot_size]);
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t m = task / k.chunks, c = task % k.chunks, first = c * k.chunk, row = m * b.points;
+      const Points<T> points = k.at(c, 0);
+      b.kernels.basis[b.want](points, b.bump(m), jet.get(), k.chunk);
+      store_jet(jet.get(), k.chunk, points.n, b.dim, b.want, out.at(row + first, row * b.dim + first, row * seconds + first));
+    }
+  });
+  return result;
+}
+
+std::tuple<Tensor, Tensor, Tensor> basis(Tensor x, Tensor rows, Tensor frame, int64_t want, bool tied) {
+  check(x, rows, frame, want, tied);
+  return BUMP_DISPATCH(rows, basis_as, x, rows, frame, want, tied);
+}
+
+template <class T>
+std::tuple<Tensor, Tensor> basis_vjp_as(const MaybeTensor& g0, const MaybeTensor& g1, const MaybeTensor& g2, const Tensor& x, const Tensor& rows,
+                                        const Tensor& frame, int64_t want, bool tied, bool need_x, bool need_rows) {
+  const Bumps<T> b(x, rows, frame, want, tied, false);
+  const Blocked<T> k = block(b, JetView<const T>{}, 0);
+  const Cotangents<T> cotangents{b, k, points_last(data<T>(g0), data<T>(g1), data<T>(g2), b.points)};
+  return gradients(b, k, cotangents, x, rows, need_x, need_rows);
+}
+
+std::tuple<Tensor, Tensor> basis_vjp(MaybeTensor g0, MaybeTensor g1, MaybeTensor g2, Tensor x, Tensor rows, Tensor frame, int64_t want, bool tied,
+                                     bool need_x, bool need_rows) {
+  check(x, rows, frame, want, tied);
+  const int64_t d = x.size(1), entries = x.size(0) * rows.size(0);
+  const ScalarType type = rows.scalar_type();
+  g0 = checked(g0, entries, type);
+  g1 = checked(g1, entries * d, type);
+  g2 = checked(g2, entries * second_size(d, int(want)), type);
+  return BUMP_DISPATCH(rows, basis_vjp_as, g0, g1, g2, x, rows, frame, reach(want, g1, g2), tied, need_x, need_rows);
+}
+
+// --- design matrix ---------------------------------------------------------------------------------
+
+template <class T>
+std::tuple<Tensor, Tensor> design_as(const MaybeTensor& c0, const MaybeTensor& c1, const MaybeTensor& c2, const Tensor& x, const Tensor& rows,
+                                     const Tensor& frame, int64_t want, bool tied, bool derivatives) {
+  const Bumps<T> b(x, rows, frame, want, tied, false);
+  const int64_t columns = derivatives ? b.shape_columns : 0;
+  Tensor Phi = empty(x, {b.count, b.points}), D = derivatives ? empty(x, {b.count, columns, b.points}) : empty(x, {0});
+  T *phi = data<T>(Phi), *d = derivatives ? data<T>(D) : nullptr;
+  const Blocked<T> k = block(b, points_first<const T>(data<T>(c0), data<T>(c1), data<T>(c2), 1, b.dim, b.want), 1);
+  parallel(b.count * k.chunks, k.chunk, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t m = task / k.chunks, c = task % k.chunks, at = m * b.points + c * k.chunk;
+      T* out = d ? d + m * columns * b.points + c * k.chunk : nullptr;
+      b.kernels.design[b.want](k.at(c, 0), b.bump(m), k.cotangents(c, 0), k.chunk, tied, phi + at, out, b.points);
+    }
+  });
+  return {Phi, D};
+}
+
+std::tuple<Tensor, Tensor> design(MaybeTensor c0, MaybeTensor c1, MaybeTensor c2, Tensor x, Tensor rows, Tensor frame, int64_t want, bool tied,
+                                  bool derivatives) {
+  check(x, rows, frame, want, tied);
+  const int64_t d = x.size(1), n = x.size(0);
+  const ScalarType type = rows.scalar_type();
+  c0 = checked(c0, n, type);
+  c1 = checked(c1, n * d, type);
+  c2 = checked(c2, n * second_size(d, int(want)), type);
+  return BUMP_DISPATCH(rows, design_as, c0, c1, c2, x, rows, frame, reach(want, c1, c2), tied, derivatives);
+}
+
+// --- variants --------------------------------------------------------------------------------------
+
+// Bit i is set when variant i is built and this processor runs it.
+int64_t cpu_variants() {
+  int64_t mask = 0;
+  for (int v = 0; v < kVariants; v++) mask |= int64_t(runs(v)) << v;
+  return mask;
+}
+
+// The variant in use, after choosing one if asked (not negative).
+int64_t cpu_variant(int64_t choose) {
+  if (choose >= 0) {
+    STD_TORCH_CHECK(choose < kVariants && runs(int(choose)), "this processor cannot run the chosen variant");
+    chosen_variant() = int(choose);
+  }
+  return chosen_variant();
+}
+
+}  // namespace
+}  // namespace bump
+
+STABLE_TORCH_LIBRARY_FRAGMENT(bumpnet_fast, m) {
+  m.def("_cpu_variants() -> int");
+  m.def("_cpu_variant(int choose) -> int");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(bumpnet_fast, CompositeExplicitAutograd, m) {
+  m.impl("_cpu_variants", TORCH_BOX(&bump::cpu_variants));
+  m.impl("_cpu_variant", TORCH_BOX(&bump::cpu_variant));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(bumpnet_fast, CPU, m) {
+  m.impl("jet", TORCH_BOX(&bump::jet));
+  m.impl("jet_vjp", TORCH_BOX(&bump::jet_vjp));
+  m.impl("basis", TORCH_BOX(&bump::basis));
+  m.impl("basis_vjp", TORCH_BOX(&bump::basis_vjp));
+  m.impl("design", TORCH_BOX(&bump::design));
+}
+
+// The module has no Python content: importing it registers the operators.
+PyMODINIT_FUNC PyInit__C(void) {
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&definition);
+}
