@@ -1,0 +1,247 @@
+"""A problem, a net and points made into rows of a least-squares system, and their derivatives.
+
+Every row is one equation at one point, and depends on the net through its jet at that point only.
+So the linearised row is a row operator with the residual's derivatives by the jet as coefficients,
+which is what :func:`bumpnet_fast.bump_design` evaluates over all bumps (docs/math.md, "design").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..functional import bump_design, bump_jet
+from ..jet import Jet
+from ..layer import BumpNet
+from ..problems import sampling
+from ..problems.base import Problem
+from ..reference import WANTS, second_shape
+
+BOUNDARIES = ("hard", "soft")
+
+#: Coefficients c0, c1, c2 of the row operator of one equation for one output; None counts as zero.
+Coefficients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+@dataclass
+class Block:
+    """Rows of one kind: ``function(jet of the net at x)`` -> [n] or [n, E], times ``factor``."""
+
+    name: str
+    x: Tensor
+    want: str
+    function: Callable[[Jet], Tensor]
+    factor: float
+
+    def residual(self, jet: Jet) -> Tensor:
+        """[E, n]."""
+        rows = self.function(jet)
+        if rows.dim() not in (1, 2) or rows.shape[0] != len(self.x):
+            wanted = f"[{len(self.x)}] or [{len(self.x)}, equations]"
+            raise ValueError(f"the residual of {self.name!r} must have shape {wanted}, got {tuple(rows.shape)}")
+        return self.factor * rows.reshape(len(self.x), -1).T
+
+
+def blocks(problem: Problem, boundary: str, counts: tuple[int, ...], x: Tensor, condition_weight: float) -> list[Block]:
+    """The rows of a problem: its equation at ``x`` [N, d] and, softly, its conditions.
+
+    The sum of squares of all rows is the mean square of the scaled residual plus the weighted mean
+    squares of the conditions.
+    """
+
+    def equation(u: Jet) -> Tensor:
+        return problem.residual(x, u)
+
+    factor = 1 / (problem.residual_scale * math.sqrt(max(1, len(x))))
+    if boundary == "hard":
+        compose = problem.compose(x, problem.want)
+        return [Block(problem.name, x, problem.want, lambda jet: equation(compose(jet)), factor)]
+    rows = [Block(problem.name, x, problem.want, equation, factor)]
+    for condition in problem.conditions():
+        points = condition.points(counts)
+        factor = math.sqrt(condition_weight * condition.weight / max(1, len(points)))
+        function = _at(points, condition.residual)
+        rows.append(Block(condition.name, points, condition.want, function, factor))
+    return rows
+
+
+def _at(x: Tensor, residual: Callable[[Tensor, Jet], Tensor]) -> Callable[[Jet], Tensor]:
+    return lambda jet: residual(x, jet)
+
+
+class System:
+    """Least-squares rows over the bumps of a net, in float64 whatever the net's dtype.
+
+    Rows are counted R in all; of a block they are ordered by equation, then by point.
+
+    Parameters
+    ----------
+    blocks : list of Block
+        What the rows are.
+    net : BumpNet
+        Gives layout, frame, dtype and device; its rows are not read.
+    """
+
+    def __init__(self, blocks: list[Block], net: BumpNet):
+        self.layout, self.frame, self.tied = net.layout, net.frame, net.tied
+        self.dtype = net.rows.dtype
+        self.blocks = blocks
+        self._points = [block.x.to(net.rows) for block in blocks]
+        self._zero = [self._constant(block, 0.0) for block in blocks]
+        self._equations = [block.residual(jet).shape[0] for block, jet in zip(blocks, self._zero, strict=True)]
+        self.size = sum(e * len(block.x) for e, block in zip(self._equations, blocks, strict=True))
+
+    # --- residuals -----------------------------------------------------------------------------
+
+    def jets(self, rows: Tensor) -> list[Jet]:
+        """Jets of the net with the given rows [M, columns] at the points of every block, as float64."""
+        rows = rows.to(self.dtype)
+        jets = []
+        for block, x in zip(self.blocks, self._points, strict=True):
+            jet = bump_jet(x, rows, self.frame, block.want, tied=self.tied)
+            jets.append(jet._map(Tensor.double))
+        return jets
+
+    def residual(self, jets: list[Jet]) -> Tensor:
+        """All rows [R] at the given jets."""
+        return torch.cat([block.residual(jet).flatten() for block, jet in zip(self.blocks, jets, strict=True)])
+
+    def linearise(self, jets: list[Jet] | None = None) -> tuple[Tensor, list[list[list[Coefficients]]]]:
+        """Rows [R] at the jets (by default of u = 0) and their coefficients by block, equation and output.
+
+        Raises
+        ------
+        ValueError
+            If some equation does not depend on the net at all.
+        """
+        parts = [_linearise(block, jet) for block, jet in zip(self.blocks, jets or self._zero, strict=True)]
+        return torch.cat([r.flatten() for r, _ in parts]), [coefficients for _, coefficients in parts]
+
+    def is_linear(self) -> bool:
+        """Whether every row is affine in the jet, judged by its coefficients at two random jets."""
+        generator = torch.Generator().manual_seed(0)
+        samples = [[self._constant(block, 1.0, generator) for block in self.blocks] for _ in range(2)]
+        (r, one), (_, two) = (self.linearise(jets) for jets in samples)
+        flat = [[c for b in coefficients for e in b for k in e for c in k] for coefficients in (one, two)]
+        for a, b in zip(*flat, strict=True):
+            if (a is None) != (b is None) or (a is not None and not torch.allclose(a, b, 1e-9, 0.0, equal_nan=True)):
+                return False
+        return True
+
+    def _constant(self, block: Block, size: float, generator: torch.Generator | None = None) -> Jet:
+        n, k, d = len(block.x), self.layout.outputs, self.layout.dim
+        level = WANTS.index(block.want)
+        shapes = [(n, k), (n, k, d), (n, k, *second_shape(level, d))][: min(level, 2) + 1]
+        parts = [torch.randn(s, dtype=torch.float64, generator=generator) if size else torch.zeros(s) for s in shapes]
+        return Jet(block.want, *(part.to(block.x) for part in parts))
+
+    # --- matrices ------------------------------------------------------------------------------
+
+    def design(self, rows: Tensor, coefficients, derivatives: bool = False) -> tuple[Tensor, list]:
+        """Derivatives of the linearised rows.
+
+        Returns
+        -------
+        A : Tensor
+            [M K, R] by the amplitudes.
+        D : list
+            By block, equation and output, [M, shape columns, n]: derivatives of the entries of A by
+            the shape columns of the bump; empty unless ``derivatives``.
+        """
+        rows = rows.to(self.dtype)
+        Phi, D = [], []
+        for block, x, by_equation in zip(self.blocks, self._points, coefficients, strict=True):
+            for by_output in by_equation:
+                pairs = [
+                    bump_design(
+                        tuple(None if c is None else c.to(self.dtype) for c in cs),
+                        x, rows, self.frame, block.want, tied=self.tied, derivatives=derivatives,
+                    )
+                    for cs in by_output
+                ]  # fmt: skip
+                Phi.append([phi.T for phi, _ in pairs])
+                D.append([None if d is None else d.movedim(0, -1) for _, d in pairs])
+        if len(Phi) == len(Phi[0]) == 1:
+            return Phi[0][0].double(), D
+        A = torch.cat([torch.stack(phis, 1) for phis in Phi], -1).double()
+        return A.flatten(0, 1), D
+
+    def shape_jacobian(self, D: list, amplitudes: Tensor, out: Tensor | None = None) -> Tensor:
+        """Derivatives [M Q, R] of the rows by the Q shape columns of every bump, from ``amplitudes`` [M, K]."""
+        columns = self.layout.shape_columns
+        if out is None:
+            out = amplitudes.new_empty(len(amplitudes) * columns, self.size)
+        target, start = out.view(len(amplitudes), columns, self.size), 0
+        for by_output in D:
+            stop = start + by_output[0].shape[-1]
+            part = target[..., start:stop]
+            torch.mul(by_output[0], amplitudes[:, 0, None, None], out=part)
+            for k, d in enumerate(by_output[1:], start=1):
+                part.addcmul_(d.double(), amplitudes[:, k, None, None])
+            start = stop
+        return out
+
+
+def _linearise(block: Block, jet: Jet) -> tuple[Tensor, list[list[Coefficients]]]:
+    with torch.enable_grad():
+        leaves = [t.detach().requires_grad_() for t in (jet.value, jet.gradient, jet.second) if t is not None]
+        residual = block.residual(Jet(block.want, *leaves))
+        if not residual.requires_grad:
+            raise ValueError(f"the residual of {block.name!r} does not depend on u")
+        grads = [torch.autograd.grad(e.sum(), leaves, retain_graph=True, allow_unused=True) for e in residual]
+    outputs = range(jet.value.shape[1])
+    coefficients = [[_of_output([None if g is None else g[:, k] for g in by], block.want) for k in outputs] for by in grads]
+    return residual.detach(), coefficients
+
+
+def _of_output(grads: list[Tensor | None], want: str) -> Coefficients:
+    c0, c1, c2 = [*grads, None, None][:3]
+    if want == "hessian" and c2 is not None:
+        c2 = 0.5 * (c2 + c2.transpose(-1, -2))  # a residual may read one of two equal entries
+    return c0, c1, c2
+
+
+def collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int) -> tuple[Tensor, tuple[int, ...]]:
+    """Points [N, d] for the equation, and the numbers per axis that suit the conditions.
+
+    ``points`` is their number, the numbers per axis, the points themselves, or None for five points
+    per parameter.  A number is spread so that the points are as dense along each axis as the bumps.
+    """
+    domain, d = problem.domain, net.layout.dim
+    widths = tuple(((domain[1] - domain[0]) * net.frame[2].cpu().double()).tolist())
+    if isinstance(points, Tensor):
+        if points.dim() != 2 or points.shape[1] != d or not bool(torch.isfinite(points).all()):
+            raise ValueError(f"points must be finite and of shape [N, {d}], got {tuple(points.shape)}")
+        return points.double().to(net.rows.device), sampling.spread(max(1, len(points)), widths)
+    if isinstance(points, (tuple, list)):
+        counts = tuple(points)
+        if len(counts) != d or not all(isinstance(n, int) and n > 0 for n in counts):
+            raise ValueError(f"points must be {d} positive numbers, one per dimension, got {points!r}")
+    else:
+        number = 5 * net.rows.numel() if points is None else points
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(f"points must be a positive integer, {d} of them, or a tensor [N, {d}], got {points!r}")
+        counts = sampling.spread(number, widths)
+    return sampling.interior(domain, counts, kind, seed).to(net.rows.device), counts
+
+
+def check_fit(problem: Problem, net: BumpNet, boundary: str) -> None:
+    """Raise ValueError unless the net can represent the problem's solution on the problem's domain."""
+    if boundary not in BOUNDARIES:
+        raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+    domain, name = problem.domain, problem.name or type(problem).__name__
+    if net.layout.dim != domain.shape[1]:
+        raise ValueError(f"net has {net.layout.dim} dimensions and problem {name!r} has {domain.shape[1]}")
+    if net.layout.outputs != problem.outputs:
+        raise ValueError(f"net has {net.layout.outputs} outputs and problem {name!r} has {problem.outputs}")
+    own, width = net.domain.cpu().double(), domain[1] - domain[0]
+    if not bool(((own - domain).abs() <= 1e-5 * width).all()):
+        raise ValueError(f"net is for the domain {own.tolist()} and problem {name!r} is posed on {domain.tolist()}")
+    if not bool(torch.isfinite(net.rows).all()):
+        raise ValueError("net has rows that are not finite")
+    if problem.want not in WANTS:
+        raise ValueError(f"want of problem {name!r} must be one of {', '.join(WANTS)}, got {problem.want!r}")
