@@ -52,13 +52,13 @@ def backend() -> str:
     return "reference" if _forced_reference else native.variant() or "reference"
 
 
-def _plain_torch() -> bool:
-    """Whether plain PyTorch must answer: forced, or under a transform that operators ignore.
+def _plain_torch(dim: int) -> bool:
+    """Whether plain PyTorch must answer: forced, beyond the kernels' dimensions, or under a transform.
 
     An operator with ``register_autograd`` gives a zero tangent to forward-mode differentiation
     without any error, so an active transform or dual level is looked for here.
     """
-    if _forced_reference:
+    if _forced_reference or dim > ops.MAX_DIM:
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
@@ -156,7 +156,7 @@ def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tie
     """
     level = _want(want)
     x, frame = check(_plain_tensor(x), rows, frame, tied)
-    function = reference.jet if _plain_torch() else _ops.jet
+    function = reference.jet if _plain_torch(x.shape[1]) else _ops.jet
     value, gradient, second = function(x, rows, frame, level, tied)
     return Jet(want, value, gradient if level >= GRADIENT else None, second if level >= DIAGONAL else None)
 
@@ -180,7 +180,7 @@ def bump_basis(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, t
     """
     level = _want(want)
     x, frame = check(_plain_tensor(x), rows, frame, tied)
-    if _plain_torch():
+    if _plain_torch(x.shape[1]):
         parts = reference.basis(x, rows, frame, level, tied)
     else:
         parts = [t if t.dim() < 2 else t.movedim(-1, 0) for t in _ops.basis(x, rows, frame, level, tied)]
@@ -239,6 +239,6 @@ def bump_design(
         if tuple(c.shape) != shape or c.dtype != rows.dtype:
             got = f"{tuple(c.shape)}, {c.dtype}"
             raise ValueError(f"coefficients: {names[i]} must have shape {shape} and dtype {rows.dtype}, got {got}")
-    function = ops.reference_design if _plain_torch() else _ops.design
+    function = ops.reference_design if _plain_torch(x.shape[1]) else _ops.design
     Phi, D = function(*coefficients, x, rows, frame, level, tied, derivatives)
     return Phi.movedim(-1, 0), D.movedim(-1, 0) if derivatives else None

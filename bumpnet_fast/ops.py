@@ -35,6 +35,8 @@ _SCHEMAS = {
     "design": f"(Tensor? c0, Tensor? c1, Tensor? c2, {_BUMPS}, bool derivatives) -> (Tensor, Tensor)",
 }
 OPERATORS = tuple(_SCHEMAS)
+#: Largest dimension that compiled kernels serve; functional.py answers beyond it in plain PyTorch.
+MAX_DIM = 4
 for _name, _schema in _SCHEMAS.items():
     _LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
 
