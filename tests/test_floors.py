@@ -28,8 +28,8 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-#: Problems and solvers know nothing of one another but what a problem is.
-SHARED = "problems.base"
+#: Problems know no solver; solvers know what a problem is and how points are drawn, but no problem by name.
+SHARED = ("problems.base", "problems.sampling")
 #: What every floor may take from ``bumpnet_fast`` itself.
 ROOF = {"__version__"}
 LONGEST = 500
