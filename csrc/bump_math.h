@@ -26,75 +26,105 @@ struct Packed {
   T V[D][D], VV[D][D];  // normals, their squares
   T norm[D];            // |V_k|^2
   T c[D], A[D];         // centre, half side lengths in edge thicknesses
-  T a[D], q[D], k[D];   // 2 A log2 e, exp(-4 A), 2 (1 - q)
-  T s, ss, b, h;        // outer slope, its square, -s log2 e, amplitude
+  T U[D][D];            // 2 log2(e) V: exponents are formed from these
+  T a[D], q[D], k[D];   // 2 A log2 e, exp(-4 A), 1 - q
+  T s, ss, ss6, b, h;   // outer slope, its square, six times that, -s log2 e, amplitude
   // derivatives of the packed values by the raw columns, for the design matrix
   T by_centre[D];
   T by_skew[D * (D - 1) / 2 + 1][D][D];
   T stretch[D * (D - 1) / 2 + 1];
 };
 
-// The two edges of every axis and the sum of them.
+// The two edges of every axis, the sum of them, and the bump's value.  Multiplications are the
+// scarce resource, so halves and doubles are kept where they turn a product into a sum.
 template <int D, class T>
 struct Axes {
-  Vec<T> y[D], B[D], g[D], d[D], S, psi;
+  Vec<T> gh[D];  // half of g = tanh(A + B) + tanh(A - B)
+  Vec<T> dh[D];  // half of d = tanh(A + B) - tanh(A - B)
+  Vec<T> S, psi;
 };
+
+// kSide vectors of points at a time, step by step side by side (see exp2).
+constexpr int kSide = 2;
 
 template <int D, class T>
-BUMP_INLINE void evaluate_axes(const Packed<D, T>& bump, const Vec<T>* x, Axes<D, T>& out) {
+BUMP_INLINE void evaluate_axes(const Packed<D, T>& bump, const Vec<T> (*x)[D], Axes<D, T>* out) {
   using V = Vec<T>;
-  const T two_log2e = T(2.8853900817779268147);
-  V n[D], t[D], den[D];
-  for (int j = 0; j < D; j++) out.y[j] = x[j] - bump.c[j];
-  for (int k = 0; k < D; k++) {
-    V B = out.y[0] * bump.V[k][0];
-    for (int j = 1; j < D; j++) B += out.y[j] * bump.V[k][j];
-    out.B[k] = B;
-    n[k] = exp2(at_most(bump.a[k] - abs(B) * two_log2e, Limits<T>::cap));
-    t[k] = n[k] * bump.q[k];
-    den[k] = (n[k] + T(1)) * (t[k] + T(1));
+  constexpr int L = kSide * D;  // axis k at vector u is number u * D + k
+  V B[L], n[L], tn[L], den[L], r[L], S[kSide], psi[kSide];
+  for (int i = 0; i < L; i++) {
+    B[i] = (x[i / D][0] - bump.c[0]) * bump.U[i % D][0];
+    for (int j = 1; j < D; j++) B[i] += (x[i / D][j] - bump.c[j]) * bump.U[i % D][j];
+    n[i] = at_most(bump.a[i % D] - abs(B[i]), Limits<T>::cap);
   }
-  out.S = splat<T>(T(1 - 2 * D));
+  exp2<T>(n);
+  for (int i = 0; i < L; i++) {
+    V t = n[i] * bump.q[i % D];
+    tn[i] = t * n[i];
+    den[i] = (tn[i] + T(1)) + (n[i] + t);  // (1 + n)(1 + q n)
+  }
   // One reciprocal serves two axes.
-  for (int k = 0; k < D; k += 2) {
-    V r[2];
-    if (k + 1 < D) {
-      V both = reciprocal(den[k] * den[k + 1]);
-      r[0] = both * den[k + 1];
-      r[1] = both * den[k];
+  for (int i = 0; i < L; i++) {
+    if (i % D % 2) continue;
+    if (i % D + 1 < D) {
+      V both = reciprocal(den[i] * den[i + 1]);
+      r[i] = both * den[i + 1];
+      r[i + 1] = both * den[i];
     } else {
-      r[0] = reciprocal(den[k]);
-    }
-    for (int i = k; i < D && i < k + 2; i++) {
-      V ri = r[i - k];
-      out.g[i] = (n[i] * bump.k[i]) * ri;
-      ri += ri;
-      out.d[i] = flip_sign(ri - (t[i] * n[i]) * ri, out.B[i]);
-      out.S += out.g[i];
+      r[i] = reciprocal(den[i]);
     }
   }
-  out.psi = reciprocal(exp2(at_most(out.S * bump.b, Limits<T>::sigmoid_cap)) + T(1));
+  for (int i = 0; i < L; i++) {
+    V gh = (n[i] * bump.k[i % D]) * r[i];
+    out[i / D].gh[i % D] = gh;
+    out[i / D].dh[i % D] = flip_sign((T(1) - tn[i]) * r[i], B[i]);
+    S[i / D] = (i % D ? S[i / D] : splat<T>(T(1 - 2 * D))) + (gh + gh);
+  }
+  for (int u = 0; u < kSide; u++) psi[u] = at_most(S[u] * bump.b, Limits<T>::sigmoid_cap);
+  exp2<T>(psi);
+  for (int u = 0; u < kSide; u++) {
+    out[u].S = S[u];
+    out[u].psi = reciprocal(psi[u] + T(1));
+  }
 }
 
-// Derivatives of g in B, and bend = G2 / g.
+// First and second derivative of g in B.
 template <class V>
 struct Edge {
-  V G1, G2, bend, gg, dd;
+  V G1, G2;
+};
+template <int D, class T>
+BUMP_INLINE void edges(const Axes<D, T>& ax, Edge<Vec<T>>* e) {
+  for (int k = 0; k < D; k++) {
+    Vec<T> g = ax.gh[k] + ax.gh[k], d = ax.dh[k] + ax.dh[k];
+    e[k].G1 = -(d * g);
+    e[k].G2 = g * ((d + ax.dh[k]) * d + (g * ax.gh[k] - T(2)));
+  }
+}
+
+// The same with the third derivative in B and the derivatives of g, G1 and G2 in A.
+template <class V>
+struct EdgeGradients {
+  V G1, G2, G3, gA, G1A, G2A;
 };
 template <class T>
-BUMP_INLINE Edge<Vec<T>> edge(Vec<T> g, Vec<T> d) {
-  Edge<Vec<T>> e;
-  e.gg = g * g;
-  e.dd = d * d;
-  e.G1 = -(d * g);
-  e.bend = T(0.5) * (e.gg + T(3) * e.dd) - T(2);
-  e.G2 = g * e.bend;
-  return e;
+BUMP_INLINE EdgeGradients<Vec<T>> edge_gradients(Vec<T> gh, Vec<T> dh) {
+  using V = Vec<T>;
+  V g = gh + gh, d = dh + dh, a = g * gh - T(2), b = d * dh;
+  V e = -(a + b), e3 = (e + e) + e, rest = T(4) - e3;
+  EdgeGradients<V> out;
+  out.G1 = -(d * g);
+  out.G2 = g * ((b + b) - e);
+  out.G3 = out.G1 * (rest - e3);
+  out.gA = e;
+  out.G1A = d * ((a + a) + (T(4) - e));
+  out.G2A = e * rest - ((out.G1 + out.G1) + out.G1) * out.G1;
+  return out;
 }
 
 // Gradient of S, and its second derivatives in the form of WANT.
-template <int D, int WANT, class T>
-BUMP_INLINE void shape_derivatives(const Packed<D, T>& bump, const Edge<Vec<T>>* e, Vec<T>* S1, Vec<T>* S2) {
+template <int D, int WANT, class T, class E>
+BUMP_INLINE void shape_derivatives(const Packed<D, T>& bump, const E* e, Vec<T>* S1, Vec<T>* S2) {
   for (int j = 0; j < D; j++) {
     S1[j] = e[0].G1 * bump.V[0][j];
     for (int k = 1; k < D; k++) S1[j] += e[k].G1 * bump.V[k][j];
@@ -132,15 +162,13 @@ BUMP_INLINE void outer_square(const Vec<T>* S1, Vec<T>* out) {
 
 // weight * jet of psi, added to out[components] (ADD) or written there.
 template <int D, int WANT, bool ADD, class T>
-BUMP_INLINE void pair_jet(const Packed<D, T>& bump, const Vec<T>* x, T weight, Vec<T>* out) {
+BUMP_INLINE void pair_jet(const Packed<D, T>& bump, const Axes<D, T>& ax, T weight, Vec<T>* out) {
   using V = Vec<T>;
-  Axes<D, T> ax;
-  evaluate_axes(bump, x, ax);
   V psi = ADD ? ax.psi * weight : ax.psi;
   out[0] = ADD ? out[0] + psi : psi;
   if (WANT == VALUE) return;
   Edge<V> e[D];
-  for (int k = 0; k < D; k++) e[k] = edge<T>(ax.g[k], ax.d[k]);
+  edges(ax, e);
   V S1[D], S2[Shape<D, WANT>::second + 1], SS[Shape<D, WANT>::second + 1];
   shape_derivatives<D, WANT, T>(bump, e, S1, S2);
   V w = (psi - psi * ax.psi) * bump.s;
@@ -154,93 +182,83 @@ BUMP_INLINE void pair_jet(const Packed<D, T>& bump, const Vec<T>* x, T weight, V
   }
 }
 
-// Derivatives of L = c0 psi + c1 . grad psi + c2 : second derivatives, by B, A and s, and the
-// pieces of the derivative by V: dV_kj = dB_k y_j + dS1_j G1_k + (2 w G2_k) (c2 V_k)_j.
-// cot[components]: with WANT = HESSIAN the off-diagonal entries are (c2_ij + c2_ji) / 2.
+// L = c0 psi + c1 . grad psi + c2 : second derivatives, and its derivatives by B, A and s; the one
+// by V is  dV_kj = dB_k y_j + dS1_j G1_k + 2 G2_k (wc2 V_k)_j.  The cotangents (c0, c1, c2) are
+// components apart; with WANT = HESSIAN the off-diagonal ones are (c2_ij + c2_ji) / 2.
 template <int D, int WANT, class T>
 struct PairVjp {
-  Vec<T> L, ds, dB[D], dA[D], dS1[D], w;
-  Edge<Vec<T>> e[D];
-  Vec<T> cV[WANT == HESSIAN ? D : 1][WANT == HESSIAN ? D : 1];
+  Vec<T> L, s_ds, dB[D], dA[D], dS1[D];
+  Vec<T> wc2[Shape<D, WANT>::second + 1];  // s psi' c2
+  Vec<T> wc2V[D][D];                       // only with WANT = HESSIAN
+  EdgeGradients<Vec<T>> e[D];
 };
 
 template <int D, int WANT, class T>
 BUMP_INLINE void pair_vjp(const Packed<D, T>& bump, const Axes<D, T>& ax, const Vec<T>* cot, PairVjp<D, WANT, T>& out) {
   using V = Vec<T>;
   const V *c1 = cot + 1, *c2 = cot + 1 + D;
-  for (int k = 0; k < D; k++) out.e[k] = edge<T>(ax.g[k], ax.d[k]);
-  V p1 = ax.psi - ax.psi * ax.psi;
-  V L = cot[0] * ax.psi, Ls = cot[0] * p1, ds{};
-  V dG1[D], cVV[D];
+  for (int k = 0; k < D; k++) out.e[k] = edge_gradients<T>(ax.gh[k], ax.dh[k]);
+  V p1 = ax.psi - ax.psi * ax.psi, w = p1 * bump.s, f = (T(1) - (ax.psi + ax.psi)) * bump.s;
+  V dS = w * cot[0], wP{}, wQ{}, f_wQ{}, dG1[D], dG2[D];
   if (WANT >= GRADIENT) {
-    V S1[D], S2[D + 1];
-    shape_derivatives<D, GRADIENT, T>(bump, out.e, S1, S2);
-    V p2 = p1 * (T(1) - (ax.psi + ax.psi));
-    V P = c1[0] * S1[0];
-    for (int j = 1; j < D; j++) P += c1[j] * S1[j];
-    out.w = p1 * bump.s;
-    for (int j = 0; j < D; j++) out.dS1[j] = out.w * c1[j];
+    V S1[D], cS[D];
+    shape_derivatives<D, GRADIENT, T>(bump, out.e, S1, cS);
+    for (int j = 0; j < D; j++) {
+      out.dS1[j] = w * c1[j];
+      wP = j == 0 ? out.dS1[0] * S1[0] : wP + out.dS1[j] * S1[j];
+    }
     if (WANT >= DIAGONAL) {
-      V cS[D];
+      for (int m = 0; m < Shape<D, WANT>::second; m++) out.wc2[m] = w * c2[m];
       if (WANT == HESSIAN) {
         for (int j = 0; j < D; j++) cS[j] = V{};
         for (int k = 0; k < D; k++)
-          for (int j = 0; j < D; j++) out.cV[k][j] = V{};
+          for (int j = 0; j < D; j++) out.wc2V[k][j] = V{};
         for (int i = 0, m = 0; i < D; i++)
           for (int j = i; j < D; j++, m++) {
-            cS[i] += c2[m] * S1[j];
-            if (i != j) cS[j] += c2[m] * S1[i];
+            cS[i] += out.wc2[m] * S1[j];
+            if (i != j) cS[j] += out.wc2[m] * S1[i];
             for (int k = 0; k < D; k++) {
-              out.cV[k][i] += c2[m] * bump.V[k][j];
-              if (i != j) out.cV[k][j] += c2[m] * bump.V[k][i];
+              out.wc2V[k][i] += out.wc2[m] * bump.V[k][j];
+              if (i != j) out.wc2V[k][j] += out.wc2[m] * bump.V[k][i];
             }
           }
       } else {
-        for (int j = 0; j < D; j++) cS[j] = c2[WANT == DIAGONAL ? j : 0] * S1[j];
+        for (int j = 0; j < D; j++) cS[j] = out.wc2[WANT == DIAGONAL ? j : 0] * S1[j];
       }
       for (int k = 0; k < D; k++) {
         if (WANT == LAPLACIAN) {
-          cVV[k] = c2[0] * bump.norm[k];
+          dG2[k] = out.wc2[0] * bump.norm[k];
         } else {
-          cVV[k] = WANT == HESSIAN ? out.cV[k][0] * bump.V[k][0] : c2[0] * bump.VV[k][0];
-          for (int j = 1; j < D; j++) cVV[k] += WANT == HESSIAN ? out.cV[k][j] * bump.V[k][j] : c2[j] * bump.VV[k][j];
+          dG2[k] = WANT == HESSIAN ? out.wc2V[k][0] * bump.V[k][0] : out.wc2[0] * bump.VV[k][0];
+          for (int j = 1; j < D; j++) dG2[k] += WANT == HESSIAN ? out.wc2V[k][j] * bump.V[k][j] : out.wc2[j] * bump.VV[k][j];
         }
-        P += out.e[k].G2 * cVV[k];
+        wP += out.e[k].G2 * dG2[k];
       }
-      V Q = cS[0] * S1[0];
-      for (int j = 1; j < D; j++) Q += cS[j] * S1[j];
-      V sp2 = p2 * bump.s, two_ssp2 = (sp2 + sp2) * bump.s;
-      V p3 = p1 * (T(1) - T(6) * p1);
-      for (int j = 0; j < D; j++) out.dS1[j] += two_ssp2 * cS[j];
-      L += (sp2 * bump.s) * Q;
-      Ls += (p3 * bump.ss) * Q;
-      ds += (sp2 + sp2) * Q;
-      for (int k = 0; k < D; k++) cVV[k] *= out.w;
+      wQ = cS[0] * S1[0];
+      for (int j = 1; j < D; j++) wQ += cS[j] * S1[j];
+      f_wQ = f * wQ;
+      for (int j = 0; j < D; j++) out.dS1[j] += (f + f) * cS[j];
+      dS += (bump.ss - p1 * bump.ss6) * wQ;
     }
-    L += out.w * P;
-    Ls += (p2 * bump.s) * P;
-    ds += p1 * P;
+    dS += f * wP;
     for (int k = 0; k < D; k++) {
       dG1[k] = out.dS1[0] * bump.V[k][0];
       for (int j = 1; j < D; j++) dG1[k] += out.dS1[j] * bump.V[k][j];
     }
   }
-  out.L = L;
-  out.ds = ax.S * Ls + ds;
-  V dS = Ls * bump.s;
+  out.L = cot[0] * ax.psi + (wP + f_wQ);
+  out.s_ds = ax.S * dS + (wP + (f_wQ + f_wQ));
   for (int k = 0; k < D; k++) {
-    const Edge<V>& e = out.e[k];
-    V eA = T(2) - T(0.5) * (e.gg + e.dd);
+    const EdgeGradients<V>& e = out.e[k];
     out.dB[k] = dS * e.G1;
-    out.dA[k] = dS * eA;
+    out.dA[k] = dS * e.gA;
     if (WANT >= GRADIENT) {
       out.dB[k] += dG1[k] * e.G2;
-      out.dA[k] += dG1[k] * (ax.d[k] * (e.gg - eA));
+      out.dA[k] += dG1[k] * e.G1A;
     }
     if (WANT >= DIAGONAL) {
-      V bend_gg = e.bend + e.gg;
-      out.dB[k] += cVV[k] * (e.G1 * (bend_gg - T(3) * eA));
-      out.dA[k] += cVV[k] * (eA * bend_gg - T(3) * (e.gg * e.dd));
+      out.dB[k] += dG2[k] * e.G3;
+      out.dA[k] += dG2[k] * e.G2A;
     }
   }
 }

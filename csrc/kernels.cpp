@@ -16,22 +16,66 @@ BUMP_INLINE void load_point(const Points<T>& points, int64_t i, Vec<T>* x) {
   for (int j = 0; j < D; j++) x[j] = load<T>(points.x + j * points.stride + i);
 }
 
+// kSide vectors of points from i on; beyond `last` the first one again, whose results nobody looks at.
+template <int D, class T>
+BUMP_INLINE void load_side_by_side(const Points<T>& points, int64_t i, int64_t last, Vec<T> (*x)[D]) {
+  for (int u = 0; u < kSide; u++) {
+    const int64_t at = i + u * Traits<T>::lanes;
+    load_point<D>(points, at < last ? at : i, x[u]);
+  }
+}
+
+// The edges of a batch of pairs are evaluated before anything that follows from them: a processor's
+// window of instructions is too short to overlap one pair's long chain of dependent ones with the
+// next pair's otherwise.
+constexpr int kBatch = 8;
+
+template <int D, class T>
+BUMP_INLINE void evaluate_batch(const Packed<D, T>& bump, const Points<T>& points, int64_t first, int64_t last, Axes<D, T>* ax) {
+  constexpr int64_t lanes = Traits<T>::lanes;
+  for (int64_t i = first; i < last; i += kSide * lanes, ax += kSide) {
+    Vec<T> x[kSide][D];
+    load_side_by_side<D>(points, i, last, x);
+    evaluate_axes(bump, x, ax);
+  }
+}
+
+// Calls each(i, edges) for every vector of points, i being the first of its points.
+template <int D, class T, class Each>
+BUMP_INLINE void for_each_vector(const Packed<D, T>& bump, const Points<T>& points, Each&& each) {
+  constexpr int64_t step = kBatch * Traits<T>::lanes;
+  Axes<D, T> ax[kBatch];
+  for (int64_t first = 0; first < points.n; first += step) {
+    const int64_t last = first + step < points.n ? first + step : points.n;
+    evaluate_batch(bump, points, first, last, ax);
+    const Axes<D, T>* next = ax;
+    for (int64_t i = first; i < last; i += Traits<T>::lanes) each(i, *next++);
+  }
+}
+
 template <int D, int WANT, class T>
 void jet(Points<T> points, const void* packed, int64_t bumps, T* out, int64_t stride) {
   constexpr int C = Shape<D, WANT>::components;
+  constexpr int64_t lanes = Traits<T>::lanes;
   const Packed<D, T>* table = static_cast<const Packed<D, T>*>(packed);
-  for (int64_t i = 0; i < points.n; i += Traits<T>::lanes) {
-    Vec<T> x[D], total[C];
-    load_point<D>(points, i, x);
-    for (int c = 0; c < C; c++) total[c] = Vec<T>{};
-    for (int64_t first = 0; first < bumps; first += kBumpBlock) {
+  for (int64_t i = 0; i < points.n; i += kSide * lanes) {
+    Vec<T> x[kSide][D], total[kSide][C];
+    load_side_by_side<D>(points, i, points.n, x);
+    for (int64_t first = 0; first < bumps || first == 0; first += kBumpBlock) {
       const int64_t last = first + kBumpBlock < bumps ? first + kBumpBlock : bumps;
-      Vec<T> block[C];
-      for (int c = 0; c < C; c++) block[c] = Vec<T>{};
-      for (int64_t m = first; m < last; m++) pair_jet<D, WANT, true>(table[m], x, table[m].h, block);
-      for (int c = 0; c < C; c++) total[c] += block[c];
+      Vec<T> block[kSide][C];
+      for (int u = 0; u < kSide; u++)
+        for (int c = 0; c < C; c++) block[u][c] = Vec<T>{};
+      for (int64_t m = first; m < last; m++) {
+        Axes<D, T> ax[kSide];
+        evaluate_axes(table[m], x, ax);
+        for (int u = 0; u < kSide; u++) pair_jet<D, WANT, true>(table[m], ax[u], table[m].h, block[u]);
+      }
+      for (int u = 0; u < kSide; u++)
+        for (int c = 0; c < C; c++) total[u][c] = first ? total[u][c] + block[u][c] : block[u][c];
     }
-    for (int c = 0; c < C; c++) store<T>(out + c * stride + i, total[c], points.n - i);
+    for (int u = 0; u < kSide && i + u * lanes < points.n; u++)
+      for (int c = 0; c < C; c++) store<T>(out + c * stride + i + u * lanes, total[u][c], points.n - i - u * lanes);
   }
 }
 
@@ -39,12 +83,11 @@ template <int D, int WANT, class T>
 void basis(Points<T> points, const void* bump, T* out, int64_t stride) {
   constexpr int C = Shape<D, WANT>::components;
   const Packed<D, T> b = *static_cast<const Packed<D, T>*>(bump);
-  for (int64_t i = 0; i < points.n; i += Traits<T>::lanes) {
-    Vec<T> x[D], jet[C];
-    load_point<D>(points, i, x);
-    pair_jet<D, WANT, false>(b, x, T(1), jet);
+  for_each_vector(b, points, [&](int64_t i, const Axes<D, T>& ax) __attribute__((always_inline)) {
+    Vec<T> jet[C];
+    pair_jet<D, WANT, false>(b, ax, T(1), jet);
     for (int c = 0; c < C; c++) store<T>(out + c * stride + i, jet[c], points.n - i);
-  }
+  });
 }
 
 template <int D, int WANT, class T>
@@ -52,42 +95,37 @@ void vjp_rows(Points<T> points, const void* bump, const T* cot, int64_t stride, 
   constexpr int C = Shape<D, WANT>::components;
   const Packed<D, T> b = *static_cast<const Packed<D, T>*>(bump);
   using V = Vec<T>;
-  // w (c2)_j G2_k is summed by itself and gets its factor 2 V_kj after the loop.
+  // (wc2)_j G2_k is summed by itself and gets its factor 2 V_kj after the loop.
   constexpr int Q = WANT == DIAGONAL ? D : 1;
-  V L{}, ds{}, dA[D], dB[D], dV[D][D], dQ[D][Q];
+  V L{}, s_ds{}, dA[D], dB[D], dV[D][D], dQ[D][Q];
   for (int k = 0; k < D; k++) {
     dA[k] = dB[k] = V{};
     for (int j = 0; j < D; j++) dV[k][j] = V{};
     for (int j = 0; j < Q; j++) dQ[k][j] = V{};
   }
-  for (int64_t i = 0; i < points.n; i += Traits<T>::lanes) {
+  for_each_vector(b, points, [&](int64_t i, const Axes<D, T>& ax) __attribute__((always_inline)) {
     V x[D], g[C];
     load_point<D>(points, i, x);
     for (int c = 0; c < C; c++) g[c] = load<T>(cot + c * stride + i);
-    Axes<D, T> ax;
     PairVjp<D, WANT, T> pair;
-    evaluate_axes(b, x, ax);
     pair_vjp(b, ax, g, pair);
     L += pair.L;
-    ds += pair.ds;
+    s_ds += pair.s_ds;
     for (int k = 0; k < D; k++) {
       dA[k] += pair.dA[k];
       dB[k] += pair.dB[k];
-      V wG2{};
-      if (WANT >= DIAGONAL) wG2 = pair.w * pair.e[k].G2;
       for (int j = 0; j < D; j++) {
-        dV[k][j] += pair.dB[k] * ax.y[j];
+        dV[k][j] += pair.dB[k] * (x[j] - b.c[j]);
         if (WANT >= GRADIENT) dV[k][j] += pair.dS1[j] * pair.e[k].G1;
-        if (WANT == HESSIAN) dV[k][j] += (wG2 + wG2) * pair.cV[k][j];
+        if (WANT == HESSIAN) dV[k][j] += (pair.e[k].G2 + pair.e[k].G2) * pair.wc2V[k][j];
       }
-      if (WANT == DIAGONAL)
-        for (int j = 0; j < D; j++) dQ[k][j] += wG2 * g[1 + D + j];
-      if (WANT == LAPLACIAN) dQ[k][0] += wG2 * g[1 + D];
+      if (WANT == DIAGONAL || WANT == LAPLACIAN)
+        for (int j = 0; j < Q; j++) dQ[k][j] += pair.wc2[j] * pair.e[k].G2;
     }
-  }
+  });
   double* out = sums;
   *out++ += sum<T>(L);
-  *out++ += sum<T>(ds);
+  *out++ += sum<T>(s_ds);
   for (int k = 0; k < D; k++) *out++ += sum<T>(dA[k]);
   for (int k = 0; k < D; k++) *out++ += sum<T>(dB[k]);
   for (int k = 0; k < D; k++)
@@ -102,37 +140,31 @@ template <int D, int WANT, class T>
 void vjp_x(Points<T> points, const void* bump, const T* cot, int64_t stride, T weight, T* gx) {
   constexpr int C = Shape<D, WANT>::components;
   const Packed<D, T> b = *static_cast<const Packed<D, T>*>(bump);
-  for (int64_t i = 0; i < points.n; i += Traits<T>::lanes) {
-    Vec<T> x[D], g[C];
-    load_point<D>(points, i, x);
-    for (int c = 0; c < C; c++) g[c] = load<T>(cot + c * stride + i) * weight;
-    Axes<D, T> ax;
+  for_each_vector(b, points, [&](int64_t i, const Axes<D, T>& ax) __attribute__((always_inline)) {
+    Vec<T> g[C];
+    for (int c = 0; c < C; c++) g[c] = load<T>(cot + c * stride + i);
     PairVjp<D, WANT, T> pair;
-    evaluate_axes(b, x, ax);
     pair_vjp(b, ax, g, pair);
     for (int j = 0; j < D; j++) {
-      Vec<T> d = load<T>(gx + j * stride + i);
-      for (int k = 0; k < D; k++) d += pair.dB[k] * b.V[k][j];
-      store<T>(gx + j * stride + i, d);
+      Vec<T> d = pair.dB[0] * b.V[0][j];
+      for (int k = 1; k < D; k++) d += pair.dB[k] * b.V[k][j];
+      store<T>(gx + j * stride + i, load<T>(gx + j * stride + i) + d * weight);
     }
-  }
+  });
 }
 
 // The shape columns of one pair, from the derivatives by the packed values.
 template <int D, int WANT, class T, class Store>
-BUMP_INLINE void shape_columns(const Packed<D, T>& b, const Axes<D, T>& ax, const Vec<T>* g, const PairVjp<D, WANT, T>& pair,
-                               bool tied, Store&& put) {
+BUMP_INLINE void shape_columns(const Packed<D, T>& b, const Vec<T>* x, const PairVjp<D, WANT, T>& pair, bool tied, Store&& put) {
   using V = Vec<T>;
   V dV[D][D], by_A{}, sharp{};
   for (int k = 0; k < D; k++) {
-    V wG2{};
-    if (WANT >= DIAGONAL) wG2 = T(2) * (pair.w * pair.e[k].G2);
+    const V G2_twice = pair.e[k].G2 + pair.e[k].G2;
     for (int j = 0; j < D; j++) {
-      dV[k][j] = pair.dB[k] * ax.y[j];
+      dV[k][j] = pair.dB[k] * (x[j] - b.c[j]);
       if (WANT >= GRADIENT) dV[k][j] += pair.dS1[j] * pair.e[k].G1;
-      if (WANT == HESSIAN) dV[k][j] += wG2 * pair.cV[k][j];
-      if (WANT == DIAGONAL) dV[k][j] += (wG2 * g[1 + D + j]) * b.V[k][j];
-      if (WANT == LAPLACIAN) dV[k][j] += (wG2 * g[1 + D]) * b.V[k][j];
+      if (WANT == HESSIAN) dV[k][j] += G2_twice * pair.wc2V[k][j];
+      if (WANT == DIAGONAL || WANT == LAPLACIAN) dV[k][j] += (G2_twice * pair.wc2[WANT == DIAGONAL ? j : 0]) * b.V[k][j];
       sharp += dV[k][j] * b.V[k][j];
     }
   }
@@ -154,42 +186,41 @@ BUMP_INLINE void shape_columns(const Packed<D, T>& b, const Axes<D, T>& ax, cons
         if (D > 2 || k != j) along += dV[k][j] * b.by_skew[m][k][j];
     put(2 * D + m, along);
   }
-  V outer = pair.ds * b.s;
   sharp += by_A;
-  put(2 * D + skews, tied ? sharp + outer : sharp);
-  if (!tied) put(2 * D + skews + 1, outer);
+  put(2 * D + skews, tied ? sharp + pair.s_ds : sharp);
+  if (!tied) put(2 * D + skews + 1, pair.s_ds);
+}
+
+// L of one pair from its jet: an off-diagonal entry of the Hessian stands for two.
+template <int D, int WANT, class T>
+BUMP_INLINE Vec<T> contract(const Packed<D, T>& b, const Axes<D, T>& ax, const Vec<T>* g) {
+  Vec<T> jet[Shape<D, WANT>::components];
+  pair_jet<D, WANT, false>(b, ax, T(1), jet);
+  Vec<T> L = jet[0] * g[0];
+  for (int c = 1; c < 1 + D && WANT >= GRADIENT; c++) L += jet[c] * g[c];
+  for (int i = 0, c = 1 + D; i < (WANT == HESSIAN ? D : 1) && WANT >= DIAGONAL; i++)
+    for (int j = i; j < (WANT == LAPLACIAN ? 1 : D); j++, c++) L += jet[c] * (WANT == HESSIAN && j > i ? g[c] + g[c] : g[c]);
+  return L;
 }
 
 template <int D, int WANT, class T>
 void design(Points<T> points, const void* bump, const T* cot, int64_t cot_stride, bool tied, T* Phi, T* out, int64_t stride) {
   constexpr int C = Shape<D, WANT>::components;
   const Packed<D, T> b = *static_cast<const Packed<D, T>*>(bump);
-  for (int64_t i = 0; i < points.n; i += Traits<T>::lanes) {
-    Vec<T> x[D], g[C];
-    load_point<D>(points, i, x);
-    for (int c = 0; c < C; c++) g[c] = load<T>(cot + c * cot_stride + i);
+  for_each_vector(b, points, [&](int64_t i, const Axes<D, T>& ax) __attribute__((always_inline)) {
     const int64_t left = points.n - i;
+    Vec<T> x[D], g[C];
+    for (int c = 0; c < C; c++) g[c] = load<T>(cot + c * cot_stride + i);
     if (!out) {
-      Vec<T> jet[C];
-      pair_jet<D, WANT, false>(b, x, T(1), jet);
-      Vec<T> L = jet[0] * g[0];
-      for (int c = 1; c < C; c++) {
-        // an off-diagonal entry of the Hessian stands for two
-        bool twice = false;
-        if (WANT == HESSIAN)
-          for (int r = 0, m = 1 + D; r < D; m += D - r, r++) twice = twice || (c > m && c < m + D - r);
-        L += jet[c] * (twice ? g[c] + g[c] : g[c]);
-      }
-      store<T>(Phi + i, L, left);
-      continue;
+      store<T>(Phi + i, contract<D, WANT, T>(b, ax, g), left);
+      return;
     }
-    Axes<D, T> ax;
+    load_point<D>(points, i, x);
     PairVjp<D, WANT, T> pair;
-    evaluate_axes(b, x, ax);
     pair_vjp(b, ax, g, pair);
     store<T>(Phi + i, pair.L, left);
-    shape_columns<D, WANT, T>(b, ax, g, pair, tied, [&](int column, Vec<T> v) { store<T>(out + column * stride + i, v, left); });
-  }
+    shape_columns<D, WANT, T>(b, x, pair, tied, [&](int column, Vec<T> v) { store<T>(out + column * stride + i, v, left); });
+  });
 }
 
 template <class T>

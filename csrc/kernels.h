@@ -18,7 +18,7 @@ struct Points {
 constexpr int kMaxDim = 4;
 constexpr int kWants = 5;
 
-// Sums of one bump's backward over points, in double: L, ds, dA[d], dB[d], dV[d*d].
+// Sums of one bump's backward over points, in double: L, s ds, dA[d], dB[d], dV[d*d].
 inline int64_t sums_count(int64_t dim) { return 2 + 2 * dim + dim * dim; }
 
 // Components of a jet or of its cotangents: value, gradient, second derivatives (of the full

@@ -125,6 +125,7 @@ void pack(const T* rows, int64_t row_stride, int64_t bumps, const T* frame, bool
       double norm = 0;
       for (int j = 0; j < D; j++) {
         b.V[k][j] = T(u.V[k][j]);
+        b.U[k][j] = T(2 * log2e * u.V[k][j]);
         b.VV[k][j] = T(u.V[k][j] * u.V[k][j]);
         norm += u.V[k][j] * u.V[k][j];
       }
@@ -133,11 +134,12 @@ void pack(const T* rows, int64_t row_stride, int64_t bumps, const T* frame, bool
       b.A[k] = T(u.A[k]);
       b.a[k] = T(2 * log2e * u.A[k]);
       b.q[k] = T(std::exp(-4 * u.A[k]));
-      b.k[k] = T(-2 * std::expm1(-4 * u.A[k]));
+      b.k[k] = T(-std::expm1(-4 * u.A[k]));
       b.by_centre[k] = T(u.by_centre[k]);
     }
     b.s = T(u.s);
     b.ss = T(u.s * u.s);
+    b.ss6 = T(6 * u.s * u.s);
     b.b = T(-u.s * log2e);
     b.h = single ? row[2 * D + skews + (tied ? 1 : 2)] : T(1);
     for (int m = 0; m < skews; m++) {
@@ -153,7 +155,7 @@ void unpack_gradient(const T* row, const T* frame, bool tied, const double* sums
   constexpr int skews = Unpacked<D>::skews;
   Unpacked<D> u;
   unpack<D, T>(row, frame, tied, u);
-  const double ds = sums[1], *dA = sums + 2, *dB = dA + D, *dV = dB + D;
+  const double s_ds = sums[1], *dA = sums + 2, *dB = dA + D, *dV = dB + D;
   double sharp = 0, by_A = 0;
   for (int k = 0; k < D; k++) {
     double dc = 0;
@@ -171,7 +173,7 @@ void unpack_gradient(const T* row, const T* frame, bool tied, const double* sums
   }
   double* last = gradient + 2 * D + skews;
   last[0] = sharp + by_A;
-  last[tied ? 0 : 1] = (tied ? last[0] : 0) + ds * u.s;
+  last[tied ? 0 : 1] = (tied ? last[0] : 0) + s_ds;
 }
 
 }  // namespace BUMP_VARIANT
