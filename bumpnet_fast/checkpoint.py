@@ -196,9 +196,9 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Model:
     try:
         net = BumpNet(**content["kwargs"])
         net.load_state_dict(content["model"])
-        saved, boundary = content["problem"], content["boundary"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged: {_line(error)}") from error
+    saved, boundary = content["problem"], content["boundary"]
     if problem is None and saved is not None:
         problem = _problem(path, saved, needed=boundary == "hard")
     return Model(net, problem, boundary)
@@ -209,12 +209,15 @@ def _read(path: str | os.PathLike) -> dict[str, Any]:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-            raise CheckpointError(f"{path} is not a checkpoint, or is damaged: {_line(error)}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("version"), int) or "kwargs" not in content:
+            # torch's own message advises to load it unsafely
+            raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from error
+    if not isinstance(content, dict) or not isinstance(content.get("version"), int):
         raise CheckpointError(f"{path} was not written by bumpnet_fast")
     if not 1 <= content["version"] <= VERSION:
         known = f"this version of bumpnet_fast reads formats up to {VERSION}"
         raise CheckpointError(f"{path} has format {content['version']}; {known}")
+    if missing := [key for key in ("kwargs", "model", "problem", "boundary") if key not in content]:
+        raise CheckpointError(f"{path} is damaged: it has no {', '.join(missing)}")
     return content
 
 
@@ -230,7 +233,7 @@ def _problem(path: str | os.PathLike, saved: dict[str, Any], needed: bool) -> An
 
 
 def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return " ".join(str(error).split())
 
 
 __all__ = ["VERSION", "CheckpointError", "Model", "atomic", "load", "save"]
