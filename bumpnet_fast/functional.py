@@ -53,14 +53,8 @@ def backend() -> str:
 
 
 def _plain_torch(dim: int) -> bool:
-    """Whether plain PyTorch must answer: forced, beyond the kernels' dimensions, or under a transform.
-
-    An operator with ``register_autograd`` gives a zero tangent to forward-mode differentiation
-    without any error, so an active transform or dual level is looked for here.
-    """
-    if _forced_reference or dim > ops.MAX_DIM:
-        return True
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+    """Whether plain PyTorch must answer: forced, beyond the kernels' dimensions, or under a transform."""
+    return _forced_reference or dim > ops.MAX_DIM or ops.under_transform()
 
 
 def _want(want: str) -> int:

@@ -169,6 +169,20 @@ _FAKES = {
 _ops = torch.ops.bumpnet_fast
 
 
+def under_transform() -> bool:
+    """Whether a transform is active that registered operators do not take part in.
+
+    An operator with ``register_autograd`` gives a zero tangent to forward-mode differentiation
+    without any error, so an active ``torch.func`` transform or dual level is looked for.
+    """
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def _serve(name: str):
+    """What a backward calls: the operator, or its reference when a transform comes in by the cotangents."""
+    return _REFERENCE[name][0] if under_transform() else getattr(_ops, name)
+
+
 def _save(ctx, inputs, output):
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*(t for t in inputs if isinstance(t, Tensor)))
@@ -199,13 +213,13 @@ def _jet_backward(ctx, g0, g1, g2):
         gx = _gradient_as_jet(g0, g1, x, rows, frame, tied)
         need_x = False
     if need_x or need_rows:
-        fused_x, grows = _ops.jet_vjp(g0, g1, g2, x, rows, frame, want, tied, need_x, need_rows)
+        fused_x, grows = _serve("jet_vjp")(g0, g1, g2, x, rows, frame, want, tied, need_x, need_rows)
         gx = fused_x if need_x else gx
     return gx, grows if need_rows else None, None, None, None
 
 
 def _gradient_as_jet(g0, g1, x, rows, frame, tied):
-    _, gradient, hessian = _ops.jet(x, rows, frame, GRADIENT if g1 is None else HESSIAN, tied)
+    _, gradient, hessian = _serve("jet")(x, rows, frame, GRADIENT if g1 is None else HESSIAN, tied)
     gx = 0 if g0 is None else (g0[..., None] * gradient).sum(1)
     return gx if g1 is None else gx + (g1[..., None] * hessian).sum((1, 2))
 
@@ -216,7 +230,7 @@ def _basis_backward(ctx, g0, g1, g2):
     g0, g1, g2 = _asked(want, g0, g1, g2)
     if g0 is None and g1 is None and g2 is None:
         return (None,) * 5
-    gx, grows = _ops.basis_vjp(g0, g1, g2, x, rows, frame, want, tied, need_x, need_rows)
+    gx, grows = _serve("basis_vjp")(g0, g1, g2, x, rows, frame, want, tied, need_x, need_rows)
     return gx if need_x else None, grows if need_rows else None, None, None, None
 
 
