@@ -36,7 +36,7 @@ wheel: $(VENV)/.ready   ## dist/bumpnet_fast-*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
-clean:                  ## what was built; the environment stays
+clean:                  ## what was built, so that the next target tries the kernels again; the environment stays
 	rm -rf build dist *.egg-info bumpnet_fast/_C.* $(BUILT)
 
 $(VENV)/.created:
