@@ -42,7 +42,7 @@ clean:                  ## what was built, so that the next target tries the ker
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "bumpnet_fast needs Python >= 3.10, as $(PYTHON) or as PYTHON=... on the command line of make" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "'$(PYTHON) -m venv' does not work; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@touch $@
 
