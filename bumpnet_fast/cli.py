@@ -309,7 +309,7 @@ def _run(problem: Problem, net: BumpNet, arguments: argparse.Namespace, options:
                 raise
             raise UsageError(str(error)) from error
         except RuntimeError as error:
-            if "allocate memory" not in str(error):
+            if "allocate memory" not in str(error) and "not enough memory" not in str(error):
                 raise
             raise UsageError("not enough memory for so many bumps and points") from error
 

@@ -1,0 +1,348 @@
+"""The command line: what it writes, what it says, and that mistakes cost one line and no computing."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from bumpnet_fast import __version__, backend, checkpoint, cli, plotting, problems
+from bumpnet_fast.cli import main
+from bumpnet_fast.problems.sampling import lattice
+from bumpnet_fast.solvers import least_squares, system
+
+ROOT = Path(__file__).parents[1]
+TINY = ("--bumps", "3x3", "--set", "points=64", "--set", "iterations=3", "--threads", "1")
+FILES = {"model.pt", "history.json", "summary.json", "solution.png"}
+
+
+def solve(*arguments, problem="poisson"):
+    """Exit code and summary of a small run, its picture included."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = main(["solve", problem, *TINY, "--json", "-", "--quiet", *map(str, arguments)])
+    return code, json.loads(output.getvalue())
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    """Leave the picture out, which takes most of the time of a small run."""
+    monkeypatch.setattr(plotting, "solution_figure", lambda solution: Figure((1, 1)))
+
+
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "not there" / "yet"
+    code, summary = solve("--out", folder, "--set", "a1=2", "--seed", 5, problem="helmholtz")
+    assert code == 0
+    return folder, summary
+
+
+# --- a solution ----------------------------------------------------------------------------------
+
+
+def test_the_summary(solved):
+    _, summary = solved
+    expected = {
+        "problem": "helmholtz", "method": "varpro", "boundary": "hard", "bumps": 9, "parameters": 63, "iterations": 3,
+        "stop_reason": "iterations", "dtype": "float64", "backend": backend(), "threads": 1, "seed": 5,
+    }  # fmt: skip
+    assert {key: summary[key] for key in expected} == expected
+    assert all(summary[key] > 0 for key in ("rel_l2", "max_error", "loss", "seconds"))
+    assert summary["versions"]["bumpnet_fast"] == __version__
+    assert summary["versions"]["torch"] == str(torch.__version__)
+    settings = summary["settings"]
+    assert settings["problem"] == {"lower": [-1, -1], "upper": [1, 1], "a1": 2, "a2": 4, "k": 1}
+    assert settings["solver"] == {"points": 64, "iterations": 3}
+    assert settings["run"] == {"perturb": cli.PERTURB}
+
+
+def test_the_files(solved):
+    folder, summary = solved
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    history = json.loads((folder / "history.json").read_text())
+    assert [entry["iteration"] for entry in history] == [0, 1, 2, 3]
+    assert (history[-1]["loss"], history[-1]["rel_l2"]) == (summary["loss"], pytest.approx(summary["rel_l2"]))
+    height, width, _ = matplotlib.image.imread(folder / "solution.png").shape
+    assert width > height > 500
+
+
+def test_the_model_is_the_solution(solved):
+    folder, summary = solved
+    assert torch.load(folder / "model.pt", weights_only=True)["problem"]["name"] == "helmholtz"
+    u = checkpoint.load(folder / "model.pt")
+    x = lattice(u.problem.domain)
+    exact, values = u.problem.exact(x), u(x)[:, 0].detach()
+    assert float(torch.norm(values - exact) / torch.norm(exact)) == pytest.approx(summary["rel_l2"])
+    edge = x[(x.abs() == 1).any(1)]
+    torch.testing.assert_close(u(edge)[:, 0], u.problem.exact(edge), rtol=0, atol=1e-12)
+
+
+def test_every_choice_reaches_its_place(no_picture, tmp_path):
+    choices = ("--method", "lm", "--boundary", "soft", "--dtype", "float32", "--bumps", "7")
+    settings = ("overlap=2.5", "outer=free", "ridge=1e-10", "lower=0,0", "perturb=0.1")
+    code, summary = solve("--out", tmp_path, *choices, *(part for s in settings for part in ("--set", s)))
+    assert code == 0
+    assert [summary[key] for key in ("method", "boundary", "dtype", "bumps")] == ["lm", "soft", "float32", 7]
+    assert summary["settings"]["net"] == {"overlap": 2.5, "outer": "free"}
+    assert summary["settings"]["solver"]["ridge"] == 1e-10
+    assert summary["settings"]["run"]["perturb"] == 0.1
+    u = checkpoint.load(tmp_path / "model.pt")
+    assert u.net.rows.shape == (7, 8)
+    assert (u.net.rows.dtype, u.boundary, u.problem.lower) == (torch.float32, "soft", (0.0, 0.0))
+
+
+def test_the_seed_decides_the_start(no_picture, tmp_path):
+    def loss(*arguments):
+        return solve("--out", tmp_path, "--set", "iterations=0", *arguments)[1]["loss"]
+
+    plain, one, two = loss(), loss("--seed", 1), loss("--seed", 2)
+    assert len({plain, one, two}) == 3
+    assert loss("--seed", 1) == one
+    assert loss("--seed", 1, "--set", "perturb=0") == plain
+    assert loss("--seed", 1, "--set", "perturb=0.2") not in (one, plain)
+
+
+def test_by_default_the_problem_names_the_directory(no_picture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert solve()[0] == 0
+    assert {path.name for path in (tmp_path / "runs" / "poisson").iterdir()} == FILES
+
+
+def test_the_summary_for_people(no_picture, tmp_path, capsys):
+    assert main(["solve", "poisson", *TINY, "--out", str(tmp_path), "--json", str(tmp_path / "more.json")]) == 0
+    summary = json.loads((tmp_path / "more.json").read_text())
+    output, errors = capsys.readouterr()
+    assert errors == ""  # nobody watches, so no progress
+    lines = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in output.splitlines())
+    assert (lines["problem"], lines["bumps"], lines["parameters"]) == ("poisson", "9", "63")
+    assert float(lines["rel l2"]) == pytest.approx(summary["rel_l2"], rel=0.01)
+    assert lines["written to"] == str(tmp_path)
+
+
+def test_with_json_on_the_output_the_summary_for_people_moves_aside(no_picture, tmp_path, capsys):
+    assert main(["solve", "poisson", *TINY, "--out", str(tmp_path), "--json", "-"]) == 0
+    output, errors = capsys.readouterr()
+    assert json.loads(output)["problem"] == "poisson"
+    assert "63" in errors
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_terminal_shows_progress_unless_quiet(quiet, no_picture, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take any stream for a terminal
+    assert main(["solve", "poisson", *TINY, "--out", str(tmp_path), *["--quiet"] * quiet]) == 0
+    output, errors = capsys.readouterr()
+    assert ("iteration" in errors, "loss" in errors) == (not quiet, not quiet)
+    assert bool(output) == (not quiet)
+
+
+def test_threads_are_given_back(no_picture, tmp_path, threads):
+    threads(2)
+    assert solve("--out", tmp_path)[1]["threads"] == 1
+    assert torch.get_num_threads() == 2
+
+
+# --- ends before the end -------------------------------------------------------------------------
+
+
+def interrupt_at(iteration, error):
+    @contextlib.contextmanager
+    def progress(arguments):
+        def report(progress):
+            if progress.iteration == iteration:
+                raise error
+
+        yield report
+
+    return progress
+
+
+def test_ctrl_c_keeps_what_was_found(no_picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_progress", interrupt_at(2, KeyboardInterrupt))
+    code, summary = solve("--out", tmp_path)
+    assert (code, summary["stop_reason"], summary["iterations"]) == (130, "interrupted", 2)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert checkpoint.load(tmp_path / "model.pt").net.rows.shape == (9, 7)
+
+
+def test_ctrl_c_elsewhere_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(least_squares, "solve", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["solve", "poisson", "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "bumpnet: error: interrupted\n"
+
+
+def test_a_fault_of_ours_is_not_taken_for_a_mistake_of_the_caller(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_progress", interrupt_at(1, ValueError("a bug")))
+    with pytest.raises(ValueError, match="a bug"):
+        solve("--out", tmp_path)
+
+
+def test_a_full_disk_is_one_line(no_picture, tmp_path, monkeypatch, capsys):
+    def save(path, *_, **__):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    assert main(["solve", "poisson", *TINY, "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"bumpnet: error: cannot write {tmp_path / 'model.pt'}: No space left on device\n"
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+UNKNOWN = f"unknown problem 'poison'; there are: {', '.join(problems.PROBLEMS)}"
+MISTAKES = {
+    "": "required: COMMAND",
+    "slove": "invalid choice: 'slove'",
+    "info extra": "unrecognized arguments: extra",
+    "solve": "required: PROBLEM",
+    "solve poison": UNKNOWN,
+    "solve poisson --foo": "unrecognized arguments: --foo",
+    "solve poisson --bumps 0": "'0' is not a number of at least 1 or a grid such as 4x10",
+    "solve poisson --bumps -3": "'-3' is not",
+    "solve poisson --bumps 4x": "'4x' is not",
+    "solve poisson --bumps 4x0": "'4x0' is not",
+    "solve poisson --bumps 2.5": "'2.5' is not",
+    "solve poisson --bumps 3x3x3": "one per dimension",
+    "solve poisson --method adam": "invalid choice: 'adam'",
+    "solve poisson --boundary none": "invalid choice: 'none'",
+    "solve poisson --dtype float16": "invalid choice: 'float16'",
+    "solve poisson --seed one": "--seed: 'one' is not a whole number",
+    "solve poisson --seed 99999999999999999999": "--seed",
+    "solve poisson --threads 0": "--threads: '0' is not a whole number from 1",
+    "solve poisson --threads 1000000": "--threads",
+    "solve poisson --set a1": "'a1' is not of the form KEY=VALUE",
+    "solve poisson --set =1": "not of the form KEY=VALUE",
+    "solve poisson --set a1=": "not of the form KEY=VALUE",
+    "solve poisson --set k=2": "poisson has no setting 'k'; there are: lower, upper, a1, a2, points,",
+    "solve poisson --set method=lm": "no setting 'method'",
+    "solve poisson --set a1=abc": "a1 must be a finite number, got 'abc'",
+    "solve poisson --set a1=nan": "a1 must be a finite number",
+    "solve poisson --set lower=1": "lower must be 2 finite numbers",
+    "solve poisson --set lower=2,2": "lower must be below upper",
+    "solve poisson --set iterations=-1": "iterations must be an integer of at least 0",
+    "solve poisson --set iterations=many": "iterations must be",
+    "solve poisson --set points=0": "points must be",
+    "solve poisson --set points=100000000000000": "not enough memory",
+    "solve poisson --set sampling=hope": "sampling must be one of grid",
+    "solve poisson --set max_seconds=-1": "max_seconds must be positive",
+    "solve poisson --set ridge=inf": "ridge must be",
+    "solve poisson --set overlap=0": "overlap must be positive",
+    "solve poisson --set scale=big": "scale must be",
+    "solve poisson --set centre_box=0.5": "centre_box must be at least 1",
+    "solve poisson --set outer=both": "outer must be 'tied' or 'free'",
+    "solve poisson --set perturb=-1": "perturb must be",
+    "solve poisson --set perturb=some": "perturb must be",
+    "solve poisson --json .": "cannot write the file .: it is a directory",
+    "solve poisson --json no/where.json": "cannot write the file no/where.json: No such file",
+    "solve poisson --json file/x.json": "cannot write the file file/x.json: Not a directory",
+    "solve poisson --out file/x": "cannot write to the directory file/x: Not a directory",
+    "solve poisson --out file": "cannot write to the directory file: File exists",
+}
+
+
+@pytest.mark.parametrize("line, message", MISTAKES.items(), ids=MISTAKES.keys())
+def test_a_mistake_costs_one_line(line, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    monkeypatch.setattr(cli, "_progress", interrupt_at(0, AssertionError("computing began")))
+    assert main(line.split()) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("bumpnet: error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "file"]
+
+
+def test_an_unwritable_directory_is_noticed_before_solving(tmp_path, monkeypatch, capsys):
+    def never(*_, **__):
+        raise AssertionError("solved before looking")
+
+    monkeypatch.setattr(least_squares, "solve", never)
+    (tmp_path / "file").touch()
+    assert main(["solve", "poisson", "--out", str(tmp_path / "file" / "x")]) == 2
+    assert main(["solve", "poisson", "--out", str(tmp_path), "--json", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+# --- the rest ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag, choices", [("method", least_squares.METHODS), ("boundary", system.BOUNDARIES)])
+def test_the_choices_are_those_of_the_solver(flag, choices, capsys):
+    assert main(["solve", "poisson", f"--{flag}", "no such"]) == 2
+    message = capsys.readouterr().err.replace("'", "")  # which some versions of argparse put around every choice
+    assert f"(choose from {', '.join(choices)})" in message
+
+
+@pytest.mark.parametrize("name", problems.PROBLEMS)
+def test_settings_have_one_meaning_each(name):
+    settable = cli._settable(problems.PROBLEMS[name])
+    keys = [key for scope in settable.values() for key in scope]
+    assert len(keys) == len(set(keys)), "a problem's field has the name of an option: rename it"
+    assert {"points", "iterations", "ridge"} <= set(settable["solver"])
+    assert {"centre_box", "overlap", "sharpness", "scale"} <= set(settable["net"])
+
+
+def test_list(capsys):
+    assert main(["list"]) == 0
+    output = capsys.readouterr().out
+    for name, problem in problems.PROBLEMS.items():
+        assert re.search(rf"^{name} +{re.escape(problem.summary)}$", output, re.MULTILINE)
+    for setting in ("a2=4", "lower=-1,-1", "iterations=100", "centre_box=1.3", "perturb=0"):
+        assert setting in output
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    assert torch.__version__ in capsys.readouterr().out
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["solve", "--help"], ["--version"]])
+def test_help_goes_to_the_output(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 0
+    assert "bumpnet" in capsys.readouterr().out
+
+
+def test_json_has_no_numbers_that_are_none():
+    assert json.loads(cli._json({"a": float("nan"), "b": [1.5, float("inf")]})) == {"a": None, "b": [1.5, None]}
+
+
+def run_python(*arguments, folder):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_the_module_is_the_command(tmp_path):
+    run = run_python("-m", "bumpnet_fast", "solve", "poison", folder=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == f"bumpnet: error: {UNKNOWN}\n"
+
+
+def test_the_example_runs_as_printed(tmp_path):
+    run = run_python(str(ROOT / "examples" / "helmholtz.py"), folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert float(re.search(r"relative L2 error (\S+) with 280 parameters", run.stdout)[1]) < 1e-4
+    assert {path.name for path in tmp_path.iterdir()} == {"helmholtz.pt", "helmholtz.png"}
+
+
+def test_the_page_on_writing_a_problem_runs_as_printed(tmp_path):
+    page = (ROOT / "docs" / "writing_a_problem.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 5
+    assert len(blocks[0].splitlines()) < 30  # as the page promises
+    (tmp_path / "page.py").write_text("\n".join(blocks), encoding="utf-8")
+    run = run_python("page.py", folder=tmp_path)
+    assert run.returncode == 0, run.stderr
