@@ -85,7 +85,7 @@ struct Blocked {
   int64_t chunk, chunks, points, x_size, cot_size, outputs;
   std::unique_ptr<T[]> x, cot;
 
-  Points<T> at(int64_t c, int64_t) const { return {x.get() + c * x_size, chunk, std::min(chunk, points - c * chunk)}; }
+  Points<T> at(int64_t c) const { return {x.get() + c * x_size, chunk, std::min(chunk, points - c * chunk)}; }
   const T* cotangents(int64_t c, int64_t output) const { return cot.get() + (c * outputs + output) * cot_size; }
 };
 
@@ -147,7 +147,7 @@ struct Cotangents {
 // Gradients of a bump's several amplitudes over one chunk: its jet against every output's cotangent.
 template <class T>
 void add_amplitude_gradients(const Bumps<T>& b, const Blocked<T>& k, int64_t m, int64_t c, T* jet, double* gradients) {
-  const Points<T> points = k.at(c, 0);
+  const Points<T> points = k.at(c);
   b.kernels.basis[b.want](points, b.bump(m), jet, k.chunk);
   const int64_t padded = b.padded(points.n);
   for (int64_t i = 0; i < b.components(); i++) {
@@ -173,7 +173,7 @@ void rows_gradient(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& 
       for (int64_t c = stretch * k.chunks / stretches; c < (stretch + 1) * k.chunks / stretches; c++)
         for (int64_t m = first; m < last; m++) {
           double* out = partial.data() + (stretch * b.count + m) * width;
-          b.kernels.vjp_rows[b.want](k.at(c, 0), b.bump(m), cotangents.of(m, c, scratch.get()), k.chunk, out);
+          b.kernels.vjp_rows[b.want](k.at(c), b.bump(m), cotangents.of(m, c, scratch.get()), k.chunk, out);
           if (several) add_amplitude_gradients(b, k, m, c, scratch.get() + k.cot_size, out + sums);
         }
     }
@@ -201,7 +201,7 @@ void x_gradient(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cot
     std::unique_ptr<T[]> scratch(new T[k.cot_size + k.x_size]);
     T* sums = scratch.get() + k.cot_size;
     for (int64_t c = begin; c < end; c++) {
-      const Points<T> points = k.at(c, 0);
+      const Points<T> points = k.at(c);
       std::fill(sums, sums + k.x_size, T(0));
       for (int64_t m = 0; m < b.count; m++)
         b.kernels.vjp_x[b.want](points, b.bump(m), cotangents.of(m, c, scratch.get()), k.chunk, cotangents.weight(m), sums);
@@ -261,7 +261,7 @@ std::tuple<Tensor, Tensor, Tensor> basis_as(const Tensor& x, const Tensor& rows,
     std::unique_ptr<T[]> jet(new T[k.cot_size]);
     for (int64_t task = begin; task < end; task++) {
       const int64_t m = task / k.chunks, c = task % k.chunks, first = c * k.chunk, row = m * b.points;
-      const Points<T> points = k.at(c, 0);
+      const Points<T> points = k.at(c);
       b.kernels.basis[b.want](points, b.bump(m), jet.get(), k.chunk);
       store_jet(jet.get(), k.chunk, points.n, b.dim, b.want, out.at(row + first, row * b.dim + first, row * seconds + first));
     }
@@ -308,7 +308,7 @@ std::tuple<Tensor, Tensor> design_as(const MaybeTensor& c0, const MaybeTensor& c
     for (int64_t task = begin; task < end; task++) {
       const int64_t m = task / k.chunks, c = task % k.chunks, at = m * b.points + c * k.chunk;
       T* out = d ? d + m * columns * b.points + c * k.chunk : nullptr;
-      b.kernels.design[b.want](k.at(c, 0), b.bump(m), k.cotangents(c, 0), k.chunk, tied, phi + at, out, b.points);
+      b.kernels.design[b.want](k.at(c), b.bump(m), k.cotangents(c, 0), k.chunk, tied, phi + at, out, b.points);
     }
   });
   return {Phi, D};
