@@ -176,12 +176,18 @@ class Problem:
     def compose(self, x: Tensor, want: str) -> Callable[[Jet], Jet]:
         """The map from a free jet v at ``x`` [N, d] to ``u = lift + distance * v``, exact on the boundary.
 
+        Values can be differentiated by ``x``; beyond them, the jets of distance and lift are constants.
+
         >>> from bumpnet_fast.problems import get
         >>> edge, v = torch.tensor([[1.0, 0.3]]), Jet("value", torch.ones(1, 1))
         >>> get("poisson").compose(edge, "value")(v).value.abs().item() < 1e-6
         True
         """
-        distance, lift = Jet.of(self.distance, x, want), Jet.of(self.lift, x, want)
+
+        def jet(function: Callable[[Tensor], Tensor]) -> Jet:
+            return Jet(want, function(x).reshape(len(x), -1)) if want == "value" else Jet.of(function, x, want)
+
+        distance, lift = jet(self.distance), jet(self.lift)
         return lambda v: distance * v + lift
 
     def conditions(self) -> list[Condition]:

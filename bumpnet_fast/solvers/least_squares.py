@@ -38,7 +38,9 @@ _DAMPING_MOST = 1e12
 #: Step, relative to the whole, over which the second directional derivative is measured.
 _PROBE = 0.1
 #: Longest acceleration, relative to the velocity, that is believed.
-_ACCELERATION_MOST = 0.75
+_ACCELERATION_MOST = 0.4
+#: Damping of the amplitudes relative to that of the shapes, where they are stepped together.
+_AMPLITUDE_DAMPING = 1e-2
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def solve(
         system = System(blocks(problem, boundary, counts, x, float(condition_weight)), net)
         linear = system.is_linear() if problem.linear is None else problem.linear
         if method == "varpro" and not linear:
-            raise ValueError(f"problem {problem.name!r} is nonlinear in u, which 'varpro' cannot solve; use method='lm'")
+            raise ValueError(f"problem {problem.name!r} is nonlinear in u, which 'varpro' cannot do; use method='lm'")
         model = (_Separable if method == "varpro" else _Joint)(system, ridge)
         point = model.start(net.rows.detach().double())
         if not math.isfinite(point.loss):
@@ -289,7 +291,8 @@ def descend(model, point: _Point, damping: float, step_cap: float) -> Iterator[_
 
     The damping follows Nielsen's rule in the metric of Marquardt's scaling.  A step is the velocity
     of the damped normal equations plus half the geodesic acceleration, which follows the curved
-    floor of the valley that the velocity is tangent to.
+    floor of the valley that the velocity is tangent to.  The first ``model.stepped`` unknowns are
+    amplitudes: damped less, and not capped.
     """
     growth, scale = 2.0, None
     while True:
@@ -298,6 +301,7 @@ def descend(model, point: _Point, damping: float, step_cap: float) -> Iterator[_
         diagonal = H.diagonal().clone()
         scale = diagonal if scale is None else torch.maximum(diagonal, _FADE * scale)
         metric = scale.clamp_min(1e-14 * float(scale.max()))
+        metric[: model.stepped] *= _AMPLITUDE_DAMPING
         while True:
             if damping > _DAMPING_MOST:
                 return
@@ -308,7 +312,7 @@ def descend(model, point: _Point, damping: float, step_cap: float) -> Iterator[_
                 damping *= 10
                 continue
             velocity = -torch.cholesky_solve(gradient[:, None], L)[:, 0]
-            velocity *= min(1.0, step_cap / float(velocity[model.capped].abs().max()))
+            velocity *= min(1.0, step_cap / float(velocity[model.stepped :].abs().max()))
             step = velocity + _acceleration(model, point, J, L, metric, velocity)
             trial = model.evaluate(point.x + step)
             predicted = -float(2 * (gradient @ velocity) + velocity @ (H @ velocity))
@@ -334,7 +338,7 @@ class _Separable:
     """Rows ``A(shapes)^T h - b`` of a linear problem with the amplitudes h solved for (variable projection)."""
 
     def __init__(self, system: System, ridge: float):
-        self.system, self.ridge, self.capped = system, ridge, slice(None)
+        self.system, self.ridge, self.stepped = system, ridge, 0
         offset, self.coefficients = system.linearise()
         self.target = -offset
         self.reference_loss = float(offset @ offset)
@@ -374,8 +378,8 @@ class _Joint:
     def start(self, rows: Tensor) -> _Point:
         """The better one of the given rows and of those with amplitudes solved for on the linearised problem."""
         layout = self.system.layout
-        bumps, (shapes, given) = len(rows), rows.split([layout.shape_columns, layout.outputs], 1)
-        self.capped = slice(bumps * layout.outputs, None)
+        shapes, given = rows.split([layout.shape_columns, layout.outputs], 1)
+        self.stepped = given.numel()
         residual, coefficients = self.system.linearise(self.system.jets(rows))
         A, _ = self.system.design(rows, coefficients)
         change, *_ = ridge_solve(A, -residual, self.ridge)
@@ -384,7 +388,7 @@ class _Joint:
         return min(points, key=lambda p: p.loss if math.isfinite(p.loss) else math.inf)
 
     def _rows(self, x: Tensor) -> Tensor:
-        layout, at = self.system.layout, self.capped.start
+        layout, at = self.system.layout, self.stepped
         return torch.cat([x[at:].view(-1, layout.shape_columns), x[:at].view(-1, layout.outputs)], 1)
 
     def rows(self, point: _Point) -> Tensor:
@@ -392,12 +396,12 @@ class _Joint:
 
     def evaluate(self, x: Tensor) -> _Point:
         residual = self.system.residual(self.system.jets(self._rows(x)))
-        amplitudes = x[: self.capped.start].view(-1, self.system.layout.outputs)
+        amplitudes = x[: self.stepped].view(-1, self.system.layout.outputs)
         return _Point(x, float(residual @ residual), residual, amplitudes)
 
     def jacobian(self, point: _Point) -> tuple[Tensor, Tensor]:
         """The Jacobian, transposed, [P, R], and the gradient of half the loss."""
-        rows, at = self.rows(point), self.capped.start
+        rows, at = self.rows(point), self.stepped
         _, coefficients = self.system.linearise(self.system.jets(rows))
         A, D = self.system.design(rows, coefficients, derivatives=True)
         J = A.new_empty(len(point.x), self.system.size)

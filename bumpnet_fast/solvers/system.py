@@ -125,8 +125,7 @@ class System:
         """Whether every row is affine in the jet, judged by its coefficients at two random jets."""
         generator = torch.Generator().manual_seed(0)
         samples = [[self._constant(block, 1.0, generator) for block in self.blocks] for _ in range(2)]
-        (r, one), (_, two) = (self.linearise(jets) for jets in samples)
-        flat = [[c for b in coefficients for e in b for k in e for c in k] for coefficients in (one, two)]
+        flat = [[c for b in self.linearise(jets)[1] for e in b for k in e for c in k] for jets in samples]
         for a, b in zip(*flat, strict=True):
             if (a is None) != (b is None) or (a is not None and not torch.allclose(a, b, 1e-9, 0.0, equal_nan=True)):
                 return False
@@ -194,12 +193,11 @@ def _linearise(block: Block, jet: Jet) -> tuple[Tensor, list[list[Coefficients]]
             raise ValueError(f"the residual of {block.name!r} does not depend on u")
         grads = [torch.autograd.grad(e.sum(), leaves, retain_graph=True, allow_unused=True) for e in residual]
     outputs = range(jet.value.shape[1])
-    coefficients = [[_of_output([None if g is None else g[:, k] for g in by], block.want) for k in outputs] for by in grads]
-    return residual.detach(), coefficients
+    return residual.detach(), [[_of_output(by, k, block.want) for k in outputs] for by in grads]
 
 
-def _of_output(grads: list[Tensor | None], want: str) -> Coefficients:
-    c0, c1, c2 = [*grads, None, None][:3]
+def _of_output(grads: tuple[Tensor | None, ...], k: int, want: str) -> Coefficients:
+    c0, c1, c2 = [*(None if g is None else g[:, k] for g in grads), None, None][:3]
     if want == "hessian" and c2 is not None:
         c2 = 0.5 * (c2 + c2.transpose(-1, -2))  # a residual may read one of two equal entries
     return c0, c1, c2
@@ -214,9 +212,9 @@ def collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int) ->
     domain, d = problem.domain, net.layout.dim
     widths = tuple(((domain[1] - domain[0]) * net.frame[2].cpu().double()).tolist())
     if isinstance(points, Tensor):
-        if points.dim() != 2 or points.shape[1] != d or not bool(torch.isfinite(points).all()):
-            raise ValueError(f"points must be finite and of shape [N, {d}], got {tuple(points.shape)}")
-        return points.double().to(net.rows.device), sampling.spread(max(1, len(points)), widths)
+        if points.dim() != 2 or points.shape[1] != d or len(points) < 1 or not bool(torch.isfinite(points).all()):
+            raise ValueError(f"points must be finite and of shape [N, {d}] with N >= 1, got {tuple(points.shape)}")
+        return points.double().to(net.rows.device), sampling.spread(len(points), widths)
     if isinstance(points, (tuple, list)):
         counts = tuple(points)
         if len(counts) != d or not all(isinstance(n, int) and n > 0 for n in counts):
@@ -238,6 +236,8 @@ def check_fit(problem: Problem, net: BumpNet, boundary: str) -> None:
         raise ValueError(f"net has {net.layout.dim} dimensions and problem {name!r} has {domain.shape[1]}")
     if net.layout.outputs != problem.outputs:
         raise ValueError(f"net has {net.layout.outputs} outputs and problem {name!r} has {problem.outputs}")
+    if not 0 < problem.residual_scale < math.inf:
+        raise ValueError(f"residual_scale of problem {name!r} must be positive, got {problem.residual_scale}")
     own, width = net.domain.cpu().double(), domain[1] - domain[0]
     if not bool(((own - domain).abs() <= 1e-5 * width).all()):
         raise ValueError(f"net is for the domain {own.tolist()} and problem {name!r} is posed on {domain.tolist()}")
