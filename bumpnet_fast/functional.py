@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from . import native, ops, reference  # noqa: F401  (ops registers the operators)
+from . import native, ops, reference
 from .jet import Jet
 from .reference import DIAGONAL, GRADIENT, WANTS
 from .rows import RowLayout

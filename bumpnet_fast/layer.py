@@ -262,18 +262,17 @@ class BumpNet(nn.Module):
         []
         """
         packed, dtype = self._packed(), self.rows.dtype
-        finite = torch.isfinite(self.rows).all(1)
-        sharpness = (self.sharpness[:, None] * packed.A).amax(1)
-        edge = 1 / (packed.s * packed.A.amin(1))
-        findings = {
-            "have rows that are not finite": ~finite,
-            "are dying: they have no height at their own centre": _psi_at_centre(packed) < torch.finfo(dtype).eps,
-            f"have edges thinner than {_THINNEST_EDGE:g} of their size, where gradients vanish": edge < _THINNEST_EDGE,
-            f"are so sharp (p A > {FLOAT32_SHARPEST:g}) that second derivatives in float32 have no digits; use float64":
-                (sharpness > FLOAT32_SHARPEST) & (dtype == torch.float32),
-        }
-        counts = {text: int(mask.sum()) for text, mask in findings.items()}
-        return [f"{count} of {len(finite)} bumps {text}" for text, count in counts.items() if count]
+        too_sharp = (self.sharpness[:, None] * packed.A).amax(1) > FLOAT32_SHARPEST
+        findings = (
+            (~torch.isfinite(self.rows).all(1), "have rows that are not finite"),
+            (_psi_at_centre(packed) < torch.finfo(dtype).eps, "are dying: they have no height at their own centre"),
+            (packed.s * packed.A.amin(1) > 1 / _THINNEST_EDGE, f"have edges thinner than {_THINNEST_EDGE:g} of their "
+             "size, where gradients vanish"),
+            (too_sharp & (dtype == torch.float32), f"are so sharp (p A > {FLOAT32_SHARPEST:g}) that their second "
+             "derivatives have no digits in float32; use float64"),
+        )  # fmt: skip
+        counts = [(int(mask.sum()), text) for mask, text in findings]
+        return [f"{count} of {len(self.rows)} bumps {text}" for count, text in counts if count]
 
     def extra_repr(self) -> str:
         bumps, layout = self.rows.shape[0], self.layout

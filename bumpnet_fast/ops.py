@@ -173,9 +173,10 @@ def under_transform() -> bool:
     """Whether a transform is active that registered operators do not take part in.
 
     An operator with ``register_autograd`` gives a zero tangent to forward-mode differentiation
-    without any error, so an active ``torch.func`` transform or dual level is looked for.
+    without any error, so an active ``torch.func`` transform or dual level is looked for.  Of the
+    ways to ask, these are the ones that torch.compile answers rightly too.
     """
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def _serve(name: str):
@@ -265,8 +266,12 @@ _BACKWARDS = {"jet": _jet_backward, "basis": _basis_backward} | {
 
 
 def _vmap(name: str, info, in_dims, *args):
-    out = torch.vmap(_REFERENCE[name][0], in_dims, randomness=info.randomness)(*args)
-    return out, (0,) * len(out)
+    """One call per batch entry: each is a whole kernel's work."""
+    calls = []
+    for i in range(info.batch_size):
+        calls.append([a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)])
+    out = [torch.stack(parts) for parts in zip(*(getattr(_ops, name)(*call) for call in calls), strict=True)]
+    return tuple(out), (0,) * len(out)
 
 
 for _name in OPERATORS:

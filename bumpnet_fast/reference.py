@@ -11,6 +11,8 @@ Shapes: N points, M bumps, d dimensions, K outputs.  ``want`` says how far a jet
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -20,6 +22,20 @@ from .rows import Packed, RowLayout, chain_to_rows, pack
 
 WANTS = ("value", "gradient", "diagonal", "hessian", "laplacian")
 VALUE, GRADIENT, DIAGONAL, HESSIAN, LAPLACIAN = range(5)
+
+
+def _full_precision(function: Callable) -> Callable:
+    """``function`` outside autocast, which would take its contractions to bfloat16 or float16."""
+
+    @functools.wraps(function)
+    def outside_autocast(*args):
+        device = next(a.device.type for a in args if isinstance(a, Tensor))
+        if not torch.is_autocast_enabled(device):
+            return function(*args)
+        with torch.autocast(device, enabled=False):
+            return function(*args)
+
+    return outside_autocast
 
 
 class Axes(NamedTuple):
@@ -103,6 +119,7 @@ def _fill(values: Tensor, like: Tensor) -> Tensor:
     return values[(...,) + (None,) * (like.dim() - 2)]
 
 
+@_full_precision
 def basis(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The bumps' own jets: value [N, M], gradient [N, M, d], second derivatives [N, M, ...].
 
@@ -121,6 +138,7 @@ def basis(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tupl
     return p.psi, gradient, second
 
 
+@_full_precision
 def jet(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
     """u(x) = sum_i h_i psi_i(x) and its derivatives: [N, K], [N, K, d], [N, K, ...]."""
     h = rows[:, RowLayout.of(rows, frame.shape[1], tied).amplitude]
@@ -203,6 +221,7 @@ def second_shape(want: int, dim: int) -> tuple[int, ...]:
     return {DIAGONAL: (dim,), HESSIAN: (dim, dim), LAPLACIAN: ()}.get(want, ())
 
 
+@_full_precision
 def basis_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool) -> tuple[Tensor, Tensor]:
     """Gradients of x [N, d] and of rows [M, columns] from cotangents of :func:`basis` (or None)."""
     packed = pack(rows, frame, tied)
@@ -216,6 +235,7 @@ def basis_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool) -> tuple[Tensor
     return -pair.c.sum(1), torch.cat([shape, amplitudes], -1)
 
 
+@_full_precision
 def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool) -> tuple[Tensor, Tensor]:
     """Gradients of x [N, d] and of rows [M, columns] from cotangents of :func:`jet` (or None)."""
     packed = pack(rows, frame, tied)
@@ -227,16 +247,14 @@ def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool) -> tuple[Tensor, 
     pair = pair_vjp(x, packed, want, *by_bump)
     value, gradient, second = basis(x, rows, frame, want, tied)
     amplitudes = torch.einsum("nm,nk->mk", value, g0)
-    if want >= GRADIENT:
-        amplitudes = amplitudes + torch.einsum("nmj,nkj->mk", gradient, g1)
-    if want >= DIAGONAL:
-        amplitudes = amplitudes + torch.einsum("nmj,nkj->mk", second.flatten(2), g2.flatten(2)) if (
-            second.dim() > 2
-        ) else amplitudes + torch.einsum("nm,nk->mk", second, g2)
+    for level, part, g in ((GRADIENT, gradient, g1), (DIAGONAL, second, g2)):
+        if want >= level:
+            amplitudes = amplitudes + torch.einsum("nm...,nk...->mk", part, g)
     shape = _rows_gradient(pair, packed, rows, frame, tied)
     return -pair.c.sum(1), torch.cat([shape, amplitudes], -1)
 
 
+@_full_precision
 def design(c0, c1, c2, x, rows, frame, want: int, tied: bool, derivatives: bool) -> tuple[Tensor, Tensor]:
     """Design matrix of a row operator, and its derivative by every shape column.
 

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 from functools import cache
 
 import oracle
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from bumpnet_fast import ops, reference
-from bumpnet_fast.reference import DIAGONAL, GRADIENT, WANTS, second_shape
+from bumpnet_fast.reference import DIAGONAL, WANTS, second_shape
 from bumpnet_fast.rows import RowLayout, orientation, pack
 
 #: Lengths around every vector width and block size a kernel may use, and no points at all.
@@ -381,6 +383,32 @@ def test_extreme_shapes(backend, dim, p, A, slope, reach):
             oracle.assert_close(got, expected[i], 1e-11 + 100 * noise[i], f"{name}, result {i}")
         single = run(backend, name, *cast(args, torch.float32))
         assert all(torch.isfinite(t).all() for t in single), f"{name} float32"
+
+
+# --- memory ----------------------------------------------------------------------------------------
+
+MEASURE = """
+import resource, torch
+from bumpnet_fast import BumpNet, use_backend
+torch.set_num_threads(1)
+net, x = BumpNet(2, {bumps}), torch.rand({points}, 2, requires_grad=True)
+def step(x):
+    net.jet(x, want="laplacian").laplacian.square().mean().backward()
+with use_backend({variant!r}):
+    step(x[:8].detach().requires_grad_())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(x)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_is_that_of_points_and_bumps_not_of_pairs(variant):
+    """4e7 pairs: one float32 for each would be 160 MB."""
+    script = MEASURE.format(bumps=400, points=100_000, variant=variant)
+    grown = int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
+    if sys.platform == "darwin":
+        grown //= 1024  # bytes there, KiB elsewhere
+    assert grown < 20 * 1024
 
 
 # --- determinism -----------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def wanted_basis(dim, tied, want):
 
 
 def wanted_jet(dim, tied, want):
-    _, rows, frame, _ = problem(dim, tied)
+    rows = problem(dim, tied)[1]
     h = rows[:, RowLayout(dim, K, tied).amplitude]
     return [torch.einsum("nm...,mk->nk...", part, h) for part in wanted_basis(dim, tied, want)]
 
