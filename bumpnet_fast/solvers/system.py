@@ -170,8 +170,13 @@ class System:
         return A.flatten(0, 1), D
 
     def shape_jacobian(self, D: list, amplitudes: Tensor, out: Tensor | None = None) -> Tensor:
-        """Derivatives [M Q, R] of the rows by the Q shape columns of every bump, from ``amplitudes`` [M, K]."""
+        """Derivatives [M Q, R] of the rows by the Q shape columns of every bump, from ``amplitudes`` [M, K].
+
+        ``D`` may be overwritten: it is as large as the result.
+        """
         columns = self.layout.shape_columns
+        if out is None and len(D) == len(D[0]) == 1 and D[0][0].dtype == torch.float64:
+            return D[0][0].mul_(amplitudes[:, 0, None, None]).flatten(0, 1)
         if out is None:
             out = amplitudes.new_empty(len(amplitudes) * columns, self.size)
         target, start = out.view(len(amplitudes), columns, self.size), 0

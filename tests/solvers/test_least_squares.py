@@ -253,6 +253,15 @@ def test_interrupt_keeps_the_best(when):
     assert torch.equal(solution.net.rows, same.net.rows)
 
 
+def test_small_problems_take_one_thread_and_give_the_others_back(threads):
+    threads(2)
+    problem, during = get("poisson"), []
+    solve(problem, net_for(problem), iterations=1, callback=lambda _: during.append(torch.get_num_threads()))
+    with pytest.raises(ValueError, match="nonlinear"):
+        solve(Cubic(), net_for(Cubic(), 4))
+    assert set(during) == {1} and torch.get_num_threads() == 2
+
+
 def test_other_errors_of_a_callback_pass_through():
     def broken(progress):
         raise RuntimeError("mine")
