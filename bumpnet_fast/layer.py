@@ -18,8 +18,8 @@ _BY_ORDER = ("value", "gradient", "hessian")
 #: Beyond this p A the second derivatives of float32 have no digits left (docs/math.md, "accuracy").
 FLOAT32_SHARPEST = 1e5
 
-#: Edges thinner than this fraction of their bump leave hardly a point with a gradient.
-_THINNEST_EDGE = 1e-3
+#: Half side lengths in edge widths (of psi, 1/s in units of B) beyond which hardly a point sees a gradient.
+_SHARPEST_EDGE = 1e3
 
 
 class BumpNet(nn.Module):
@@ -139,6 +139,8 @@ class BumpNet(nn.Module):
             raise TypeError("rows and frame must be tensors [M, columns] and [3, d]")
         _, frame = check(rows.new_empty(0, frame.shape[1]), rows, frame, tied)
         layout = RowLayout.of(rows, frame.shape[1], bool(tied))
+        if layout.outputs < 1:
+            raise ValueError(f"rows must have at least one amplitude, got shape {tuple(rows.shape)}")
         if problem := _unfit(rows, layout):
             raise ValueError(problem)
         net = cls.__new__(cls)
@@ -252,9 +254,9 @@ class BumpNet(nn.Module):
     def check(self) -> list[str]:
         """Health problems of the bumps in words; empty when there are none.
 
-        Looks for rows that are not finite, dying bumps (no height at their own centre), edges so
-        sharp that gradients vanish, and float32 second derivatives without digits.  It reads every
-        row, so it is for now and then, not for every step.
+        Looks for rows that are not finite, dying bumps (no higher at their centre than far away),
+        edges so sharp that gradients vanish, and float32 second derivatives without digits.  It
+        reads every row, so it is for now and then, not for every step.
 
         Examples
         --------
@@ -262,17 +264,19 @@ class BumpNet(nn.Module):
         []
         """
         packed, dtype = self._packed(), self.rows.dtype
-        too_sharp = (self.sharpness[:, None] * packed.A).amax(1) > FLOAT32_SHARPEST
-        findings = (
-            (~torch.isfinite(self.rows).all(1), "have rows that are not finite"),
-            (_psi_at_centre(packed) < torch.finfo(dtype).eps, "are dying: they have no height at their own centre"),
-            (packed.s * packed.A.amin(1) > 1 / _THINNEST_EDGE, f"have edges thinner than {_THINNEST_EDGE:g} of their "
-             "size, where gradients vanish"),
-            (too_sharp & (dtype == torch.float32), f"are so sharp (p A > {FLOAT32_SHARPEST:g}) that their second "
-             "derivatives have no digits in float32; use float64"),
-        )  # fmt: skip
-        counts = [(int(mask.sum()), text) for mask, text in findings]
-        return [f"{count} of {len(self.rows)} bumps {text}" for count, text in counts if count]
+        rise = _psi_at_centre(packed) - torch.sigmoid(-packed.s * (2 * self.layout.dim - 1))
+        sA, pA = packed.s * packed.A.amin(1), self.sharpness * packed.A.amax(1)
+        findings = {
+            "have rows that are not finite": ~torch.isfinite(self.rows).all(1),
+            "are dying: no higher at their centre than far away": rise < torch.finfo(dtype).eps,
+            f"have edges so thin (s A > {_SHARPEST_EDGE:g}) that gradients vanish": sA > _SHARPEST_EDGE,
+        }
+        if dtype == torch.float32:
+            findings[f"have no digits in float32 second derivatives (p A > {FLOAT32_SHARPEST:g})"] = (
+                pA > FLOAT32_SHARPEST
+            )
+        counts = {text: int(mask.sum()) for text, mask in findings.items()}
+        return [f"{count} of {len(self.rows)} bumps {text}" for text, count in counts.items() if count]
 
     def extra_repr(self) -> str:
         bumps, layout = self.rows.shape[0], self.layout

@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-import torch  # (the extension needs libtorch to be loaded first)
+import torch  # the extension needs libtorch to be loaded first
 
 VARIANTS = ("baseline", "avx2", "avx512")
 
