@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 #: Standard deviation of the random change of the initial shapes, when a seed is given.
 PERTURB = 0.05
-#: Nets of up to so many parameters are solved on one thread: a second one gains little on their small
-#: matrices, and on a busy machine threads that wait for each other lose a factor of ten.
-SINGLE_THREADED = 1000
 
 
 class UsageError(Exception):
@@ -124,7 +121,7 @@ def _add_solve_arguments(add: Callable[..., Any]) -> None:
     add("--set", action="append", default=[], type=_assignment, metavar="KEY=VALUE", dest="settings", help=setting)
     add("--out", type=Path, metavar="DIR", help="where to write; default: runs/PROBLEM")
     add("--json", metavar="FILE", help="write the summary to FILE as well; - is the standard output")
-    add("--threads", type=_threads, metavar="N", help="threads to compute with; default: one for a small net, or torch's choice")
+    add("--threads", type=_threads, metavar="N", help="threads to compute with; default: torch's choice")
     add("--quiet", action="store_true", help="neither progress nor summary")
 
 
@@ -229,11 +226,10 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _solve(arguments: argparse.Namespace) -> int:
     settings = _sorted_settings(arguments.problem, arguments.settings)
-    problem, net = _prepare(arguments, settings)
-    folder = arguments.out or Path("runs", arguments.problem)
-    _check_writable(folder, arguments.json)
-    small = net.rows.numel() <= SINGLE_THREADED
-    with _computing_threads(arguments.threads or (1 if small else None)):
+    with _computing_threads(arguments.threads):
+        problem, net = _prepare(arguments, settings)
+        folder = arguments.out or Path("runs", arguments.problem)
+        _check_writable(folder, arguments.json)
         solution = _run(problem, net, arguments, settings["solver"])
         summary = _summary(solution, arguments, settings)
         _write(folder, arguments.json, solution, summary)
