@@ -121,7 +121,7 @@ def _add_solve_arguments(add: Callable[..., Any]) -> None:
     add("--set", action="append", default=[], type=_assignment, metavar="KEY=VALUE", dest="settings", help=setting)
     add("--out", type=Path, metavar="DIR", help="where to write; default: runs/PROBLEM")
     add("--json", metavar="FILE", help="write the summary to FILE as well; - is the standard output")
-    add("--threads", type=_threads, metavar="N", help="threads to compute with; default: torch's choice")
+    add("--threads", type=_threads, metavar="N", help="most threads to compute with; default: those of torch")
     add("--quiet", action="store_true", help="neither progress nor summary")
 
 
