@@ -45,7 +45,7 @@ _AMPLITUDE_DAMPING = 1e-2
 #: Rows of a block of the Gram matrix; leaving out the blocks above the diagonal saves a third.
 _GRAM_BLOCK = 48
 #: Entries of the Jacobian that make a thread worth its while.
-_ENTRIES_PER_THREAD = 10**6
+_ENTRIES_PER_THREAD = 2 * 10**6
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def solve(
         reason = run.follow(point, damping, step_cap, iterations, max_seconds, tolerance)
         net.rows.copy_(model.rows(run.best))
         rel_l2, max_error = run.error(net.rows)
-    seconds, steps = time.perf_counter() - start, run.history[-1]["iteration"]
+    seconds, steps = time.perf_counter() - start, run.history[-1]["iteration"] if run.history else 0
     return Solution(net, problem, boundary, run.history, run.best.loss, rel_l2, max_error, seconds, steps, reason)
 
 

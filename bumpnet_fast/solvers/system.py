@@ -62,7 +62,7 @@ def blocks(problem: Problem, boundary: str, counts: tuple[int, ...], x: Tensor, 
         return [Block(problem.name, x, problem.want, lambda jet: equation(compose(jet)), factor)]
     rows = [Block(problem.name, x, problem.want, equation, factor)]
     for condition in problem.conditions():
-        points = condition.points(counts)
+        points = condition.points(counts).to(x)
         factor = math.sqrt(condition_weight * condition.weight / max(1, len(points)))
         function = _at(points, condition.residual)
         rows.append(Block(condition.name, points, condition.want, function, factor))
