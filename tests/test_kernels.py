@@ -22,6 +22,10 @@ BUMPS = (1, 2, 3, 8, 33)
 TOLERANCES = {torch.float64: (1e-12, 1e-11, 1e-10), torch.float32: (1e-5, 1e-4, 5e-4)}
 
 
+#: Backends that are plain PyTorch: "auto" is the operators where there are no kernels.
+PLAIN = ("reference", "auto")
+
+
 def run(backend, name, *args):
     """An operator on one backend; "reference" is the operators' own fallback, also where kernels exist."""
     if backend == "reference":
@@ -44,7 +48,7 @@ def points_last(t):
 
 def tolerances(backend, dtype, levels):
     """The reference takes more operations, each of them rounded, than a kernel."""
-    slack = 5 if backend == "reference" and dtype == torch.float32 else 1
+    slack = 5 if backend in PLAIN and dtype == torch.float32 else 1
     return [slack * TOLERANCES[dtype][k] for k in levels]
 
 
@@ -141,16 +145,22 @@ def test_agreement_with_the_reference(backend, dim, tied, want):
         assert_agrees(got, result, tolerances(backend, dtype, levels(name, want)), what)
 
 
-@pytest.mark.parametrize("tied", (True, False), ids=("tied", "free"))
-@pytest.mark.parametrize("dim", (1, 2, 3, 4))
-def test_float32_keeps_its_digits_up_to_p_A_of_100(variant, dim, tied):
+@cache
+def sharp_cases(dim, tied):
+    """Points all over the domain, bumps as sharp as the tolerances of float32 are meant for."""
     rows, frame = oracle.bumps(dim, 20, 1, tied, dtype=torch.float32)
     rows = sharpened(rows, frame, tied, 100.0)
     x = oracle.points(dim, 500, dtype=torch.float32)
-    for want in (reference.GRADIENT, reference.HESSIAN):
-        for name, args in arguments(x, rows, frame, want, tied).items():
-            limits = tolerances(variant, torch.float32, levels(name, want))
-            assert_agrees(run(variant, name, *args), wanted(name, args), limits, name)
+    problems = {want: arguments(x, rows, frame, want, tied) for want in (reference.GRADIENT, reference.HESSIAN)}
+    return [(want, name, a, wanted(name, a)) for want, each in problems.items() for name, a in each.items()]
+
+
+@pytest.mark.parametrize("tied", (True, False), ids=("tied", "free"))
+@pytest.mark.parametrize("dim", (1, 2, 3, 4))
+def test_float32_keeps_its_digits_up_to_p_A_of_100(variant, dim, tied):
+    for want, name, args, result in sharp_cases(dim, tied):
+        limits = tolerances(variant, torch.float32, levels(name, want))
+        assert_agrees(run(variant, name, *args), result, limits, name)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -235,7 +245,7 @@ def test_any_strides(backend, dim, dtype, view):
         args = cast(args, dtype)
         viewed = [view(t) if isinstance(t, torch.Tensor) else t for t in args]
         for got, expected in zip(run(backend, name, *viewed), run(backend, name, *args), strict=True):
-            if backend == "reference":  # torch.einsum sums strided tensors in another order
+            if backend in PLAIN:  # torch.einsum sums strided tensors in another order
                 oracle.assert_close(got, expected, TOLERANCES[dtype][1], name)
             else:
                 assert torch.equal(got, expected), name
@@ -271,7 +281,7 @@ def test_inputs_are_left_alone(backend):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("dim", (1, 2, 3, 4))
 def test_a_point_that_is_no_number_gives_nan_there_only(backend, dim, dtype):
-    n = 7 if backend == "reference" else 41  # more than two of the longest vectors, and a tail
+    n = 7 if backend in PLAIN else 41  # more than two of the longest vectors, and a tail
     for want in (reference.VALUE, reference.HESSIAN):
         problems = {name: cast(args, dtype) for name, args in problem(dim, True, want, n, 3, 2).items()}
         clean = {name: run(backend, name, *args) for name, args in problems.items()}
