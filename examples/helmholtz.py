@@ -4,7 +4,7 @@ import torch
 
 from bumpnet_fast import BumpNet, checkpoint, problems
 from bumpnet_fast.plotting import solution_figure
-from bumpnet_fast.solvers.least_squares import solve
+from bumpnet_fast.solvers import solve
 
 problem = problems.get("helmholtz", a1=1, a2=4, k=1)
 net = BumpNet(2, (4, 10), problem.domain, dtype="float64")
