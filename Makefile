@@ -26,10 +26,12 @@ bench: $(BUILT)
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror csrc/*.h csrc/*.cpp
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp
 
 wheel: $(VENV)/.ready   ## dist/bumpnet_fast-*.whl
 	rm -rf build/lib* build/bdist* dist/*.whl

@@ -193,13 +193,45 @@ struct PairVjp {
   EdgeGradients<Vec<T>> e[D];
 };
 
+// What the weighted cotangent of the second derivatives is needed for: c2 grad S, and V_k . c2 V_k.
+template <int D, int WANT, class T>
+BUMP_INLINE void contract_second(const Packed<D, T>& bump, const Vec<T>* S1, PairVjp<D, WANT, T>& out, Vec<T>* cS,
+                                 Vec<T>* dG2) {
+  using V = Vec<T>;
+  const V* c = out.wc2;
+  if (WANT == HESSIAN) {
+    for (int j = 0; j < D; j++) cS[j] = V{};
+    for (int k = 0; k < D; k++)
+      for (int j = 0; j < D; j++) out.wc2V[k][j] = V{};
+    for (int i = 0, m = 0; i < D; i++)
+      for (int j = i; j < D; j++, m++) {
+        cS[i] += c[m] * S1[j];
+        if (i != j) cS[j] += c[m] * S1[i];
+        for (int k = 0; k < D; k++) {
+          out.wc2V[k][i] += c[m] * bump.V[k][j];
+          if (i != j) out.wc2V[k][j] += c[m] * bump.V[k][i];
+        }
+      }
+  } else {
+    for (int j = 0; j < D; j++) cS[j] = c[WANT == DIAGONAL ? j : 0] * S1[j];
+  }
+  for (int k = 0; k < D; k++) {
+    if (WANT == LAPLACIAN) {
+      dG2[k] = c[0] * bump.norm[k];
+      continue;
+    }
+    dG2[k] = WANT == HESSIAN ? out.wc2V[k][0] * bump.V[k][0] : c[0] * bump.VV[k][0];
+    for (int j = 1; j < D; j++) dG2[k] += WANT == HESSIAN ? out.wc2V[k][j] * bump.V[k][j] : c[j] * bump.VV[k][j];
+  }
+}
+
 template <int D, int WANT, class T>
 BUMP_INLINE void pair_vjp(const Packed<D, T>& bump, const Axes<D, T>& ax, const Vec<T>* cot, PairVjp<D, WANT, T>& out) {
   using V = Vec<T>;
   const V *c1 = cot + 1, *c2 = cot + 1 + D;
   for (int k = 0; k < D; k++) out.e[k] = edge_gradients<T>(ax.gh[k], ax.dh[k]);
   V p1 = ax.psi - ax.psi * ax.psi, w = p1 * bump.s, f = (T(1) - (ax.psi + ax.psi)) * bump.s;
-  V dS = w * cot[0], wP{}, wQ{}, f_wQ{}, dG1[D], dG2[D];
+  V dS = w * cot[0], wP{}, f_wQ{}, dG1[D], dG2[D];
   if (WANT >= GRADIENT) {
     V S1[D], cS[D];
     shape_derivatives<D, GRADIENT, T>(bump, out.e, S1, cS);
@@ -209,35 +241,12 @@ BUMP_INLINE void pair_vjp(const Packed<D, T>& bump, const Axes<D, T>& ax, const 
     }
     if (WANT >= DIAGONAL) {
       for (int m = 0; m < Shape<D, WANT>::second; m++) out.wc2[m] = w * c2[m];
-      if (WANT == HESSIAN) {
-        for (int j = 0; j < D; j++) cS[j] = V{};
-        for (int k = 0; k < D; k++)
-          for (int j = 0; j < D; j++) out.wc2V[k][j] = V{};
-        for (int i = 0, m = 0; i < D; i++)
-          for (int j = i; j < D; j++, m++) {
-            cS[i] += out.wc2[m] * S1[j];
-            if (i != j) cS[j] += out.wc2[m] * S1[i];
-            for (int k = 0; k < D; k++) {
-              out.wc2V[k][i] += out.wc2[m] * bump.V[k][j];
-              if (i != j) out.wc2V[k][j] += out.wc2[m] * bump.V[k][i];
-            }
-          }
-      } else {
-        for (int j = 0; j < D; j++) cS[j] = out.wc2[WANT == DIAGONAL ? j : 0] * S1[j];
-      }
-      for (int k = 0; k < D; k++) {
-        if (WANT == LAPLACIAN) {
-          dG2[k] = out.wc2[0] * bump.norm[k];
-        } else {
-          dG2[k] = WANT == HESSIAN ? out.wc2V[k][0] * bump.V[k][0] : out.wc2[0] * bump.VV[k][0];
-          for (int j = 1; j < D; j++) dG2[k] += WANT == HESSIAN ? out.wc2V[k][j] * bump.V[k][j] : out.wc2[j] * bump.VV[k][j];
-        }
-        wP += out.e[k].G2 * dG2[k];
-      }
-      wQ = cS[0] * S1[0];
+      contract_second(bump, S1, out, cS, dG2);
+      V wQ = cS[0] * S1[0];
       for (int j = 1; j < D; j++) wQ += cS[j] * S1[j];
-      f_wQ = f * wQ;
+      for (int k = 0; k < D; k++) wP += out.e[k].G2 * dG2[k];
       for (int j = 0; j < D; j++) out.dS1[j] += (f + f) * cS[j];
+      f_wQ = f * wQ;
       dS += (bump.ss - p1 * bump.ss6) * wQ;
     }
     dS += f * wP;

@@ -32,8 +32,8 @@ inline bool runs(int variant) {
 #ifndef BUMP_ONLY_BASELINE
   if (variant == kAvx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (variant == kAvx512)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bw");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 #endif
   return false;
 }
@@ -84,7 +84,9 @@ void parallel(int64_t items, int64_t pairs_per_item, const F& f) {
 }
 
 // Entries of the second derivatives of one output at one point in the user's layout.
-inline int64_t second_size(int64_t dim, int want) { return want == 2 ? dim : want == 3 ? dim * dim : want == 4 ? 1 : 0; }
+inline int64_t second_size(int64_t dim, int want) {
+  return want == 2 ? dim : want == 3 ? dim * dim : want == 4 ? 1 : 0;
+}
 
 template <class T>
 T* data(Tensor& t) {
@@ -101,7 +103,8 @@ inline Tensor empty(const Tensor& like, std::vector<int64_t> size) { return torc
 // Keeps a direct call of an operator from reading beyond a tensor; the friendly messages are in
 // bumpnet_fast/functional.py.
 inline void check(const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want, bool tied) {
-  STD_TORCH_CHECK(x.dim() == 2 && rows.dim() == 2 && frame.dim() == 2 && frame.size(0) == 3, "expected x [N, d], rows [M, columns], frame [3, d]");
+  STD_TORCH_CHECK(x.dim() == 2 && rows.dim() == 2 && frame.dim() == 2 && frame.size(0) == 3,
+                  "expected x [N, d], rows [M, columns], frame [3, d]");
   const int64_t d = frame.size(1);
   STD_TORCH_CHECK(d >= 1 && d <= kMaxDim && x.size(1) == d, "expected x [N, d] with d from 1 to 4");
   STD_TORCH_CHECK(rows.size(1) >= 2 * d + d * (d - 1) / 2 + (tied ? 1 : 2), "rows have too few columns");
@@ -113,7 +116,8 @@ inline void check(const Tensor& x, const Tensor& rows, const Tensor& frame, int6
 
 inline MaybeTensor checked(const MaybeTensor& t, int64_t numel, ScalarType type) {
   if (!t) return t;
-  STD_TORCH_CHECK(t->numel() == numel && t->scalar_type() == type, "a cotangent or coefficient has a wrong size or dtype");
+  STD_TORCH_CHECK(t->numel() == numel && t->scalar_type() == type,
+                  "a cotangent or coefficient has a wrong size or dtype");
   return torch::stable::contiguous(*t);
 }
 
@@ -196,13 +200,15 @@ JetView<T> points_first(T* value, T* gradient, T* second, int64_t outputs, int64
 // Output `o` from point `first` on.
 template <class T>
 JetView<T> output_of(const JetView<T>& v, int64_t first, int64_t o, int64_t dim, int want) {
-  return v.at(first * v.value_step + o, first * v.gradient_step + o * dim, first * v.second_step + o * second_size(dim, want));
+  return v.at(first * v.value_step + o, first * v.gradient_step + o * dim,
+              first * v.second_step + o * second_size(dim, want));
 }
 
 // Cotangents of n points with components apart, zero where absent and up to a whole vector.  The
 // full Hessian's is symmetrised: the off-diagonal components are means of two entries.
 template <class T>
-void load_cotangents(const JetView<const T>& from, int64_t dim, int want, int64_t n, int64_t padded, int64_t stride, T* to) {
+void load_cotangents(const JetView<const T>& from, int64_t dim, int want, int64_t n, int64_t padded, int64_t stride,
+                     T* to) {
   auto component = [&](const T* base, int64_t step, int64_t entry, T* out) {
     for (int64_t i = 0; base && i < n; i++) out[i] = base[i * step + entry * from.entry];
     std::fill(out + (base ? n : 0), out + padded, T(0));
@@ -217,7 +223,8 @@ void load_cotangents(const JetView<const T>& from, int64_t dim, int want, int64_
       for (int64_t j = i; j < dim; j++, out += stride) {
         component(from.second, from.second_step, i * dim + j, out);
         if (i == j || !from.second) continue;
-        for (int64_t p = 0; p < n; p++) out[p] = T(0.5) * (out[p] + from.second[p * from.second_step + (j * dim + i) * from.entry]);
+        for (int64_t p = 0; p < n; p++)
+          out[p] = T(0.5) * (out[p] + from.second[p * from.second_step + (j * dim + i) * from.entry]);
       }
 }
 

@@ -31,7 +31,8 @@ BUMP_INLINE void load_side_by_side(const Points<T>& points, int64_t i, int64_t l
 constexpr int kBatch = 8;
 
 template <int D, class T>
-BUMP_INLINE void evaluate_batch(const Packed<D, T>& bump, const Points<T>& points, int64_t first, int64_t last, Axes<D, T>* ax) {
+BUMP_INLINE void evaluate_batch(const Packed<D, T>& bump, const Points<T>& points, int64_t first, int64_t last,
+                                Axes<D, T>* ax) {
   constexpr int64_t lanes = Traits<T>::lanes;
   for (int64_t i = first; i < last; i += kSide * lanes, ax += kSide) {
     Vec<T> x[kSide][D];
@@ -131,7 +132,8 @@ void vjp_rows(Points<T> points, const void* bump, const T* cot, int64_t stride, 
   for (int k = 0; k < D; k++)
     for (int j = 0; j < D; j++) {
       double total = sum<T>(dV[k][j]);
-      if (WANT == DIAGONAL || WANT == LAPLACIAN) total += 2 * double(b.V[k][j]) * sum<T>(dQ[k][WANT == DIAGONAL ? j : 0]);
+      if (WANT == DIAGONAL || WANT == LAPLACIAN)
+        total += 2 * double(b.V[k][j]) * sum<T>(dQ[k][WANT == DIAGONAL ? j : 0]);
       *out++ += total;
     }
 }
@@ -155,7 +157,8 @@ void vjp_x(Points<T> points, const void* bump, const T* cot, int64_t stride, T w
 
 // The shape columns of one pair, from the derivatives by the packed values.
 template <int D, int WANT, class T, class Store>
-BUMP_INLINE void shape_columns(const Packed<D, T>& b, const Vec<T>* x, const PairVjp<D, WANT, T>& pair, bool tied, Store&& put) {
+BUMP_INLINE void shape_columns(const Packed<D, T>& b, const Vec<T>* x, const PairVjp<D, WANT, T>& pair, bool tied,
+                               Store&& put) {
   using V = Vec<T>;
   V dV[D][D], by_A{}, sharp{};
   for (int k = 0; k < D; k++) {
@@ -164,7 +167,8 @@ BUMP_INLINE void shape_columns(const Packed<D, T>& b, const Vec<T>* x, const Pai
       dV[k][j] = pair.dB[k] * (x[j] - b.c[j]);
       if (WANT >= GRADIENT) dV[k][j] += pair.dS1[j] * pair.e[k].G1;
       if (WANT == HESSIAN) dV[k][j] += G2_twice * pair.wc2V[k][j];
-      if (WANT == DIAGONAL || WANT == LAPLACIAN) dV[k][j] += (G2_twice * pair.wc2[WANT == DIAGONAL ? j : 0]) * b.V[k][j];
+      if (WANT == DIAGONAL || WANT == LAPLACIAN)
+        dV[k][j] += (G2_twice * pair.wc2[WANT == DIAGONAL ? j : 0]) * b.V[k][j];
       sharp += dV[k][j] * b.V[k][j];
     }
   }
@@ -199,12 +203,14 @@ BUMP_INLINE Vec<T> contract(const Packed<D, T>& b, const Axes<D, T>& ax, const V
   Vec<T> L = jet[0] * g[0];
   for (int c = 1; c < 1 + D && WANT >= GRADIENT; c++) L += jet[c] * g[c];
   for (int i = 0, c = 1 + D; i < (WANT == HESSIAN ? D : 1) && WANT >= DIAGONAL; i++)
-    for (int j = i; j < (WANT == LAPLACIAN ? 1 : D); j++, c++) L += jet[c] * (WANT == HESSIAN && j > i ? g[c] + g[c] : g[c]);
+    for (int j = i; j < (WANT == LAPLACIAN ? 1 : D); j++, c++)
+      L += jet[c] * (WANT == HESSIAN && j > i ? g[c] + g[c] : g[c]);
   return L;
 }
 
 template <int D, int WANT, class T>
-void design(Points<T> points, const void* bump, const T* cot, int64_t cot_stride, bool tied, T* Phi, T* out, int64_t stride) {
+void design(Points<T> points, const void* bump, const T* cot, int64_t cot_stride, bool tied, T* Phi, T* out,
+            int64_t stride) {
   constexpr int C = Shape<D, WANT>::components;
   const Packed<D, T> b = *static_cast<const Packed<D, T>*>(bump);
   for_each_vector(b, points, [&](int64_t i, const Axes<D, T>& ax) __attribute__((always_inline)) {
@@ -219,7 +225,8 @@ void design(Points<T> points, const void* bump, const T* cot, int64_t cot_stride
     PairVjp<D, WANT, T> pair;
     pair_vjp(b, ax, g, pair);
     store<T>(Phi + i, pair.L, left);
-    shape_columns<D, WANT, T>(b, x, pair, tied, [&](int column, Vec<T> v) { store<T>(out + column * stride + i, v, left); });
+    shape_columns<D, WANT, T>(b, x, pair, tied,
+                              [&](int column, Vec<T> v) { store<T>(out + column * stride + i, v, left); });
   });
 }
 

@@ -45,21 +45,22 @@ struct Kernels {
   // gx[j * stride + i] += weight * gradient of L by x_j (cot and gx share the stride)
   void (*vjp_x[kWants])(Points<T>, const void* bump, const T* cot, int64_t stride, T weight, T* gx);
   // Phi[i] and D[column * stride + i] of one bump (D null: Phi alone); exactly n entries written
-  void (*design[kWants])(Points<T>, const void* bump, const T* cot, int64_t cot_stride, bool tied, T* Phi, T* D, int64_t stride);
+  void (*design[kWants])(Points<T>, const void* bump, const T* cot, int64_t cot_stride, bool tied, T* Phi, T* D,
+                         int64_t stride);
   // to[i] += weight * from[i], and the sum of a[i] * b[i]; n is a multiple of `lanes`
   void (*add)(int64_t n, T weight, const T* from, T* to);
   double (*dot)(int64_t n, const T* a, const T* b);
 };
 
-#define BUMP_DECLARE_DIM(dim)              \
-  const Kernels<float>& float_##dim();     \
+#define BUMP_DECLARE_DIM(dim)          \
+  const Kernels<float>& float_##dim(); \
   const Kernels<double>& double_##dim();
-#define BUMP_DECLARE(variant)              \
-  namespace variant {                      \
-  BUMP_DECLARE_DIM(1)                      \
-  BUMP_DECLARE_DIM(2)                      \
-  BUMP_DECLARE_DIM(3)                      \
-  BUMP_DECLARE_DIM(4)                      \
+#define BUMP_DECLARE(variant) \
+  namespace variant {         \
+  BUMP_DECLARE_DIM(1)         \
+  BUMP_DECLARE_DIM(2)         \
+  BUMP_DECLARE_DIM(3)         \
+  BUMP_DECLARE_DIM(4)         \
   }
 BUMP_DECLARE(baseline)
 BUMP_DECLARE(avx2)

@@ -14,7 +14,8 @@ namespace {
   ((rows).scalar_type() == ScalarType::Float ? function<float>(__VA_ARGS__) : function<double>(__VA_ARGS__))
 
 // Empty results for a jet: lead dimensions, then those of the derivatives, then `tail` if any.
-std::tuple<Tensor, Tensor, Tensor> empty_jet(const Tensor& like, std::vector<int64_t> lead, std::vector<int64_t> tail, int64_t dim, int64_t want) {
+std::tuple<Tensor, Tensor, Tensor> empty_jet(const Tensor& like, std::vector<int64_t> lead, std::vector<int64_t> tail,
+                                             int64_t dim, int64_t want) {
   auto make = [&](bool wanted, int64_t dims) {
     if (!wanted) return empty(like, {0});
     std::vector<int64_t> size = lead;
@@ -53,7 +54,8 @@ void jet_of_many(const Bumps<T>& b, const Points<T>& points, int64_t chunk, T* o
 }
 
 template <class T>
-std::tuple<Tensor, Tensor, Tensor> jet_as(const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want, bool tied) {
+std::tuple<Tensor, Tensor, Tensor> jet_as(const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want,
+                                          bool tied) {
   const Bumps<T> b(x, rows, frame, want, tied, true);
   auto result = empty_jet(x, {b.points, b.outputs}, {}, b.dim, want);
   const JetView<T> out = view<T>(result, b.outputs, b.dim, b.want);
@@ -67,7 +69,8 @@ std::tuple<Tensor, Tensor, Tensor> jet_as(const Tensor& x, const Tensor& rows, c
         b.kernels.jet[b.want](points, b.bump(0), b.count, sums, chunk);
       else
         jet_of_many(b, points, chunk, one, sums);
-      for (int64_t o = 0; o < b.outputs; o++) store_jet(sums + o * size, chunk, points.n, b.dim, b.want, output_of(out, first, o, b.dim, b.want));
+      for (int64_t o = 0; o < b.outputs; o++)
+        store_jet(sums + o * size, chunk, points.n, b.dim, b.want, output_of(out, first, o, b.dim, b.want));
     }
   });
   return result;
@@ -106,7 +109,8 @@ Blocked<T> block(const Bumps<T>& b, const JetView<const T>& g, int64_t outputs) 
       const int64_t first = c * k.chunk, n = std::min(k.chunk, b.points - first);
       b.load_points(first, n, k.chunk, k.x.get() + c * k.x_size);
       for (int64_t o = 0; o < outputs; o++)
-        load_cotangents(output_of(g, first, o, b.dim, b.want), b.dim, b.want, n, b.padded(n), k.chunk, k.cot.get() + (c * outputs + o) * k.cot_size);
+        load_cotangents(output_of(g, first, o, b.dim, b.want), b.dim, b.want, n, b.padded(n), k.chunk,
+                        k.cot.get() + (c * outputs + o) * k.cot_size);
     }
   });
   return k;
@@ -131,7 +135,8 @@ struct Cotangents {
     if (!by_bump.value && !by_bump.gradient && !by_bump.second) {
       if (blocked.outputs == 1) return blocked.cotangents(c, 0);
       std::fill(combined, combined + blocked.cot_size, T(0));
-      for (int64_t o = 0; o < blocked.outputs; o++) b.kernels.add(blocked.cot_size, b.amplitudes(m)[o], blocked.cotangents(c, o), combined);
+      for (int64_t o = 0; o < blocked.outputs; o++)
+        b.kernels.add(blocked.cot_size, b.amplitudes(m)[o], blocked.cotangents(c, o), combined);
       return combined;
     }
     const int64_t first = c * blocked.chunk, n = std::min(blocked.chunk, b.points - first);
@@ -153,7 +158,8 @@ void add_amplitude_gradients(const Bumps<T>& b, const Blocked<T>& k, int64_t m, 
   for (int64_t i = 0; i < b.components(); i++) {
     std::fill(jet + i * k.chunk + points.n, jet + i * k.chunk + padded, T(0));
     const double factor = off_diagonal(i, b.dim, b.want) ? 2 : 1;
-    for (int64_t o = 0; o < b.outputs; o++) gradients[o] += factor * b.kernels.dot(padded, jet + i * k.chunk, k.cotangents(c, o) + i * k.chunk);
+    for (int64_t o = 0; o < b.outputs; o++)
+      gradients[o] += factor * b.kernels.dot(padded, jet + i * k.chunk, k.cotangents(c, o) + i * k.chunk);
   }
 }
 
@@ -163,13 +169,15 @@ template <class T>
 void rows_gradient(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cotangents, Tensor& result) {
   const int64_t sums = sums_count(b.dim), width = sums + b.outputs;
   const int64_t stretches = std::max<int64_t>(1, std::min(k.chunks, divide_up(32, std::max<int64_t>(b.count, 1))));
-  const int64_t per_block = std::max<int64_t>(1, std::min<int64_t>(8, b.count / 16)), blocks = divide_up(b.count, per_block);
+  const int64_t per_block = std::max<int64_t>(1, std::min<int64_t>(8, b.count / 16)),
+                blocks = divide_up(b.count, per_block);
   const bool several = k.outputs > 1;
   std::vector<double> partial(stretches * b.count * width, 0.);
   parallel(stretches * blocks, per_block * (b.points / stretches + 1), [&](int64_t begin, int64_t end) {
     std::unique_ptr<T[]> scratch(new T[2 * k.cot_size]);
     for (int64_t task = begin; task < end; task++) {
-      const int64_t stretch = task / blocks, first = task % blocks * per_block, last = std::min(b.count, first + per_block);
+      const int64_t stretch = task / blocks, first = task % blocks * per_block,
+                    last = std::min(b.count, first + per_block);
       for (int64_t c = stretch * k.chunks / stretches; c < (stretch + 1) * k.chunks / stretches; c++)
         for (int64_t m = first; m < last; m++) {
           double* out = partial.data() + (stretch * b.count + m) * width;
@@ -204,7 +212,8 @@ void x_gradient(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cot
       const Points<T> points = k.at(c);
       std::fill(sums, sums + k.x_size, T(0));
       for (int64_t m = 0; m < b.count; m++)
-        b.kernels.vjp_x[b.want](points, b.bump(m), cotangents.of(m, c, scratch.get()), k.chunk, cotangents.weight(m), sums);
+        b.kernels.vjp_x[b.want](points, b.bump(m), cotangents.of(m, c, scratch.get()), k.chunk, cotangents.weight(m),
+                                sums);
       for (int64_t j = 0; j < b.dim; j++)
         for (int64_t i = 0; i < points.n; i++) gx[(c * k.chunk + i) * b.dim + j] = sums[j * k.chunk + i];
     }
@@ -212,8 +221,8 @@ void x_gradient(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cot
 }
 
 template <class T>
-std::tuple<Tensor, Tensor> gradients(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cotangents, const Tensor& x, const Tensor& rows,
-                                     bool need_x, bool need_rows) {
+std::tuple<Tensor, Tensor> gradients(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cotangents,
+                                     const Tensor& x, const Tensor& rows, bool need_x, bool need_rows) {
   Tensor gx = need_x ? empty(x, {b.points, b.dim}) : empty(x, {0});
   Tensor grows = need_rows ? empty(rows, {b.count, b.columns}) : empty(rows, {0});
   if (need_x) x_gradient(b, k, cotangents, gx);
@@ -222,16 +231,17 @@ std::tuple<Tensor, Tensor> gradients(const Bumps<T>& b, const Blocked<T>& k, con
 }
 
 template <class T>
-std::tuple<Tensor, Tensor> jet_vjp_as(const MaybeTensor& g0, const MaybeTensor& g1, const MaybeTensor& g2, const Tensor& x, const Tensor& rows,
-                                      const Tensor& frame, int64_t want, bool tied, bool need_x, bool need_rows) {
+std::tuple<Tensor, Tensor> jet_vjp_as(const MaybeTensor& g0, const MaybeTensor& g1, const MaybeTensor& g2,
+                                      const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want, bool tied,
+                                      bool need_x, bool need_rows) {
   const Bumps<T> b(x, rows, frame, want, tied, false);
   const auto g = points_first<const T>(data<T>(g0), data<T>(g1), data<T>(g2), b.outputs, b.dim, b.want);
   const Blocked<T> k = block(b, g, b.outputs);
   return gradients(b, k, Cotangents<T>{b, k, {}}, x, rows, need_x, need_rows);
 }
 
-std::tuple<Tensor, Tensor> jet_vjp(MaybeTensor g0, MaybeTensor g1, MaybeTensor g2, Tensor x, Tensor rows, Tensor frame, int64_t want, bool tied,
-                                   bool need_x, bool need_rows) {
+std::tuple<Tensor, Tensor> jet_vjp(MaybeTensor g0, MaybeTensor g1, MaybeTensor g2, Tensor x, Tensor rows, Tensor frame,
+                                   int64_t want, bool tied, bool need_x, bool need_rows) {
   check(x, rows, frame, want, tied);
   const int64_t d = x.size(1), entries = x.size(0) * (rows.size(1) - 2 * d - d * (d - 1) / 2 - (tied ? 1 : 2));
   const ScalarType type = rows.scalar_type();
@@ -250,7 +260,8 @@ JetView<T> points_last(T* value, T* gradient, T* second, int64_t points) {
 }
 
 template <class T>
-std::tuple<Tensor, Tensor, Tensor> basis_as(const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want, bool tied) {
+std::tuple<Tensor, Tensor, Tensor> basis_as(const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want,
+                                            bool tied) {
   const Bumps<T> b(x, rows, frame, want, tied, false);
   auto result = empty_jet(x, {b.count}, {b.points}, b.dim, want);
   auto& [value, gradient, second] = result;
@@ -263,7 +274,8 @@ std::tuple<Tensor, Tensor, Tensor> basis_as(const Tensor& x, const Tensor& rows,
       const int64_t m = task / k.chunks, c = task % k.chunks, first = c * k.chunk, row = m * b.points;
       const Points<T> points = k.at(c);
       b.kernels.basis[b.want](points, b.bump(m), jet.get(), k.chunk);
-      store_jet(jet.get(), k.chunk, points.n, b.dim, b.want, out.at(row + first, row * b.dim + first, row * seconds + first));
+      store_jet(jet.get(), k.chunk, points.n, b.dim, b.want,
+                out.at(row + first, row * b.dim + first, row * seconds + first));
     }
   });
   return result;
@@ -275,16 +287,17 @@ std::tuple<Tensor, Tensor, Tensor> basis(Tensor x, Tensor rows, Tensor frame, in
 }
 
 template <class T>
-std::tuple<Tensor, Tensor> basis_vjp_as(const MaybeTensor& g0, const MaybeTensor& g1, const MaybeTensor& g2, const Tensor& x, const Tensor& rows,
-                                        const Tensor& frame, int64_t want, bool tied, bool need_x, bool need_rows) {
+std::tuple<Tensor, Tensor> basis_vjp_as(const MaybeTensor& g0, const MaybeTensor& g1, const MaybeTensor& g2,
+                                        const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want,
+                                        bool tied, bool need_x, bool need_rows) {
   const Bumps<T> b(x, rows, frame, want, tied, false);
   const Blocked<T> k = block(b, JetView<const T>{}, 0);
   const Cotangents<T> cotangents{b, k, points_last(data<T>(g0), data<T>(g1), data<T>(g2), b.points)};
   return gradients(b, k, cotangents, x, rows, need_x, need_rows);
 }
 
-std::tuple<Tensor, Tensor> basis_vjp(MaybeTensor g0, MaybeTensor g1, MaybeTensor g2, Tensor x, Tensor rows, Tensor frame, int64_t want, bool tied,
-                                     bool need_x, bool need_rows) {
+std::tuple<Tensor, Tensor> basis_vjp(MaybeTensor g0, MaybeTensor g1, MaybeTensor g2, Tensor x, Tensor rows,
+                                     Tensor frame, int64_t want, bool tied, bool need_x, bool need_rows) {
   check(x, rows, frame, want, tied);
   const int64_t d = x.size(1), entries = x.size(0) * rows.size(0);
   const ScalarType type = rows.scalar_type();
@@ -297,8 +310,9 @@ std::tuple<Tensor, Tensor> basis_vjp(MaybeTensor g0, MaybeTensor g1, MaybeTensor
 // --- design matrix ---------------------------------------------------------------------------------
 
 template <class T>
-std::tuple<Tensor, Tensor> design_as(const MaybeTensor& c0, const MaybeTensor& c1, const MaybeTensor& c2, const Tensor& x, const Tensor& rows,
-                                     const Tensor& frame, int64_t want, bool tied, bool derivatives) {
+std::tuple<Tensor, Tensor> design_as(const MaybeTensor& c0, const MaybeTensor& c1, const MaybeTensor& c2,
+                                     const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want, bool tied,
+                                     bool derivatives) {
   const Bumps<T> b(x, rows, frame, want, tied, false);
   const int64_t columns = derivatives ? b.shape_columns : 0;
   Tensor Phi = empty(x, {b.count, b.points}), D = derivatives ? empty(x, {b.count, columns, b.points}) : empty(x, {0});
@@ -314,8 +328,8 @@ std::tuple<Tensor, Tensor> design_as(const MaybeTensor& c0, const MaybeTensor& c
   return {Phi, D};
 }
 
-std::tuple<Tensor, Tensor> design(MaybeTensor c0, MaybeTensor c1, MaybeTensor c2, Tensor x, Tensor rows, Tensor frame, int64_t want, bool tied,
-                                  bool derivatives) {
+std::tuple<Tensor, Tensor> design(MaybeTensor c0, MaybeTensor c1, MaybeTensor c2, Tensor x, Tensor rows, Tensor frame,
+                                  int64_t want, bool tied, bool derivatives) {
   check(x, rows, frame, want, tied);
   const int64_t d = x.size(1), n = x.size(0);
   const ScalarType type = rows.scalar_type();
@@ -366,6 +380,7 @@ STABLE_TORCH_LIBRARY_IMPL(bumpnet_fast, CPU, m) {
 
 // The module has no Python content: importing it registers the operators.
 PyMODINIT_FUNC PyInit__C(void) {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&definition);
 }

@@ -122,8 +122,12 @@ struct Limits<double> {
 
 #if defined(__AVX512F__)
 
-BUMP_INLINE Vec<float> at_most(Vec<float> v, float hi) { return (Vec<float>)_mm512_min_ps(_mm512_set1_ps(hi), (__m512)v); }
-BUMP_INLINE Vec<double> at_most(Vec<double> v, double hi) { return (Vec<double>)_mm512_min_pd(_mm512_set1_pd(hi), (__m512d)v); }
+BUMP_INLINE Vec<float> at_most(Vec<float> v, float hi) {
+  return (Vec<float>)_mm512_min_ps(_mm512_set1_ps(hi), (__m512)v);
+}
+BUMP_INLINE Vec<double> at_most(Vec<double> v, double hi) {
+  return (Vec<double>)_mm512_min_pd(_mm512_set1_pd(hi), (__m512d)v);
+}
 BUMP_INLINE Vec<float> abs(Vec<float> v) { return (Vec<float>)_mm512_abs_ps((__m512)v); }
 BUMP_INLINE Vec<double> abs(Vec<double> v) { return (Vec<double>)_mm512_abs_pd((__m512d)v); }
 // m with its sign flipped where s is negative
@@ -144,8 +148,12 @@ BUMP_INLINE Vec<double> round_off(Vec<double>& v) {
   v -= n;
   return n;
 }
-BUMP_INLINE Vec<float> scale_by_power(Vec<float> m, Vec<float> n) { return (Vec<float>)_mm512_scalef_ps((__m512)m, (__m512)n); }
-BUMP_INLINE Vec<double> scale_by_power(Vec<double> m, Vec<double> n) { return (Vec<double>)_mm512_scalef_pd((__m512d)m, (__m512d)n); }
+BUMP_INLINE Vec<float> scale_by_power(Vec<float> m, Vec<float> n) {
+  return (Vec<float>)_mm512_scalef_ps((__m512)m, (__m512)n);
+}
+BUMP_INLINE Vec<double> scale_by_power(Vec<double> m, Vec<double> n) {
+  return (Vec<double>)_mm512_scalef_pd((__m512d)m, (__m512d)n);
+}
 // 14 bits, doubled by each Newton step
 BUMP_INLINE Vec<float> reciprocal(Vec<float> v) {
   Vec<float> r = (Vec<float>)_mm512_rcp14_ps((__m512)v);
@@ -170,10 +178,18 @@ BUMP_INLINE V at_least_by_comparison(V v, T lo) {
   return v < bottom ? bottom : v;
 }
 #if defined(__AVX__)
-BUMP_INLINE Vec<float> at_most(Vec<float> v, float hi) { return (Vec<float>)_mm256_min_ps(_mm256_set1_ps(hi), (__m256)v); }
-BUMP_INLINE Vec<double> at_most(Vec<double> v, double hi) { return (Vec<double>)_mm256_min_pd(_mm256_set1_pd(hi), (__m256d)v); }
-BUMP_INLINE Vec<float> at_least(Vec<float> v, float lo) { return (Vec<float>)_mm256_max_ps(_mm256_set1_ps(lo), (__m256)v); }
-BUMP_INLINE Vec<double> at_least(Vec<double> v, double lo) { return (Vec<double>)_mm256_max_pd(_mm256_set1_pd(lo), (__m256d)v); }
+BUMP_INLINE Vec<float> at_most(Vec<float> v, float hi) {
+  return (Vec<float>)_mm256_min_ps(_mm256_set1_ps(hi), (__m256)v);
+}
+BUMP_INLINE Vec<double> at_most(Vec<double> v, double hi) {
+  return (Vec<double>)_mm256_min_pd(_mm256_set1_pd(hi), (__m256d)v);
+}
+BUMP_INLINE Vec<float> at_least(Vec<float> v, float lo) {
+  return (Vec<float>)_mm256_max_ps(_mm256_set1_ps(lo), (__m256)v);
+}
+BUMP_INLINE Vec<double> at_least(Vec<double> v, double lo) {
+  return (Vec<double>)_mm256_max_pd(_mm256_set1_pd(lo), (__m256d)v);
+}
 #else
 BUMP_INLINE Vec<float> at_most(Vec<float> v, float hi) { return at_most_by_comparison(v, hi); }
 BUMP_INLINE Vec<double> at_most(Vec<double> v, double hi) { return at_most_by_comparison(v, hi); }
@@ -198,11 +214,11 @@ struct Format<double> {
 
 template <class T>
 BUMP_INLINE Vec<T> abs_bits(Vec<T> v) {
-  return bits<Vec<T>>(bits<VecI<T>>(v) & ~Format<T>::sign);
+  return bits<Vec<T> >(bits<VecI<T> >(v) & ~Format<T>::sign);
 }
 template <class T>
 BUMP_INLINE Vec<T> flip_sign_bits(Vec<T> m, Vec<T> s) {
-  return bits<Vec<T>>(bits<VecI<T>>(m) ^ (bits<VecI<T>>(s) & Format<T>::sign));
+  return bits<Vec<T> >(bits<VecI<T> >(m) ^ (bits<VecI<T> >(s) & Format<T>::sign));
 }
 // n is left with the rounding constant added: its low bits are the integer itself
 template <class T>
@@ -215,7 +231,7 @@ BUMP_INLINE Vec<T> round_off_bits(Vec<T>& v) {
 template <class T>
 BUMP_INLINE Vec<T> scale_by_power_bits(Vec<T> m, Vec<T> shifted) {
   using U = VecI<T>;
-  return m * bits<Vec<T>>((bits<U>(shifted) << Format<T>::mantissa) + (Format<T>::bias << Format<T>::mantissa));
+  return m * bits<Vec<T> >((bits<U>(shifted) << Format<T>::mantissa) + (Format<T>::bias << Format<T>::mantissa));
 }
 BUMP_INLINE Vec<float> abs(Vec<float> v) { return abs_bits<float>(v); }
 BUMP_INLINE Vec<double> abs(Vec<double> v) { return abs_bits<double>(v); }
@@ -239,9 +255,17 @@ struct Exp2<float> {
 };
 template <>
 struct Exp2<double> {
-  static constexpr double c[] = {7.03727953058280352e-9, 1.02085379045521639e-7,  1.321566283184610283e-6, 1.525265811656138433e-5,
-                                 1.540352996113595545e-4, 1.333355822856147553e-3, 9.618129108034588692e-3, 5.550410866445883319e-2,
-                                 2.40226506959087678e-1,  6.931471805599497751e-1, 1.};
+  static constexpr double c[] = {7.03727953058280352e-9,
+                                 1.02085379045521639e-7,
+                                 1.321566283184610283e-6,
+                                 1.525265811656138433e-5,
+                                 1.540352996113595545e-4,
+                                 1.333355822856147553e-3,
+                                 9.618129108034588692e-3,
+                                 5.550410866445883319e-2,
+                                 2.40226506959087678e-1,
+                                 6.931471805599497751e-1,
+                                 1.};
 };
 
 // v[i] = 2^v[i], step by step for all i: the chains are independent, and the processor overlaps
