@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -114,11 +115,18 @@ inline void check(const Tensor& x, const Tensor& rows, const Tensor& frame, int6
   STD_TORCH_CHECK(x.scalar_type() == type && frame.scalar_type() == type, "x, rows and frame must have one dtype");
 }
 
-inline MaybeTensor checked(const MaybeTensor& t, int64_t numel, ScalarType type) {
-  if (!t) return t;
-  STD_TORCH_CHECK(t->numel() == numel && t->scalar_type() == type,
-                  "a cotangent or coefficient has a wrong size or dtype");
-  return torch::stable::contiguous(*t);
+// Cotangents or coefficients of value, gradient and second derivatives, for `entries` jets at x:
+// checked for size and dtype, and made contiguous.
+inline void make_contiguous(MaybeTensor& g0, MaybeTensor& g1, MaybeTensor& g2, int64_t entries, const Tensor& x,
+                            int64_t want) {
+  const int64_t d = x.size(1);
+  const std::pair<MaybeTensor&, int64_t> all[] = {{g0, 1}, {g1, d}, {g2, second_size(d, int(want))}};
+  for (auto& [t, size] : all) {
+    if (!t) continue;
+    STD_TORCH_CHECK(t->numel() == entries * size && t->scalar_type() == x.scalar_type(),
+                    "a cotangent or coefficient has a wrong size or dtype");
+    t = torch::stable::contiguous(*t);
+  }
 }
 
 // The points, and the bumps packed for the kernels.

@@ -243,11 +243,8 @@ std::tuple<Tensor, Tensor> jet_vjp_as(const MaybeTensor& g0, const MaybeTensor& 
 std::tuple<Tensor, Tensor> jet_vjp(MaybeTensor g0, MaybeTensor g1, MaybeTensor g2, Tensor x, Tensor rows, Tensor frame,
                                    int64_t want, bool tied, bool need_x, bool need_rows) {
   check(x, rows, frame, want, tied);
-  const int64_t d = x.size(1), entries = x.size(0) * (rows.size(1) - 2 * d - d * (d - 1) / 2 - (tied ? 1 : 2));
-  const ScalarType type = rows.scalar_type();
-  g0 = checked(g0, entries, type);
-  g1 = checked(g1, entries * d, type);
-  g2 = checked(g2, entries * second_size(d, int(want)), type);
+  const int64_t d = x.size(1), outputs = rows.size(1) - 2 * d - d * (d - 1) / 2 - (tied ? 1 : 2);
+  make_contiguous(g0, g1, g2, x.size(0) * outputs, x, want);
   return BUMP_DISPATCH(rows, jet_vjp_as, g0, g1, g2, x, rows, frame, reach(want, g1, g2), tied, need_x, need_rows);
 }
 
@@ -299,11 +296,7 @@ std::tuple<Tensor, Tensor> basis_vjp_as(const MaybeTensor& g0, const MaybeTensor
 std::tuple<Tensor, Tensor> basis_vjp(MaybeTensor g0, MaybeTensor g1, MaybeTensor g2, Tensor x, Tensor rows,
                                      Tensor frame, int64_t want, bool tied, bool need_x, bool need_rows) {
   check(x, rows, frame, want, tied);
-  const int64_t d = x.size(1), entries = x.size(0) * rows.size(0);
-  const ScalarType type = rows.scalar_type();
-  g0 = checked(g0, entries, type);
-  g1 = checked(g1, entries * d, type);
-  g2 = checked(g2, entries * second_size(d, int(want)), type);
+  make_contiguous(g0, g1, g2, x.size(0) * rows.size(0), x, want);
   return BUMP_DISPATCH(rows, basis_vjp_as, g0, g1, g2, x, rows, frame, reach(want, g1, g2), tied, need_x, need_rows);
 }
 
@@ -331,11 +324,7 @@ std::tuple<Tensor, Tensor> design_as(const MaybeTensor& c0, const MaybeTensor& c
 std::tuple<Tensor, Tensor> design(MaybeTensor c0, MaybeTensor c1, MaybeTensor c2, Tensor x, Tensor rows, Tensor frame,
                                   int64_t want, bool tied, bool derivatives) {
   check(x, rows, frame, want, tied);
-  const int64_t d = x.size(1), n = x.size(0);
-  const ScalarType type = rows.scalar_type();
-  c0 = checked(c0, n, type);
-  c1 = checked(c1, n * d, type);
-  c2 = checked(c2, n * second_size(d, int(want)), type);
+  make_contiguous(c0, c1, c2, x.size(0), x, want);
   return BUMP_DISPATCH(rows, design_as, c0, c1, c2, x, rows, frame, reach(want, c1, c2), tied, derivatives);
 }
 
