@@ -26,20 +26,20 @@ bench: $(BUILT)
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror csrc/*.h csrc/*.cpp
+	$(BIN)/clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/cuda/*
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp
+	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp csrc/cuda/*
 
-wheel: $(VENV)/.ready   ## dist/bumpnet_fast-*.whl
+wheel: $(VENV)/.ready   ## dist/bumpnet_fast-*.whl; with the CUDA code: BUMPNET_CUDA=1 make wheel
 	rm -rf build/lib* build/bdist* dist/*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
 clean:                  ## what was built, so that the next target tries the kernels again; the environment stays
-	rm -rf build dist *.egg-info bumpnet_fast/_C.* $(BUILT)
+	rm -rf build dist *.egg-info bumpnet_fast/_C.* bumpnet_fast/_C_cuda.* $(BUILT)
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -53,6 +53,6 @@ $(VENV)/.ready: pyproject.toml | $(VENV)/.created
 	$(PIP) install --quiet --no-build-isolation --editable ".[dev]"
 	@touch $@
 
-$(BUILT): setup.py $(wildcard csrc/*) | $(VENV)/.ready
+$(BUILT): setup.py $(wildcard csrc/* csrc/cuda/*) | $(VENV)/.ready
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@

@@ -1,9 +1,19 @@
 """BumpNet (arXiv:2512.17198) as a kernel-accelerated PyTorch extension."""
 
-from .functional import backend, bump_basis, bump_design, bump_jet, use_backend
+from .functional import backend, bump_basis, bump_compact, bump_design, bump_jet, use_backend
 from .jet import Jet
 from .layer import BumpNet
 
 __version__ = "0.1.0"
 
-__all__ = ["BumpNet", "Jet", "__version__", "backend", "bump_basis", "bump_design", "bump_jet", "use_backend"]
+__all__ = [
+    "BumpNet",
+    "Jet",
+    "__version__",
+    "backend",
+    "bump_basis",
+    "bump_compact",
+    "bump_design",
+    "bump_jet",
+    "use_backend",
+]

@@ -1,4 +1,4 @@
-"""What a user calls with tensors: bump_jet, bump_basis and bump_design.
+"""What a user calls with tensors: bump_jet, bump_basis, bump_design and bump_compact.
 
 These check their arguments, then call the registered operators, or, where an operator cannot
 answer (a ``torch.func`` transform, forward-mode differentiation, a forced reference), the same
@@ -8,7 +8,7 @@ closed forms in plain PyTorch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -236,3 +236,59 @@ def bump_design(
     function = ops.reference_design if _plain_torch(x.shape[1]) else _ops.design
     Phi, D = function(*coefficients, x, rows, frame, level, tied, derivatives)
     return Phi.movedim(-1, 0), D.movedim(-1, 0) if derivatives else None
+
+
+def bump_compact(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Keep some rows of several tensors at once: bumps that stay, with their share of the optimiser's state.
+
+    Parameters
+    ----------
+    keep : Tensor
+        [M], bool: True for a row that stays.
+    tensors : sequence of Tensor
+        Each [M, ...] on the device of ``keep``, of any dtype; need not be contiguous.
+
+    Returns
+    -------
+    list of Tensor
+        Each [kept, ...], contiguous, with its rows in their order.  Differentiable: a kept row's
+        gradient goes to where the row came from.
+
+    Raises
+    ------
+    TypeError
+        If something is no tensor, or ``keep`` is not bool.
+    ValueError
+        If a shape, a layout or a device does not fit.
+
+    Notes
+    -----
+    On the CPU one compiled pass over ``keep`` and one copy per run of kept rows; on CUDA, where that
+    part is built, two kernels on the current stream, between which the number of kept rows is read:
+    the one time that the host waits.  Otherwise plain PyTorch.
+
+    Examples
+    --------
+    >>> rows, moments = torch.arange(6.0).reshape(3, 2), torch.tensor([7, 8, 9])
+    >>> bump_compact(torch.tensor([True, False, True]), [rows, moments])
+    [tensor([[0., 1.],
+            [4., 5.]]), tensor([7, 9])]
+    """
+    tensors = list(tensors)
+    for name, t in [("keep", keep), *((f"tensors[{i}]", t) for i, t in enumerate(tensors))]:
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+        if t.layout != torch.strided:
+            raise ValueError(f"{name} must be a dense tensor, got layout {t.layout}")
+        if t.device != keep.device:
+            raise ValueError(f"{name} must be on the device of keep, {keep.device}, got {t.device}")
+    if keep.dtype != torch.bool:
+        raise TypeError(f"keep must be a bool tensor, got {keep.dtype}")
+    if keep.dim() != 1:
+        raise ValueError(f"keep must have shape [M], got {tuple(keep.shape)}")
+    for i, t in enumerate(tensors):
+        if t.dim() < 1 or t.shape[0] != keep.shape[0]:
+            raise ValueError(f"tensors[{i}] must have shape [{keep.shape[0]}, ...] as keep has, got {tuple(t.shape)}")
+    keep, tensors = _plain_tensor(keep), [_plain_tensor(t) for t in tensors]
+    plain = _forced_reference or ops.under_transform()
+    return ops.plain_compact(keep, tensors) if plain else _ops.compact(keep, tensors)

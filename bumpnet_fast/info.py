@@ -22,7 +22,8 @@ from . import __version__, functional, native
 #: The environment variables that the package honours, and what they do.
 ENVIRONMENT = {
     "BUMPNET_FAST_BACKEND": "'reference' leaves the compiled kernels unused",
-    "BUMPNET_FAST_BUILD": "what an installation builds: auto, cpu (or fail), none",
+    "BUMPNET_FAST_BUILD": "what an installation builds: auto, cpu (or fail), cuda (too, or fail), none",
+    "BUMPNET_CUDA": "1: an installation builds the CUDA code too, or fails",
     "OMP_NUM_THREADS": "how many threads torch, and so the kernels, use",
 }
 _PACKAGE = Path(__file__).parent
@@ -126,23 +127,38 @@ def _processor() -> str:
     return next(models, "") or platform.processor() or platform.machine()
 
 
-def _kernels() -> dict:
+def _build(part: str) -> dict:
+    """The record that setup.py made of one part of the native code, "cpu" or "cuda"."""
     try:
-        build = json.loads((_PACKAGE / "_build.json").read_text(encoding="utf-8"))["cpu"]
+        record = json.loads((_PACKAGE / "_build.json").read_text(encoding="utf-8"))
     except OSError:
-        build = {"built": False, "reason": "the package was never built: pip install it, or run make in the checkout"}
-    missing = native.missing
-    if missing is not None and os.environ.get("BUMPNET_FAST_BACKEND") != "reference":
-        missing = build.get("reason") or missing
+        return {"built": False, "reason": "the package was never built: pip install it, or run make in the checkout"}
+    return record.get(part, {"built": False, "reason": "the record of the build says nothing about it"})
+
+
+def _why_missing(missing: str | None, build: dict) -> str | None:
+    """Why a compiled module is not in use: what its build says, if that is why."""
+    if missing is None or os.environ.get("BUMPNET_FAST_BACKEND") == "reference":
+        return missing
+    return build.get("reason") or missing
+
+
+def _kernels() -> dict:
+    build = _build("cpu")
     return {
         "backend": functional.backend(),
         "variants": list(native.variants()),
-        "missing": missing,
+        "missing": _why_missing(native.missing, build),
         "build": build,
     }
 
 
 def _cuda() -> dict:
+    build = _build("cuda")
+    return _devices() | {"code": {"missing": _why_missing(native.missing_cuda, build), "build": build}}
+
+
+def _devices() -> dict:
     toolkit = f"CUDA {torch.version.cuda}" if torch.version.cuda else torch.version.hip and f"ROCm {torch.version.hip}"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -185,7 +201,15 @@ def _format_kernels(section: dict) -> list[tuple[str, str]]:
 def _format_cuda(section: dict) -> list[tuple[str, str]]:
     devices = [f"{d['name']}, capability {d['capability']}, {d['memory_gib']} GiB" for d in section["devices"]]
     toolkit = f" (torch is built for {section['toolkit']})" if section["toolkit"] else ""
-    return [("CUDA", text + toolkit) for text in devices or [f"none: {section['missing']}"]]
+    lines = [("CUDA", text + toolkit) for text in devices or [f"none: {section['missing']}"]]
+    return [*lines, ("CUDA code", _format_code(section["code"]["missing"], section["code"]["build"]))]
+
+
+def _format_code(missing: str | None, build: dict) -> str:
+    built = f"for {', '.join(build['architectures'])} with CUDA {build['toolkit']}" if build["built"] else ""
+    if missing is None:
+        return f"in use, built {built or 'elsewhere'}"
+    return f"none: {missing}" + (f" (built {built})" if built else "")
 
 
 _FORMATS: dict[str, Callable[[dict], list[tuple[str, str]]]] = {

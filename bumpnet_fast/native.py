@@ -1,4 +1,4 @@
-"""The compiled CPU kernels: loads them, says why they are missing, and picks the variant.
+"""The compiled kernels: loads them, says why they are missing, and picks the variant of the CPU's.
 
 Nothing here is required: without the extension every operator is served by ``reference.py``.
 """
@@ -13,16 +13,21 @@ import torch  # the extension needs libtorch to be loaded first
 
 VARIANTS = ("baseline", "avx2", "avx512")
 
-#: Why the extension is not in use, or None.
+#: Why the extension with the CPU kernels is not in use, or None; and the same of the one with CUDA code.
 missing: str | None = None
+missing_cuda: str | None = None
 
 if os.environ.get("BUMPNET_FAST_BACKEND") == "reference":
-    missing = "switched off by BUMPNET_FAST_BACKEND=reference"
+    missing = missing_cuda = "switched off by BUMPNET_FAST_BACKEND=reference"
 else:
     try:
         from . import _C  # noqa: F401
     except ImportError as error:
         missing = f"the compiled extension could not be loaded: {error}"
+    try:
+        from . import _C_cuda  # noqa: F401
+    except ImportError as error:
+        missing_cuda = f"the extension with CUDA code could not be loaded: {error}"
 
 
 def variants() -> tuple[str, ...]:

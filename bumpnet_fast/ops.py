@@ -3,7 +3,8 @@
 Five operators in the namespace ``torch.ops.bumpnet_fast`` make the ladder (docs/design.md):
 ``jet``, ``jet_vjp``, ``basis``, ``basis_vjp`` and ``design``.  Each has a schema, a fake, autograd,
 vmap and autocast.  On the CPU the compiled extension serves d <= 4; ``reference.py`` serves
-everything else.
+everything else.  Beside the ladder stands ``compact``, which keeps some rows of several tensors:
+compiled for the CPU, for CUDA where that part is built, and plain PyTorch elsewhere.
 
 Layouts.  Jets come out in the user's shape, [N, K, ...].  Tensors with an entry for every pair of
 point and bump have the points last ([M, N], [M, d, N], [M, columns, N]): that is how vector
@@ -281,5 +282,45 @@ for _name in OPERATORS:
     torch.library.register_vmap(_qualified, functools.partial(_vmap, _name), lib=_LIBRARY)
     for _device in ("cpu", "cuda"):
         torch.library.register_autocast(_qualified, _device, torch.float32, lib=_LIBRARY)
+
+
+# --- compaction --------------------------------------------------------------------------------
+
+_LIBRARY.define(
+    "compact(Tensor keep, Tensor[] tensors) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.dynamic_output_shape),
+)
+
+
+def plain_compact(keep: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    index = keep.nonzero().squeeze(1)
+    return [t[index].contiguous() for t in tensors]
+
+
+def _fake_compact(keep: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    if not tensors:
+        return []
+    kept = torch.library.get_ctx().new_dynamic_size()
+    return [t.new_empty((kept, *t.shape[1:])) for t in tensors]
+
+
+def _compact_backward(ctx, gradients):
+    """A kept row's gradient goes back to its place; the others' is zero."""
+    (keep,) = ctx.saved_tensors
+    places = keep.nonzero().squeeze(1)
+
+    def spread(g: Tensor) -> Tensor:
+        return g.new_zeros((keep.shape[0], *g.shape[1:])).index_copy(0, places, g)
+
+    return None, [spread(g) if need else None for g, need in zip(gradients, ctx.needs_input_grad[1], strict=True)]
+
+
+def _save_compact(ctx, inputs, output):
+    ctx.save_for_backward(inputs[0])
+
+
+_LIBRARY.impl("compact", plain_compact, "CompositeExplicitAutograd")
+torch.library.register_fake("bumpnet_fast::compact", _fake_compact, lib=_LIBRARY)
+torch.library.register_autograd("bumpnet_fast::compact", _compact_backward, setup_context=_save_compact, lib=_LIBRARY)
 
 __all__ = ["OPERATORS", "VALUE"]

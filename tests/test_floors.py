@@ -13,7 +13,7 @@ FLOORS = [
     {"rows"},
     {"reference"},
     {"jet"},
-    {"_C", "kernels"},
+    {"_C", "_C_cuda", "kernels"},
     {"native"},
     {"ops"},
     {"functional"},

@@ -14,6 +14,7 @@ import torch
 from bumpnet_fast import __version__, backend, info, native
 
 ROOT = Path(__file__).parents[1]
+BUILT_CUDA = {"built": True, "architectures": ["9.0", "12.0+PTX"], "toolkit": "13.0", "torch": "2.14.1"}
 
 
 @pytest.fixture
@@ -109,6 +110,25 @@ def test_a_device_is_described(monkeypatch):
     report = info.report()
     assert report["cuda"]["devices"] == [{"name": "Some GPU", "capability": "9.0", "memory_gib": 80.0}]
     assert "Some GPU, capability 9.0, 80.0 GiB" in info.format_report(report)
+
+
+@pytest.mark.parametrize(
+    ("record", "missing", "line"),
+    [
+        ({"built": False, "reason": "not asked for"}, "no module", "CUDA code     none: not asked for"),
+        (BUILT_CUDA, None, "CUDA code     in use, built for 9.0, 12.0+PTX with CUDA 13.0"),
+        (BUILT_CUDA, "no libtorch", "CUDA code     none: no libtorch (built for 9.0, 12.0+PTX with CUDA 13.0)"),
+        (None, "no module", "CUDA code     none: the record of the build says nothing about it"),
+    ],
+)
+def test_the_cuda_code_is_described(monkeypatch, tmp_path, record, missing, line):
+    monkeypatch.setattr(info, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(native, "missing_cuda", missing)
+    monkeypatch.delenv("BUMPNET_FAST_BACKEND", raising=False)
+    (tmp_path / "_build.json").write_text(json.dumps({"cpu": {"built": True}} | ({"cuda": record} if record else {})))
+    report = info.report()
+    assert (report["cuda"]["code"]["missing"] is None) == (missing is None)
+    assert line in info.format_report(report).splitlines()
 
 
 def test_the_text_names_what_matters(report):

@@ -5,6 +5,7 @@ three lines instead of the kernels, so that they take a second.
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 import bumpnet_fast
 
@@ -27,6 +29,7 @@ SOURCES = {
     "names.h": "#pragma once\n#define PASTE_(a, b) kernel_##a##_##b\n#define PASTE(a, b) PASTE_(a, b)\n",
     "kernels.cpp": '#include "names.h"\n#ifdef __FAST_MATH__\n#error fast math\n#endif\n'
     'extern "C" int PASTE(BUMP_VARIANT, BUMP_DIM)() { return BUMP_DIM; }\n',
+    "compact.cpp": "",
     "operators.cpp": '#include <Python.h>\nextern "C" int kernel_baseline_3();\n'
     'static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, 0, nullptr, nullptr, nullptr, nullptr};\n'
     "PyMODINIT_FUNC PyInit__C(void) {\n  PyObject* made = PyModule_Create(&module);\n"
@@ -62,7 +65,7 @@ def small_tree(tree):
 
 
 def run(tree, *args, **environment):
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("BUMPNET_FAST_")}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BUMPNET_")}
     return subprocess.run(
         [sys.executable, *args], cwd=tree, env=clean | environment, capture_output=True, text=True, check=False
     )
@@ -80,8 +83,8 @@ def build_in_place(tree, **environment):
     return run(tree, "setup.py", "build_ext", "--inplace", **environment)
 
 
-def record(tree) -> dict:
-    return json.loads((tree / "bumpnet_fast" / "_build.json").read_text())["cpu"]
+def record(tree, part="cpu") -> dict:
+    return json.loads((tree / "bumpnet_fast" / "_build.json").read_text())[part]
 
 
 @pytest.fixture
@@ -131,7 +134,7 @@ def test_an_sdist_has_what_a_build_needs(tree):
         names = {name.partition("/")[2] for name in archive.getnames()}
     for folder in ("bumpnet_fast", "kernels", "csrc", "tests"):
         wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.*") if path.is_file()}
-        assert {name for name in wanted if name.endswith((".py", ".cpp", ".h"))} <= names
+        assert {name for name in wanted if name.endswith((".py", ".cpp", ".h", ".cu"))} <= names
     assert {"setup.py", "pyproject.toml", "LICENSE", "Makefile"} <= names
     assert not {name for name in names if re.search(r"_build\.json|_C\.|\.so$|\.pyc$", name)}
 
@@ -169,7 +172,7 @@ def test_the_build_compiles_what_changed_and_nothing_else(small_tree, script):
     first = built()
     variants = record(small_tree)["variants"]
     kernels = {f"{variant}_{dim}" for variant in variants for dim in script.DIMENSIONS}
-    assert first.keys() == kernels | {"operators"}
+    assert first.keys() == kernels | {"operators", "compact"}
     code = "import bumpnet_fast._C as c; print(c.three)"
     assert run(small_tree, "-c", code, PYTHONPATH=str(small_tree)).stdout == "3\n"
 
@@ -206,7 +209,7 @@ def test_a_build_asked_for_fails_loudly(small_tree):
 def test_an_unknown_choice_is_refused(tree):
     done = build_in_place(tree, BUMPNET_FAST_BUILD="gpu")
     assert done.returncode != 0
-    assert "BUMPNET_FAST_BUILD must be auto, cpu or none, got 'gpu'" in done.stderr
+    assert "BUMPNET_FAST_BUILD must be auto, cpu, cuda or none, got 'gpu'" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -226,7 +229,7 @@ def test_obstacles_are_named_before_compiling(monkeypatch, script, patch, reason
 def test_other_processors_get_the_baseline_only(script):
     everything = script.units(script.VARIANTS, script.GNU_FLAGS)
     portable = script.units({"baseline": ()}, script.GNU_FLAGS)
-    assert len(everything) == 1 + 3 * 4 and len(portable) == 1 + 4
+    assert len(everything) == 2 + 3 * 4 and len(portable) == 2 + 4
     assert "BUMP_ONLY_BASELINE" not in dict(everything[0].macros)
     assert "BUMP_ONLY_BASELINE" in dict(portable[0].macros)
     assert not [unit for unit in portable if any(flag.startswith("-m") for flag in unit.flags)]
@@ -244,3 +247,209 @@ def test_no_variant_shares_code_with_another():
         symbols = subprocess.run(["nm", str(path)], capture_output=True, text=True, check=True).stdout
         weak = [line.split()[-1] for line in symbols.splitlines() if re.search(r"^\S+ [WVu] ", line)]
         assert not [name for name in weak if variant not in name]
+
+
+# --- CUDA ----------------------------------------------------------------------------------------
+
+
+def nvcc_here(setup_script):
+    """The toolkit of this machine if the CUDA code can be built with it; skips otherwise."""
+    try:
+        toolkit = setup_script.find_toolkit()
+        setup_script.check_torch(toolkit, torch.version.cuda)
+    except SystemExit as reason:
+        pytest.skip(str(reason))
+    return toolkit
+
+
+def cuobjdump(toolkit) -> str:
+    spec = importlib.util.find_spec("triton")
+    folders = [toolkit.nvcc.parent, toolkit.home / "bin"]
+    folders += [Path(spec.origin).parent / "backends" / "nvidia" / "bin"] if spec else []
+    found = shutil.which("cuobjdump") or shutil.which("cuobjdump", path=os.pathsep.join(map(str, folders)))
+    return found or pytest.skip("no cuobjdump to look into the result with")
+
+
+@needs_compiler
+def test_a_wheel_with_cuda_code_has_the_architectures_asked_for(small_tree, script):
+    toolkit = nvcc_here(script)
+    dump = cuobjdump(toolkit)
+    shutil.copytree(ROOT / "csrc" / "cuda", small_tree / "csrc" / "cuda")
+    wheel = build(small_tree, "wheel", BUMPNET_CUDA="1", TORCH_CUDA_ARCH_LIST="9.0+PTX")
+    assert "-cp310-abi3-" in wheel.name
+    installed = small_tree.parent / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    assert record(installed)["built"]
+    assert record(installed, "cuda")["architectures"] == ["9.0+PTX"]
+    assert record(installed, "cuda")["toolkit"] == toolkit.release
+
+    [module] = (installed / "bumpnet_fast").glob("_C_cuda.*")
+    listed = {}
+    for kind in ("elf", "ptx"):
+        done = subprocess.run([dump, f"--list-{kind}", module], capture_output=True, text=True, check=True)
+        listed[kind] = set(re.findall(r"\bsm_\d+", done.stdout))
+    assert listed == {"elf": {"sm_90"}, "ptx": {"sm_90"}}
+    used = subprocess.run([dump, "--dump-resource-usage", module], capture_output=True, text=True, check=True).stdout
+    kernels = re.findall(r"(select|gather)_kernel\S*:\s+REG:(\d+) STACK:(\d+)", used)
+    assert {name for name, _, _ in kernels} == {"select", "gather"}
+    assert not [kernel for kernel in kernels if int(kernel[1]) > 64 or int(kernel[2]) > 0]  # 1024 threads have 64 each
+
+    # Nothing of the CUDA runtime in it is seen by others: torch has a runtime of its own.
+    if shutil.which("nm"):
+        symbols = subprocess.run(["nm", "-D", "--defined-only", module], capture_output=True, text=True, check=True)
+        assert "PyInit__C_cuda" in symbols.stdout and not re.search(r" cuda[A-Z]", symbols.stdout)
+
+    code = (
+        "import torch; from bumpnet_fast import info, native; assert native.missing_cuda is None, native.missing_cuda;"
+        "print(torch._C._dispatch_has_kernel_for_dispatch_key('bumpnet_fast::compact', 'CUDA'));"
+        "print(info.format_report(info.report()))"
+    )
+    path = os.pathsep.join([str(installed), sysconfig.get_path("purelib")])
+    done = run(small_tree.parent, "-S", "-c", code, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("True\n")
+    assert f"in use, built for 9.0+PTX with CUDA {toolkit.release}" in done.stdout
+
+
+@needs_compiler
+def test_a_build_without_cuda_leaves_no_older_module_with_it(small_tree):
+    stale = small_tree / "bumpnet_fast" / "_C_cuda.abi3.so"
+    stale.write_text("of an older build")
+    assert build_in_place(small_tree, BUMPNET_FAST_BUILD="cpu").returncode == 0
+    assert not stale.exists()
+    assert record(small_tree, "cuda") == {"built": False, "reason": "not asked for: build with BUMPNET_CUDA=1"}
+
+
+@pytest.fixture
+def fake_toolkit(tmp_path):
+    """A function making a folder that looks like a toolkit of some release, as much of it as told."""
+
+    def make(release="9.1", headers=("cuda.h", "cuda_runtime.h"), home=tmp_path / "toolkit", nvcc=True) -> Path:
+        (home / "bin").mkdir(parents=True)
+        (home / "include").mkdir()
+        for name in headers:
+            (home / "include" / name).touch()
+        if nvcc:
+            (home / "bin" / "nvcc").write_text(
+                f"#!/bin/sh\necho Cuda compilation tools, release {release}, V{release}.1\n"
+            )
+            (home / "bin" / "nvcc").chmod(0o755)
+        return home
+
+    return make
+
+
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="the toolkit is imitated by a shell script")
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"nvcc": False}, "CUDA: CUDA_HOME is {home}, but there is no nvcc in its folder bin"),
+        ({"headers": ()}, "CUDA: cuda.h and cuda_runtime.h are not both in {home}/include"),
+        ({"headers": ("cuda.h",)}, "CUDA: cuda.h and cuda_runtime.h are not both in {home}/include"),
+        ({"release": "?"}, "CUDA: {home}/bin/nvcc --version names no release"),
+    ],
+)
+def test_what_a_toolkit_lacks_is_named(monkeypatch, script, fake_toolkit, what, message):
+    home = fake_toolkit(**what)
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    with pytest.raises(SystemExit, match=re.escape(message.format(home=home))):
+        script.find_toolkit()
+
+
+@needs_posix
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the CUDA code is built on Linux only")
+def test_a_build_with_cuda_fails_at_once_where_the_toolkit_does_not_fit(small_tree, fake_toolkit, script):
+    if script.obstacle("cuda") is not None:
+        pytest.skip(script.obstacle("cuda"))
+    done = build_in_place(small_tree, BUMPNET_CUDA="1", CUDA_HOME=str(fake_toolkit("9.1")))
+    assert done.returncode != 0
+    wanted = "nvcc is of release 9.1, but torch is built for" if torch.version.cuda else "is built without CUDA"
+    assert wanted in done.stderr
+    assert not (small_tree / "build" / "objects").exists()  # nothing was compiled in vain
+
+
+def test_no_nvcc_at_all_is_said(monkeypatch, script):
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(shutil, "which", lambda *args, **settings: None)
+    with pytest.raises(SystemExit, match="no nvcc on the PATH: install the CUDA toolkit, or set CUDA_HOME"):
+        script.find_toolkit()
+
+
+@needs_posix
+def test_an_nvcc_on_the_path_may_call_one_elsewhere(monkeypatch, script, fake_toolkit, tmp_path):
+    home = fake_toolkit("12.9", home=tmp_path / "prefix" / "cuda")
+    wrapper = tmp_path / "prefix" / "bin" / "nvcc"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nexec {home}/bin/nvcc "$@"\n')
+    wrapper.chmod(0o755)
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(wrapper.parent) + os.pathsep + os.environ["PATH"])
+    assert script.find_toolkit() == (wrapper, home, "12.9")
+
+
+def test_torch_must_be_built_for_the_same_cuda(script):
+    toolkit = script.Toolkit(Path("nvcc"), Path("home"), "13.0")
+    script.check_torch(toolkit, "13.2")
+    with pytest.raises(SystemExit, match=r"release 13.0, but torch is built for CUDA 12.9"):
+        script.check_torch(toolkit, "12.9")
+    with pytest.raises(SystemExit, match="built without CUDA"):
+        script.check_torch(toolkit, None)
+    assert script.torch_cuda() == torch.version.cuda
+
+
+NVCC_13 = "compute_75\ncompute_80\ncompute_90\ncompute_100\ncompute_103\ncompute_120\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "known", "wanted"),
+    [
+        ("", NVCC_13, ["8.0", "9.0", "10.0", "12.0+PTX"]),
+        ("", "compute_70\ncompute_80\ncompute_90\n", ["8.0", "9.0+PTX"]),
+        ("", "compute_60\ncompute_70\n", ["7.0+PTX"]),
+        ("9.0", NVCC_13, ["9.0"]),
+        ("9.0a;10.3 12.0+PTX", NVCC_13, ["9.0a", "10.3", "12.0+PTX"]),
+    ],
+)
+def test_architectures(script, asked, known, wanted):
+    assert script.architectures(asked, known) == wanted
+
+
+@pytest.mark.parametrize("asked", ["7.0", "9.0;13.0", "Hopper", "90", "9.0+ptx"])
+def test_architectures_that_nvcc_does_not_know_are_refused(script, asked):
+    wrong = asked.split(";")[-1]
+    with pytest.raises(
+        SystemExit, match=re.escape(f"TORCH_CUDA_ARCH_LIST has {wrong}; this nvcc knows 7.5, 8.0, 9.0,")
+    ):
+        script.architectures(asked, NVCC_13)
+
+
+def test_flags_of_nvcc(monkeypatch, script):
+    monkeypatch.delenv("CXX", raising=False)
+    flags = script.nvcc_flags(["9.0a", "12.0+PTX"])
+    code = [flag for before, flag in itertools.pairwise(flags) if before == "-gencode"]
+    assert code == [
+        f"arch=compute_{a},code={b}" for a, b in (("90a", "sm_90a"), ("120", "sm_120"), ("120", "compute_120"))
+    ]
+    assert "-ccbin" not in flags
+    monkeypatch.setenv("CXX", "g++-14")
+    assert script.nvcc_flags(["9.0"])[-2:] == ["-ccbin", "g++-14"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"BUMPNET_CUDA": "yes"}, "BUMPNET_CUDA must be 0 or 1, got 'yes'"),
+        ({"BUMPNET_CUDA": "1", "BUMPNET_FAST_BUILD": "none"}, "unset one"),
+    ],
+)
+def test_contradictions_are_refused(monkeypatch, script, settings, message):
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=message):
+        script.choice()
