@@ -27,7 +27,8 @@ std::vector<Tensor> compact(Tensor keep, std::vector<Tensor> tensors) {
     STD_TORCH_CHECK(t.dim() >= 1 && t.size(0) == rows && t.is_cuda() && t.get_device_index() == device,
                     "tensors must be [M, ...] on the device of keep");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == AOTI_TORCH_SUCCESS,
+                  "compact: torch has no current CUDA stream");
 
   keep = torch::stable::contiguous(keep);
   Tensor scratch = torch::stable::new_empty(keep, {rows + 1}, ScalarType::Long);
