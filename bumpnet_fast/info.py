@@ -208,7 +208,7 @@ def _format_cuda(section: dict) -> list[tuple[str, str]]:
 def _format_code(missing: str | None, build: dict) -> str:
     built = f"for {', '.join(build['architectures'])} with CUDA {build['toolkit']}" if build["built"] else ""
     if missing is None:
-        return f"in use, built {built or 'elsewhere'}"
+        return f"loaded, built {built or 'elsewhere'}"
     return f"none: {missing}" + (f" (built {built})" if built else "")
 
 

@@ -116,7 +116,7 @@ def test_a_device_is_described(monkeypatch):
     ("record", "missing", "line"),
     [
         ({"built": False, "reason": "not asked for"}, "no module", "CUDA code     none: not asked for"),
-        (BUILT_CUDA, None, "CUDA code     in use, built for 9.0, 12.0+PTX with CUDA 13.0"),
+        (BUILT_CUDA, None, "CUDA code     loaded, built for 9.0, 12.0+PTX with CUDA 13.0"),
         (BUILT_CUDA, "no libtorch", "CUDA code     none: no libtorch (built for 9.0, 12.0+PTX with CUDA 13.0)"),
         (None, "no module", "CUDA code     none: the record of the build says nothing about it"),
     ],

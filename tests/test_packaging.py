@@ -309,7 +309,7 @@ def test_a_wheel_with_cuda_code_has_the_architectures_asked_for(small_tree, scri
     done = run(small_tree.parent, "-S", "-c", code, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("True\n")
-    assert f"in use, built for 9.0+PTX with CUDA {toolkit.release}" in done.stdout
+    assert f"loaded, built for 9.0+PTX with CUDA {toolkit.release}" in done.stdout
 
 
 @needs_compiler
