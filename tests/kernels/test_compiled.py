@@ -145,9 +145,9 @@ def test_memory_is_of_the_order_of_points_and_bumps(n, m):
 
 def test_importing_the_package_leaves_triton_alone():
     """Triton is slow to import: it must wait for a CUDA tensor."""
-    code = "import sys, bumpnet_fast; print('bumpnet_fast.kernels.operators' in sys.modules, bumpnet_fast.__file__)"
+    code = "import sys, bumpnet_fast; print('triton' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
-    assert done.stdout.startswith("False")
+    assert done.stdout == "False\n"
 
 
 def test_without_triton_the_reference_serves(monkeypatch):
