@@ -2,9 +2,10 @@
 
 Five operators in the namespace ``torch.ops.bumpnet_fast`` make the ladder (docs/design.md):
 ``jet``, ``jet_vjp``, ``basis``, ``basis_vjp`` and ``design``.  Each has a schema, a fake, autograd,
-vmap and autocast.  On the CPU the compiled extension serves d <= 4; ``reference.py`` serves
-everything else.  Beside the ladder stands ``compact``, which keeps some rows of several tensors:
-compiled for the CPU, for CUDA where that part is built, and plain PyTorch elsewhere.
+vmap and autocast.  On the CPU the compiled extension serves d <= 4, on CUDA devices the Triton
+kernels serve ``jet`` and ``jet_vjp`` up to d = 4 and K = 4; ``reference.py`` serves everything else.
+Beside the ladder stands ``compact``, which keeps some rows of several tensors: compiled for the CPU,
+for CUDA where that part is built, and plain PyTorch elsewhere.
 
 Layouts.  Jets come out in the user's shape, [N, K, ...].  Tensors with an entry for every pair of
 point and bump have the points last ([M, N], [M, d, N], [M, columns, N]): that is how vector
@@ -14,6 +15,7 @@ kernels and LAPACK want them.
 from __future__ import annotations
 
 import functools
+import os
 
 import torch
 from torch import Tensor
@@ -119,6 +121,31 @@ def _chunked(name: str, *args):
 
 for _name in OPERATORS:
     _LIBRARY.impl(_name, functools.partial(_chunked, _name), "CompositeExplicitAutograd")
+
+
+@functools.cache
+def _triton_kernels():
+    """``kernels.operators``, imported when the first CUDA tensor comes: Triton is slow to start.  None without it."""
+    if os.environ.get("BUMPNET_FAST_BACKEND") == "reference":
+        return None
+    try:
+        from .kernels import operators
+    except ImportError:
+        return None
+    return operators
+
+
+def _on_cuda(name: str, *args):
+    """An operator on CUDA tensors: its Triton kernel, or the reference."""
+    x, rows, _, _, tied = args[:5] if name == "jet" else args[3:8]
+    kernels = _triton_kernels()
+    if kernels is None or not kernels.serves(x.shape[1], RowLayout.of(rows, x.shape[1], tied).outputs, x.dtype):
+        return _chunked(name, *args)
+    return getattr(kernels, name)(*args)
+
+
+for _name in ("jet", "jet_vjp"):
+    _LIBRARY.impl(_name, functools.partial(_on_cuda, _name), "CUDA")
 
 
 # --- fakes -------------------------------------------------------------------------------------

@@ -1,0 +1,83 @@
+"""Forward kernel: the jet of sum_i h_i psi_i at many points in one pass.
+
+    u += h psi      u_i += (h s psi') S_i      u_ij += (h s psi') (S_ij + s (1 - 2 psi) S_i S_j)
+
+A program owns BLOCK points, several to a thread, and runs over the bumps, whose table entries are the same for all
+threads: each is loaded four numbers at a time and shared by the points of a thread.  Few points do not fill a GPU:
+then a tile is BLOCK x SPLIT, SPLIT bumps side by side, summed in the program (no second launch, one order of sums).
+Traffic: N d numbers in, the jet out, M TS per program from the caches; bound by instruction issue.
+
+Versions tried (instructions per pair on sm_90, d = 2, Hessian diagonal): the table by columns 179, by entries 91, both
+with one point per thread; four points 70; eight 66.5, of which 65 are needed.  Partial sums of a split in memory need
+a launch more.
+"""
+
+import triton
+import triton.language as tl
+
+from .bump_math import evaluate_axes, load_bumps, pair_jet, psi
+
+
+@triton.jit
+def jet_kernel(x, table, value, gradient, second, N, M, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr,
+               TS: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr,
+               FAST: tl.constexpr):  # fmt: skip
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = n < N
+    X = ()
+    for i in tl.static_range(D):
+        v = tl.load(x + n * D + i, mask=inside, other=0.0)
+        v = v + (v - v)  # an infinity becomes NaN
+        if SPLIT > 1:
+            v = v[:, None]
+        X = X + (v,)
+    kind = x.dtype.element_ty
+    zero = tl.zeros([BLOCK, SPLIT], kind) if SPLIT > 1 else tl.zeros([BLOCK], kind)
+    sums = ()
+    for i in tl.static_range(K * C):
+        sums = sums + (zero,)
+    at: tl.constexpr = D * D + 4 * D + 2
+    entry = table
+    for m in tl.range(0, M, SPLIT):
+        R = load_bumps(entry, m, M, TS, SPLIT)
+        _, g, d = evaluate_axes(X, R, D, WANT == 0, FAST)
+        p = psi(g, R, D, FAST)
+        added = ()
+        if WANT == 0:
+            for k in tl.static_range(K):
+                added = added + (sums[k] + R[at + 1 + k] * p,)
+        else:
+            terms = pair_jet(g, d, p, R, D, K, WANT)
+            if K == 1:
+                weight = (R[at + 1] * R[at]) * (p - p * p)
+                added = added + (sums[0] + R[at + 1] * p,)
+                for i in tl.static_range(C - 1):
+                    added = added + (sums[1 + i] + weight * terms[i],)
+            else:
+                weight = R[at] * (p - p * p)
+                for k in tl.static_range(K):
+                    added = added + (sums[k * C] + R[at + 1 + k] * p,)
+                    for i in tl.static_range(C - 1):
+                        added = added + (sums[k * C + 1 + i] + R[at + 1 + k] * (weight * terms[i]),)
+        sums = added
+        entry += TS * SPLIT
+    for k in tl.static_range(K):
+        for i in tl.static_range(C):
+            v = sums[k * C + i]
+            if SPLIT > 1:
+                v = tl.sum(v, axis=1)
+            if i == 0:
+                tl.store(value + n * K + k, v, mask=inside)
+            elif i <= D:
+                tl.store(gradient + (n * K + k) * D + (i - 1), v, mask=inside)
+            elif WANT == 2:
+                tl.store(second + (n * K + k) * D + (i - 1 - D), v, mask=inside)
+            elif WANT == 4:
+                tl.store(second + (n * K + k), v, mask=inside)
+            else:
+                for a in tl.static_range(D):
+                    for b in tl.static_range(a, D):
+                        if 1 + D + a * D - a * (a - 1) // 2 + b - a == i:
+                            tl.store(second + (n * K + k) * (D * D) + (a * D + b), v, mask=inside)
+                            if a != b:
+                                tl.store(second + (n * K + k) * (D * D) + (b * D + a), v, mask=inside)

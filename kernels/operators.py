@@ -1,0 +1,164 @@
+"""The operators ``jet`` and ``jet_vjp`` on CUDA tensors: buffers, launches and their configurations.
+
+A training step is five launches: packing and the jet; packing (bumps and points in one), the sums per bump, and the
+gradient of the rows.  Memory beyond the results is O(N + M); nothing here waits for the device, so a step can be
+captured in a CUDA graph.  Configurations come from tables, not from autotuning, which would run and wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import triton
+from torch import Tensor
+
+from ..reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
+from ..rows import RowLayout
+from .jet import jet_kernel
+from .jet_vjp import jet_vjp_rows_kernel, jet_vjp_x_kernel
+from .pack import pack_kernel, unpack_gradient_kernel
+
+MAX_DIM = 4
+MAX_OUTPUTS = 4
+_PACK_BLOCK = 64
+#: Programs that fill a large GPU, with 32 warps on each of 132 processors.
+_PROGRAMS = 1056
+#: Fewest points that a program of the backward is worth.
+_CHUNK = 64
+
+
+def serves(dim: int, outputs: int, dtype: torch.dtype) -> bool:
+    """Whether these kernels are written for so many dimensions and outputs, and for the dtype."""
+    return 1 <= dim <= MAX_DIM and 1 <= outputs <= MAX_OUTPUTS and dtype in (torch.float32, torch.float64)
+
+
+def components(dim: int, want: int) -> int:
+    """Numbers in a jet of one output; the full Hessian counts by its upper triangle."""
+    second = {2: dim, 3: dim * (dim + 1) // 2, 4: 1}.get(want, 0)
+    return 1 + (dim if want >= GRADIENT else 0) + second
+
+
+def table_stride(dim: int, outputs: int) -> int:
+    return -(2 * dim * dim + 5 * dim + 3 + outputs) // 4 * -4
+
+
+def point_stride(dim: int, outputs: int, want: int) -> int:
+    return -(dim + outputs * components(dim, want)) // 4 * -4
+
+
+def by_points(n: int, numbers: int, single: bool) -> tuple[int, int, int]:
+    """Points in a block, bumps side by side, and warps, for the kernels whose programs own points.
+
+    ``numbers`` is how many numbers a thread keeps for every point, in ``single`` precision or not: it decides how many
+    points may share a load.
+    """
+    if n < 2**13:
+        return 32, 8, 4
+    numbers *= 1 if single else 2
+    most = next((block for block, limit in ((1024, 7), (512, 12), (256, 24)) if numbers <= limit), 128)
+    fills = 128 if n < 2**16 else 256 if n < 2**18 else 1024
+    return min(most, fills), 1, 4
+
+
+def by_bumps(n: int, m: int, numbers: int, single: bool) -> tuple[int, int, int, int]:
+    """Bumps in a block, warps, points in a chunk, and the number of chunks, for the sums per bump."""
+    two_to_a_thread = numbers <= 16 and single
+    block = max(32, min(triton.next_power_of_2(m), 256 if two_to_a_thread else 128))
+    warps = max(1, min(4, block // 32))
+    tiles = triton.cdiv(m, block)
+    chunks = max(1, min(triton.cdiv(n, _CHUNK), triton.cdiv(_PROGRAMS, tiles), 65535))
+    length = triton.cdiv(n, chunks)
+    return block, warps, length, triton.cdiv(n, length)
+
+
+def _device(t: Tensor):
+    """Launches go to the current stream of the tensor's device."""
+    return torch.cuda.device(t.device) if t.is_cuda else contextlib.nullcontext()
+
+
+def _fast(t: Tensor) -> bool:
+    return t.is_cuda and torch.version.hip is None and t.dtype == torch.float32
+
+
+def _pack(rows: Tensor, frame: Tensor, tied: bool, points=None, x=None, cotangents=(None,) * 3, want: int = VALUE):
+    """The table of the bumps, and with ``points`` also that of the points, by one launch."""
+    dim = frame.shape[1]
+    m, outputs = rows.shape[0], RowLayout.of(rows, dim, tied).outputs
+    table = rows.new_empty(m, table_stride(dim, outputs))
+    bump_programs = triton.cdiv(m, _PACK_BLOCK)
+    n = 0 if x is None else x.shape[0]
+    anything = [rows if t is None else t for t in (x, *cotangents)]
+    pack_kernel[(bump_programs + triton.cdiv(n, _PACK_BLOCK),)](
+        rows, frame, table, *anything, table if points is None else points, m, n, bump_programs,
+        D=dim, K=outputs, WANT=want, TIED=tied, HAS0=cotangents[0] is not None, HAS1=cotangents[1] is not None,
+        POINTS=points is not None, TS=table.shape[1], PS=0 if points is None else points.shape[1],
+        C=components(dim, want), BLOCK=_PACK_BLOCK, num_warps=2,
+    )  # fmt: skip
+    return table
+
+
+def jet(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``bumpnet_fast.reference.jet``."""
+    (n, dim), m = x.shape, rows.shape[0]
+    outputs = RowLayout.of(rows, dim, tied).outputs
+    empty = x.new_empty if n and m else x.new_zeros
+    value = empty(n, outputs)
+    gradient = empty(n, outputs, dim) if want >= GRADIENT else x.new_empty(0)
+    second = empty(n, outputs, *second_shape(want, dim)) if want >= DIAGONAL else x.new_empty(0)
+    if n == 0 or m == 0:
+        return value, gradient, second
+    x, rows, frame = x.contiguous(), rows.contiguous(), frame.contiguous()
+    count = components(dim, want)
+    block, split, warps = by_points(n, dim + outputs * count, x.dtype == torch.float32)
+    with _device(x):
+        table = _pack(rows, frame, tied)
+        jet_kernel[(triton.cdiv(n, block),)](
+            x, table, value, gradient if want >= GRADIENT else value, second if want >= DIAGONAL else value, n, m,
+            D=dim, K=outputs, WANT=want, TS=table.shape[1], C=count, BLOCK=block, SPLIT=split, FAST=_fast(x),
+            num_warps=warps,
+        )  # fmt: skip
+    return value, gradient, second
+
+
+def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, need_rows: bool) -> tuple[Tensor, Tensor]:
+    """See ``bumpnet_fast.reference.jet_vjp``; what is not needed comes back empty."""
+    (n, dim), m = x.shape, rows.shape[0]
+    outputs = RowLayout.of(rows, dim, tied).outputs
+    if g2 is None:
+        want = min(want, GRADIENT)
+    if g1 is None and want == GRADIENT:
+        want = VALUE
+    g0, g1, g2 = (g if g is None else g.contiguous() for g in (g0, g1, g2))
+    nothing = n == 0 or m == 0
+    empty = x.new_zeros if nothing else x.new_empty
+    x_gradient = empty(x.shape) if need_x else x.new_empty(0)
+    rows_gradient = empty(rows.shape) if need_rows else x.new_empty(0)
+    if nothing or not (need_x or need_rows):
+        return x_gradient, rows_gradient
+    x, rows, frame = x.contiguous(), rows.contiguous(), frame.contiguous()
+    count, single = components(dim, want), x.dtype == torch.float32
+    with _device(x):
+        points = x.new_empty(n, point_stride(dim, outputs, want))
+        cotangents = (g0, g1 if want >= GRADIENT else None, g2 if want >= DIAGONAL else None)
+        table = _pack(rows, frame, tied, points, x, cotangents, want)
+        shapes = dict(D=dim, K=outputs, WANT=want, TS=table.shape[1], PS=points.shape[1], C=count, FAST=_fast(x))
+        if need_rows:
+            block, warps, length, chunks = by_bumps(n, m, dim * dim + outputs * count, single)
+            partial = x.new_empty(chunks, outputs + 1 + 2 * dim + dim * dim, m)
+            jet_vjp_rows_kernel[(triton.cdiv(m, block), chunks)](
+                points, table, partial, n, m, length, **shapes, BLOCK=block, num_warps=warps
+            )
+            unpack_gradient_kernel[(triton.cdiv(m, 16),)](
+                partial, rows, frame, rows_gradient, m, chunks, D=dim, K=outputs, TIED=tied, ABREAST=16, BLOCK=16,
+                num_warps=2,
+            )  # fmt: skip
+        if need_x:
+            block, split, warps = by_points(n, 2 * dim + outputs * count, single)
+            jet_vjp_x_kernel[(triton.cdiv(n, block),)](
+                points, table, x_gradient, n, m, **shapes, BLOCK=block, SPLIT=split, num_warps=warps
+            )
+    return x_gradient, rows_gradient
+
+
+assert HESSIAN == 3  # the kernels spell the wants as numbers
