@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS
+from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, WANTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,4 +179,4 @@ def _gradient(values: Tensor, x: Tensor) -> Tensor:
     return torch.zeros_like(x) if grad is None else grad
 
 
-__all__ = ["Jet", "WANTS", "LAPLACIAN"]
+__all__ = ["WANTS", "Jet"]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import native as _native  # noqa: F401  (loads the extension, which registers the CPU kernels)
 from . import reference
-from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
+from .reference import DIAGONAL, GRADIENT, HESSIAN, second_shape
 from .rows import RowLayout
 
 _LIBRARY = torch.library.Library("bumpnet_fast", "DEF")
@@ -350,4 +350,4 @@ _LIBRARY.impl("compact", plain_compact, "CompositeExplicitAutograd")
 torch.library.register_fake("bumpnet_fast::compact", _fake_compact, lib=_LIBRARY)
 torch.library.register_autograd("bumpnet_fast::compact", _compact_backward, setup_context=_save_compact, lib=_LIBRARY)
 
-__all__ = ["OPERATORS", "VALUE"]
+__all__ = ["MAX_DIM", "OPERATORS", "plain_compact", "reference_design", "under_transform"]

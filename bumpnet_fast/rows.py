@@ -142,7 +142,7 @@ def orientation(skew: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
         [M], ``|U_1|``, the common length of the rows of W.
     """
     if dim == 1:
-        one = torch.ones_like(skew.new_ones(skew.shape[0]))
+        one = skew.new_ones(skew.shape[0])
         return one[:, None, None], one[:, None, None], one
     if dim == 2:
         a = skew[:, 0]
