@@ -98,6 +98,15 @@ def _pack(rows: Tensor, frame: Tensor, tied: bool, points=None, x=None, cotangen
     return table
 
 
+def _unpack_gradient(partial: Tensor, rows: Tensor, frame: Tensor, gradient: Tensor, tied: bool, heads: bool = True):
+    """The gradient of the rows from partial sums [chunks, sums, M], those of the amplitudes first if ``heads``."""
+    dim, m = frame.shape[1], rows.shape[0]
+    unpack_gradient_kernel[(triton.cdiv(m, 16),)](
+        partial, rows, frame, gradient, m, partial.shape[0], D=dim, K=RowLayout.of(rows, dim, tied).outputs,
+        TIED=tied, HEADS=heads, ABREAST=16, BLOCK=16, num_warps=2,
+    )  # fmt: skip
+
+
 def jet(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
     """See ``bumpnet_fast.reference.jet``."""
     (n, dim), m = x.shape, rows.shape[0]
@@ -149,10 +158,7 @@ def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, nee
             jet_vjp_rows_kernel[(triton.cdiv(m, block), chunks)](
                 points, table, partial, n, m, length, **shapes, BLOCK=block, num_warps=warps
             )
-            unpack_gradient_kernel[(triton.cdiv(m, 16),)](
-                partial, rows, frame, rows_gradient, m, chunks, D=dim, K=outputs, TIED=tied, ABREAST=16, BLOCK=16,
-                num_warps=2,
-            )  # fmt: skip
+            _unpack_gradient(partial, rows, frame, rows_gradient, tied)
         if need_x:
             block, split, warps = by_points(n, 2 * dim + outputs * count, single)
             jet_vjp_x_kernel[(triton.cdiv(n, block),)](

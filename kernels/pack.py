@@ -208,32 +208,40 @@ def _total(partial, j, m, inside, M, chunks, SUMS: tl.constexpr, ABREAST: tl.con
 
 @triton.jit
 def unpack_gradient_kernel(partial, rows, frame, gradient, M, chunks, D: tl.constexpr, K: tl.constexpr,
-                           TIED: tl.constexpr, ABREAST: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Gradient of the rows from partial sums [chunks, SUMS, M]: of h [K], s ds, A' [d], B' [d], V' [d d]."""
+                           TIED: tl.constexpr, HEADS: tl.constexpr, ABREAST: tl.constexpr,
+                           BLOCK: tl.constexpr):  # fmt: skip
+    """Gradient of the rows from partial sums [chunks, SUMS, M]: of h [K], s ds, A' [d], B' [d], V' [d d].
+
+    Without HEADS the amplitudes took no part: there are no sums of h, and their columns get zeros.
+    """
     m = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = m < M
     zero = tl.zeros([BLOCK], tl.float64)
     shape: tl.constexpr = 2 * D + D * (D - 1) // 2 + (1 if TIED else 2)
-    SUMS: tl.constexpr = K + 1 + 2 * D + D * D
+    H: tl.constexpr = K if HEADS else 0
+    SUMS: tl.constexpr = H + 1 + 2 * D + D * D
     row = rows + m * (shape + K)
     out = gradient + m * (shape + K)
     kind = gradient.dtype.element_ty
     _, by_centre, A, V, factor, _, U, Q, length = unpack(row, frame, inside, zero, D, TIED)
     scale = zero + 1.0
-    if K == 1:  # the sums were taken without the amplitude
+    if H == 1:  # the sums were taken without the amplitude
         scale = _read(row, shape, inside)
     for k in tl.static_range(K):
-        total = _total(partial, k, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
+        if HEADS:
+            total = _total(partial, k, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
+        else:
+            total = zero
         tl.store(out + shape + k, total.to(kind), mask=inside)
-    s_ds = scale * _total(partial, K, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
+    s_ds = scale * _total(partial, H, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
     sharp = zero
     for k in tl.static_range(D):
-        by_A = A[k] * (scale * _total(partial, K + 1 + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK))
+        by_A = A[k] * (scale * _total(partial, H + 1 + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK))
         tl.store(out + D + k, by_A.to(kind), mask=inside)
         sharp += by_A
     dB = ()
     for k in tl.static_range(D):
-        dB = dB + (scale * _total(partial, K + 1 + D + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK),)
+        dB = dB + (scale * _total(partial, H + 1 + D + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK),)
     for j in tl.static_range(D):
         dc = zero
         for k in tl.static_range(D):
@@ -241,7 +249,7 @@ def unpack_gradient_kernel(partial, rows, frame, gradient, M, chunks, D: tl.cons
         tl.store(out + j, (dc * by_centre[j]).to(kind), mask=inside)
     dV = ()
     for k in tl.static_range(D * D):
-        v = scale * _total(partial, K + 1 + 2 * D + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
+        v = scale * _total(partial, H + 1 + 2 * D + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
         sharp += v * V[k]
         dV = dV + (v,)
     at: tl.constexpr = 2 * D + D * (D - 1) // 2
