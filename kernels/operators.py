@@ -81,16 +81,16 @@ def _fast(t: Tensor) -> bool:
     return t.is_cuda and torch.version.hip is None and t.dtype == torch.float32
 
 
-def _pack(rows: Tensor, frame: Tensor, tied: bool, points=None, x=None, cotangents=(None,) * 3, want: int = VALUE):
-    """The table of the bumps, and with ``points`` also that of the points, by one launch."""
-    dim = frame.shape[1]
-    m, outputs = rows.shape[0], RowLayout.of(rows, dim, tied).outputs
+def _pack(rows: Tensor, frame: Tensor, tied: bool, outputs: int, points=None, x=None, cotangents=(None,) * 3,
+          want: int = VALUE):  # fmt: skip
+    """The table of the bumps, with ``outputs`` amplitudes; and with ``points`` that of the points, by the same launch."""
+    dim, m = frame.shape[1], rows.shape[0]
     table = rows.new_empty(m, table_stride(dim, outputs))
     bump_programs = triton.cdiv(m, _PACK_BLOCK)
     n = 0 if x is None else x.shape[0]
     anything = [rows if t is None else t for t in (x, *cotangents)]
     pack_kernel[(bump_programs + triton.cdiv(n, _PACK_BLOCK),)](
-        rows, frame, table, *anything, table if points is None else points, m, n, bump_programs,
+        rows, frame, table, *anything, table if points is None else points, rows.shape[1], m, n, bump_programs,
         D=dim, K=outputs, WANT=want, TIED=tied, HAS0=cotangents[0] is not None, HAS1=cotangents[1] is not None,
         POINTS=points is not None, TS=table.shape[1], PS=0 if points is None else points.shape[1],
         C=components(dim, want), BLOCK=_PACK_BLOCK, num_warps=2,
@@ -98,12 +98,12 @@ def _pack(rows: Tensor, frame: Tensor, tied: bool, points=None, x=None, cotangen
     return table
 
 
-def _unpack_gradient(partial: Tensor, rows: Tensor, frame: Tensor, gradient: Tensor, tied: bool, heads: bool = True):
-    """The gradient of the rows from partial sums [chunks, sums, M], those of the amplitudes first if ``heads``."""
+def _unpack_gradient(partial: Tensor, rows: Tensor, frame: Tensor, gradient: Tensor, tied: bool, outputs: int):
+    """The gradient of the rows from partial sums [chunks, sums, M], the first of them those of the amplitudes."""
     dim, m = frame.shape[1], rows.shape[0]
     unpack_gradient_kernel[(triton.cdiv(m, 16),)](
-        partial, rows, frame, gradient, m, partial.shape[0], D=dim, K=RowLayout.of(rows, dim, tied).outputs,
-        TIED=tied, HEADS=heads, ABREAST=16, BLOCK=16, num_warps=2,
+        partial, rows, frame, gradient, rows.shape[1], m, partial.shape[0], D=dim, K=outputs, TIED=tied, ABREAST=16,
+        BLOCK=16, num_warps=2,
     )  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def jet(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tuple[
     count = components(dim, want)
     block, split, warps = by_points(n, dim + outputs * count, x.dtype == torch.float32)
     with _device(x):
-        table = _pack(rows, frame, tied)
+        table = _pack(rows, frame, tied, outputs)
         jet_kernel[(triton.cdiv(n, block),)](
             x, table, value, gradient if want >= GRADIENT else value, second if want >= DIAGONAL else value, n, m,
             D=dim, K=outputs, WANT=want, TS=table.shape[1], C=count, BLOCK=block, SPLIT=split, FAST=_fast(x),
@@ -150,7 +150,7 @@ def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, nee
     with _device(x):
         points = x.new_empty(n, point_stride(dim, outputs, want))
         cotangents = (g0, g1 if want >= GRADIENT else None, g2 if want >= DIAGONAL else None)
-        table = _pack(rows, frame, tied, points, x, cotangents, want)
+        table = _pack(rows, frame, tied, outputs, points, x, cotangents, want)
         shapes = dict(D=dim, K=outputs, WANT=want, TS=table.shape[1], PS=points.shape[1], C=count, FAST=_fast(x))
         if need_rows:
             block, warps, length, chunks = by_bumps(n, m, dim * dim + outputs * count, single)
@@ -158,7 +158,7 @@ def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, nee
             jet_vjp_rows_kernel[(triton.cdiv(m, block), chunks)](
                 points, table, partial, n, m, length, **shapes, BLOCK=block, num_warps=warps
             )
-            _unpack_gradient(partial, rows, frame, rows_gradient, tied)
+            _unpack_gradient(partial, rows, frame, rows_gradient, tied, outputs)
         if need_x:
             block, split, warps = by_points(n, 2 * dim + outputs * count, single)
             jet_vjp_x_kernel[(triton.cdiv(n, block),)](

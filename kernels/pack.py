@@ -107,14 +107,14 @@ def one_less_exp(z):
 
 
 @triton.jit
-def _pack_bumps(rows, frame, table, M, first, D: tl.constexpr, K: tl.constexpr, TIED: tl.constexpr, TS: tl.constexpr,
+def _pack_bumps(rows, frame, table, columns, M, first, D: tl.constexpr, K: tl.constexpr, TIED: tl.constexpr, TS: tl.constexpr,
                 BLOCK: tl.constexpr):  # fmt: skip
     L: tl.constexpr = 1.4426950408889634
     m = first.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = m < M
     zero = tl.zeros([BLOCK], tl.float64)
     shape: tl.constexpr = 2 * D + D * (D - 1) // 2 + (1 if TIED else 2)
-    row = rows + m * (shape + K)
+    row = rows + m * columns
     c, _, A, V, _, s, _, _, _ = unpack(row, frame, inside, zero, D, TIED)
     R = V + c + A
     for k in tl.static_range(D):
@@ -179,10 +179,14 @@ def _pack_points(x, g0, g1, g2, points, N, first, D: tl.constexpr, K: tl.constex
 
 
 @triton.jit
-def pack_kernel(rows, frame, table, x, g0, g1, g2, points, M, N, bump_programs, D: tl.constexpr, K: tl.constexpr,
-                WANT: tl.constexpr, TIED: tl.constexpr, HAS0: tl.constexpr, HAS1: tl.constexpr, POINTS: tl.constexpr,
-                TS: tl.constexpr, PS: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Table [M, TS] of the bumps and, with POINTS, [N, PS]: each point with its cotangents, output by output."""
+def pack_kernel(rows, frame, table, x, g0, g1, g2, points, columns, M, N, bump_programs, D: tl.constexpr,
+                K: tl.constexpr, WANT: tl.constexpr, TIED: tl.constexpr, HAS0: tl.constexpr, HAS1: tl.constexpr,
+                POINTS: tl.constexpr, TS: tl.constexpr, PS: tl.constexpr, C: tl.constexpr,
+                BLOCK: tl.constexpr):  # fmt: skip
+    """Table [M, TS] of the bumps and, with POINTS, [N, PS]: each point with its cotangents, output by output.
+
+    A row has ``columns`` numbers; the table takes K amplitudes along, none where they take no part.
+    """
     program = tl.program_id(0)
     if POINTS:
         if program >= bump_programs:
@@ -190,9 +194,9 @@ def pack_kernel(rows, frame, table, x, g0, g1, g2, points, M, N, bump_programs, 
                 x, g0, g1, g2, points, N, program - bump_programs, D, K, WANT, HAS0, HAS1, PS, C, BLOCK
             )  # fmt: skip
         else:
-            _pack_bumps(rows, frame, table, M, program, D, K, TIED, TS, BLOCK)
+            _pack_bumps(rows, frame, table, columns, M, program, D, K, TIED, TS, BLOCK)
     else:
-        _pack_bumps(rows, frame, table, M, program, D, K, TIED, TS, BLOCK)
+        _pack_bumps(rows, frame, table, columns, M, program, D, K, TIED, TS, BLOCK)
 
 
 @triton.jit
@@ -207,41 +211,36 @@ def _total(partial, j, m, inside, M, chunks, SUMS: tl.constexpr, ABREAST: tl.con
 
 
 @triton.jit
-def unpack_gradient_kernel(partial, rows, frame, gradient, M, chunks, D: tl.constexpr, K: tl.constexpr,
-                           TIED: tl.constexpr, HEADS: tl.constexpr, ABREAST: tl.constexpr,
-                           BLOCK: tl.constexpr):  # fmt: skip
+def unpack_gradient_kernel(partial, rows, frame, gradient, columns, M, chunks, D: tl.constexpr, K: tl.constexpr,
+                           TIED: tl.constexpr, ABREAST: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Gradient of the rows from partial sums [chunks, SUMS, M]: of h [K], s ds, A' [d], B' [d], V' [d d].
 
-    Without HEADS the amplitudes took no part: there are no sums of h, and their columns get zeros.
+    K is 0 where the amplitudes take no part: then their columns, of ``columns`` in all, are left alone.
     """
     m = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = m < M
     zero = tl.zeros([BLOCK], tl.float64)
     shape: tl.constexpr = 2 * D + D * (D - 1) // 2 + (1 if TIED else 2)
-    H: tl.constexpr = K if HEADS else 0
-    SUMS: tl.constexpr = H + 1 + 2 * D + D * D
-    row = rows + m * (shape + K)
-    out = gradient + m * (shape + K)
+    SUMS: tl.constexpr = K + 1 + 2 * D + D * D
+    row = rows + m * columns
+    out = gradient + m * columns
     kind = gradient.dtype.element_ty
     _, by_centre, A, V, factor, _, U, Q, length = unpack(row, frame, inside, zero, D, TIED)
     scale = zero + 1.0
-    if H == 1:  # the sums were taken without the amplitude
+    if K == 1:  # the sums were taken without the amplitude
         scale = _read(row, shape, inside)
     for k in tl.static_range(K):
-        if HEADS:
-            total = _total(partial, k, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
-        else:
-            total = zero
+        total = _total(partial, k, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
         tl.store(out + shape + k, total.to(kind), mask=inside)
-    s_ds = scale * _total(partial, H, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
+    s_ds = scale * _total(partial, K, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
     sharp = zero
     for k in tl.static_range(D):
-        by_A = A[k] * (scale * _total(partial, H + 1 + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK))
+        by_A = A[k] * (scale * _total(partial, K + 1 + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK))
         tl.store(out + D + k, by_A.to(kind), mask=inside)
         sharp += by_A
     dB = ()
     for k in tl.static_range(D):
-        dB = dB + (scale * _total(partial, H + 1 + D + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK),)
+        dB = dB + (scale * _total(partial, K + 1 + D + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK),)
     for j in tl.static_range(D):
         dc = zero
         for k in tl.static_range(D):
@@ -249,7 +248,7 @@ def unpack_gradient_kernel(partial, rows, frame, gradient, M, chunks, D: tl.cons
         tl.store(out + j, (dc * by_centre[j]).to(kind), mask=inside)
     dV = ()
     for k in tl.static_range(D * D):
-        v = scale * _total(partial, H + 1 + 2 * D + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
+        v = scale * _total(partial, K + 1 + 2 * D + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
         sharp += v * V[k]
         dV = dV + (v,)
     at: tl.constexpr = 2 * D + D * (D - 1) // 2
