@@ -83,7 +83,7 @@ def _fast(t: Tensor) -> bool:
 
 def _pack(rows: Tensor, frame: Tensor, tied: bool, outputs: int, points=None, x=None, cotangents=(None,) * 3,
           want: int = VALUE):  # fmt: skip
-    """The table of the bumps, with ``outputs`` amplitudes; and with ``points`` that of the points, by the same launch."""
+    """The table of the bumps, with ``outputs`` amplitudes, and with ``points`` that of the points, by one launch."""
     dim, m = frame.shape[1], rows.shape[0]
     table = rows.new_empty(m, table_stride(dim, outputs))
     bump_programs = triton.cdiv(m, _PACK_BLOCK)

@@ -107,8 +107,8 @@ def one_less_exp(z):
 
 
 @triton.jit
-def _pack_bumps(rows, frame, table, columns, M, first, D: tl.constexpr, K: tl.constexpr, TIED: tl.constexpr, TS: tl.constexpr,
-                BLOCK: tl.constexpr):  # fmt: skip
+def _pack_bumps(rows, frame, table, columns, M, first, D: tl.constexpr, K: tl.constexpr, TIED: tl.constexpr,
+                TS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     L: tl.constexpr = 1.4426950408889634
     m = first.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = m < M
