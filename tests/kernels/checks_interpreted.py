@@ -20,10 +20,10 @@ from bumpnet_fast.rows import RowLayout
 
 operators = compiled.operators()
 _LIBRARY = torch.library.Library("bumpnet_fast", "IMPL")
-for _name in ("jet", "jet_vjp"):
+for _name in ops.OPERATORS:
     _LIBRARY.impl(_name, getattr(operators, _name), "CPU")
 
-NAMES = ("jet", "jet_vjp")
+NAMES = ops.OPERATORS
 
 
 def run(name, *args):
@@ -164,9 +164,11 @@ def test_no_points_or_no_bumps(n, m):
 def test_what_the_kernels_do_not_serve_is_left_to_the_reference(monkeypatch):
     monkeypatch.delenv("BUMPNET_FAST_BACKEND")
     ops._triton_kernels.cache_clear()
-    assert operators.serves(4, 4, torch.float32) and operators.serves(1, 1, torch.float64)
-    assert not any(operators.serves(*a) for a in ((5, 1, torch.float32), (2, 5, torch.float32), (2, 0, torch.float64)))
-    assert not operators.serves(2, 1, torch.float16)
+    assert operators.serves("jet", 4, 4, torch.float32) and operators.serves("basis", 1, 9, torch.float64)
+    assert not any(
+        operators.serves("jet", *a) for a in ((5, 1, torch.float32), (2, 5, torch.float32), (2, 0, torch.float64))
+    )
+    assert not operators.serves("design", 2, 1, torch.float16)
     for outputs in (1, 5):
         args = problem(2, True, LAPLACIAN, 7, 3, outputs)
         for name in NAMES:

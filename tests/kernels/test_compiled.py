@@ -20,6 +20,7 @@ if importlib.util.find_spec("triton.backends.nvidia") is None:
 import compiled
 from compiled import Launch, compile_launch, profile
 
+from bumpnet_fast import ops
 from bumpnet_fast.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS, second_shape
 from bumpnet_fast.rows import RowLayout
 
@@ -38,6 +39,13 @@ def launches(dim, want, n=2**20, m=1000, outputs=1, dtype=torch.float32, tied=Tr
         shapes = [(n, outputs), (n, outputs, dim), (n, outputs, *second_shape(want, dim))][: min(want, DIAGONAL) + 1]
         cotangents = [torch.empty(shape, device="meta", dtype=dtype) for shape in shapes] + [None, None]
         operators.jet_vjp(*cotangents[:3], x, rows, frame, want, tied, True, True)
+        operators.basis(x, rows, frame, want, tied)
+        shapes = [(m, n), (m, dim, n), (m, *second_shape(want, dim), n)][: min(want, DIAGONAL) + 1]
+        cotangents = [torch.empty(shape, device="meta", dtype=dtype) for shape in shapes] + [None, None]
+        operators.basis_vjp(*cotangents[:3], x, rows, frame, want, tied, True, True)
+        shapes = [(n,), (n, dim), (n, *second_shape(want, dim))][: min(want, DIAGONAL) + 1]
+        coefficients = [torch.empty(shape, device="meta", dtype=dtype) for shape in shapes] + [None, None]
+        operators.design(*coefficients[:3], x, rows, frame, want, tied, True)
         return made
 
 
@@ -152,7 +160,7 @@ def test_importing_the_package_leaves_triton_alone():
 
 def test_without_triton_the_reference_serves(monkeypatch):
     """The CUDA entry of the operators on tensors that are at hand, Triton not."""
-    from bumpnet_fast import ops, reference
+    from bumpnet_fast import reference
 
     x, rows, frame = torch.zeros(3, 2), torch.zeros(4, 7), torch.tensor([[-1.0, -1.0], [1.0, 1.0], [1.0, 1.0]])
     for name in ("bumpnet_fast.kernels.operators", "bumpnet_fast.kernels"):
@@ -166,6 +174,6 @@ def test_without_triton_the_reference_serves(monkeypatch):
         ops._triton_kernels.cache_clear()
 
 
-def test_both_operators_have_a_cuda_kernel():
-    for name in ("jet", "jet_vjp"):
+def test_every_operator_has_a_cuda_kernel():
+    for name in ops.OPERATORS:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"bumpnet_fast::{name}", "CUDA")
