@@ -28,6 +28,8 @@ _PACK_BLOCK = 64
 _PROGRAMS = 1056
 #: Fewest points that a program of the backward is worth.
 _CHUNK = 64
+#: Points that a sum in float32 should not take in at once; its chunks are added up in double precision.
+_LONGEST = 2**14
 
 
 def serves(name: str, dim: int, outputs: int, dtype: torch.dtype) -> bool:
@@ -75,8 +77,10 @@ def by_bumps(n: int, m: int, numbers: int, single: bool) -> tuple[int, int, int,
     two_to_a_thread = numbers <= 16 and single
     block = max(32, min(triton.next_power_of_2(m), 256 if two_to_a_thread else 128))
     warps = max(1, min(4, block // 32))
-    tiles = triton.cdiv(m, block)
-    chunks = max(1, min(triton.cdiv(n, _CHUNK), triton.cdiv(_PROGRAMS, tiles), 65535))
+    fills = triton.cdiv(_PROGRAMS, triton.cdiv(m, block))
+    # The rounding of a sum grows with its length; what the chunks leave behind must not outgrow the points.
+    short = min(triton.cdiv(n, _LONGEST), n // (4 * m)) if single else 1
+    chunks = max(1, min(triton.cdiv(n, _CHUNK), max(fills, short), 65535))
     length = triton.cdiv(n, chunks)
     return block, warps, length, triton.cdiv(n, length)
 

@@ -74,6 +74,25 @@ def test_blocks_of_any_size(blocks, want, dtype):
         check(dim, True, want, 11, 6, outputs, dtype)
 
 
+@pytest.mark.parametrize("split", (1, 4))
+@pytest.mark.parametrize("want", range(5), ids=WANTS)
+def test_a_sum_of_very_many_bumps_in_two_levels(blocks, monkeypatch, want, split):
+    """Runs of bumps, the last one short, added to what the program has stored; every entry of a Hessian once."""
+    blocks(8, split, 4, 5)
+    monkeypatch.setattr(operators, "run_of_bumps", lambda *_: 2)
+    args = problem(2, True, want, 11, 9, 2)["jet"]
+    limits = [TOLERANCES[torch.float64][k] for k in levels("jet", want)]
+    assert_agrees(run("jet", *cast(args, torch.float64)), wanted("jet", args), limits, f"runs of {2 * split}")
+
+
+def test_sums_in_float32_are_short():
+    assert operators.run_of_bumps(1000, torch.float32) == operators.run_of_bumps(10**6, torch.float64) == 0
+    assert 1 < operators.run_of_bumps(10**4, torch.float32) < 1000
+    for n, m in ((10**6, 1000), (10**8, 1000), (10**9, 40)):
+        _, _, length, chunks = operators.by_bumps(n, m, 9, True)
+        assert length <= 2**14 and (chunks - 1) * length < n <= chunks * length and chunks < 2**16
+
+
 @pytest.mark.parametrize("n", (2**13 + 1, 2**16 + 1))
 def test_many_points(n):
     """The other rows of the table; the forward only, for the interpreter's backward runs point by point."""
