@@ -135,16 +135,27 @@ def _triton_kernels():
     return operators
 
 
+#: The operators that have a Triton kernel.
+_TRITON = ("jet", "jet_vjp")
+
+
+def cuda_kernel(name: str, *args):
+    """The Triton kernel that serves an operator with these arguments on CUDA, or None where the reference does."""
+    kernels = _triton_kernels() if name in _TRITON else None
+    if kernels is None:
+        return None
+    x, rows, _, _, tied = args[:5] if name == "jet" else args[3:8]
+    served = kernels.serves(x.shape[1], RowLayout.of(rows, x.shape[1], tied).outputs, x.dtype)
+    return getattr(kernels, name) if served else None
+
+
 def _on_cuda(name: str, *args):
     """An operator on CUDA tensors: its Triton kernel, or the reference."""
-    x, rows, _, _, tied = args[:5] if name == "jet" else args[3:8]
-    kernels = _triton_kernels()
-    if kernels is None or not kernels.serves(x.shape[1], RowLayout.of(rows, x.shape[1], tied).outputs, x.dtype):
-        return _chunked(name, *args)
-    return getattr(kernels, name)(*args)
+    kernel = cuda_kernel(name, *args)
+    return _chunked(name, *args) if kernel is None else kernel(*args)
 
 
-for _name in ("jet", "jet_vjp"):
+for _name in _TRITON:
     _LIBRARY.impl(_name, functools.partial(_on_cuda, _name), "CUDA")
 
 
@@ -350,4 +361,4 @@ _LIBRARY.impl("compact", plain_compact, "CompositeExplicitAutograd")
 torch.library.register_fake("bumpnet_fast::compact", _fake_compact, lib=_LIBRARY)
 torch.library.register_autograd("bumpnet_fast::compact", _compact_backward, setup_context=_save_compact, lib=_LIBRARY)
 
-__all__ = ["MAX_DIM", "OPERATORS", "plain_compact", "reference_design", "under_transform"]
+__all__ = ["MAX_DIM", "OPERATORS", "cuda_kernel", "plain_compact", "reference_design", "under_transform"]
