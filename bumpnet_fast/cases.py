@@ -131,7 +131,7 @@ def _points_on_edges(rows: Tensor, frame: Tensor, case: Case, generator: torch.G
 
 def _random_jet(case: Case, *leading: int) -> list[Tensor | None]:
     """Cotangents or coefficients of a value, its gradient and its second derivatives; None past ``want``."""
-    generator = torch.Generator().manual_seed(case.points)
+    generator = torch.Generator().manual_seed(100 * case.dim + 10 * case.want + case.points)
     shapes = (leading, (*leading, case.dim), (*leading, *second_shape(case.want, case.dim)))
     made = [torch.randn(shape, generator=generator).double() for shape in shapes]
     return [t if i <= min(case.want, DIAGONAL) else None for i, t in enumerate(made)]
