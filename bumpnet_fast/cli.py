@@ -102,9 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="as JSON")
     info.set_defaults(run=_info)
 
-    check = commands.add_parser("check", help="compare every backend that is here with the float64 reference")
+    about = "compare every backend that is here with the float64 reference"
+    note = "The exit code is 1 if a case fails.  On a GPU the first run takes minutes: Triton compiles the kernels."
+    check = commands.add_parser("check", help=about, description=about[0].upper() + about[1:] + ".", epilog=note)
     check.add_argument("--device", choices=("cpu", "cuda", "all"), default="all", help="default: %(default)s")
-    check.add_argument("--full", action="store_true", help="many more cases; minutes")
+    check.add_argument("--full", action="store_true", help="many more cases, for some minutes")
     check.add_argument("--json", action="store_true", help="every case as JSON")
     check.set_defaults(run=_check)
 

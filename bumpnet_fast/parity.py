@@ -114,17 +114,14 @@ class Backend(NamedTuple):
                     args = moved(question.args, dtype, self.device)
                     served = self.served_by(operator, *args)
                     limits = tolerances(case, operator, dtype, len(question.wanted), served)
-                    verdict = self._verdict(operator, args, question.wanted, limits, dtype)
+                    got = self.run(operator, *args)
+                    verdict = compare(got, question.wanted, limits, dtype)
+                    # what torch's own operations do with the order of their sums is not ours to promise
+                    if verdict.passed and served != "reference" and not _same_bits(got, self.run(operator, *args)):
+                        verdict = verdict._replace(message="a second run gives other bits")
                 except Exception as error:  # an operator that raises has failed; the others are still asked
                     verdict = Verdict(None, None, _text(error))
                 yield _row(self, served, operator, dtype, case, verdict)
-
-    def _verdict(self, operator: str, args: list, wanted: Sequence[Tensor], limits: list, dtype) -> Verdict:
-        got = self.run(operator, *args)
-        verdict = compare(got, wanted, limits, dtype)
-        if verdict.passed and not _same_bits(got, self.run(operator, *args)):
-            return verdict._replace(message="a second run gives other bits")
-        return verdict
 
 
 def _row(backend, served: str, operator: str, dtype: torch.dtype, case: Case, verdict: Verdict) -> dict:

@@ -1,8 +1,14 @@
 """``bumpnet check``: passes on what is right, and finds what is planted."""
 
+import contextlib
+import importlib.util
 import io
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +18,7 @@ from bumpnet_fast.cases import Case
 from bumpnet_fast.parity import Backend, GraphBackend, check, compare, show
 from bumpnet_fast.reference import HESSIAN, LAPLACIAN
 
+ROOT = Path(__file__).parents[1]
 SMALL = [
     Case("edges", 2, LAPLACIAN, True, 33, 8, 1),
     Case("edges", 3, HESSIAN, False, 0, 3, 2),
@@ -246,6 +253,35 @@ def test_who_serves_on_cuda_is_what_the_operators_ask(monkeypatch, name, served)
         assert len(ops._on_cuda(name, *double)) == (3 if name == "jet" else 2)
 
 
+INTERPRETED = """
+import json
+from bumpnet_fast import cases, ops, parity
+
+def run(operator, *args):
+    on_cuda = operator in ("jet", "jet_vjp")
+    return ops._on_cuda(operator, *args) if on_cuda else parity._plain(operator, *args)
+
+backend = parity._on_cuda("cpu", None)._replace(run=run)
+table = [cases.Case("edges", 2, 4, True, 3, 2, 1), cases.Case("steps", 1, 2, True, 2, 2, 2),
+         cases.Case("edges", 2, 1, True, 3, 2, 5)]
+print(json.dumps(parity.check(["cpu"], follow=lambda _: table, candidates=[backend])["cases"]))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton")
+@pytest.mark.skipif(importlib.util.find_spec("bumpnet_fast.kernels") is None, reason="the package is not installed")
+def test_the_triton_kernels_pass_in_the_interpreter():
+    ours = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "BUMPNET_FAST_BACKEND": ""}
+    command = [sys.executable, "-c", INTERPRETED]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | ours, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row for row in rows if not row["passed"]] == []
+    for name in ("jet", "jet_vjp"):
+        served = {(row["outputs"], row["served_by"]) for row in rows if row["operator"] == name}
+        assert served == {(1, "triton"), (2, "triton"), (5, "reference")}
+
+
 def test_a_replayed_graph_gives_what_the_calls_give(triton_serves):
     report = check(["cpu"], follow=small, candidates=[GraphBackend("cpu", None, capturing)])
     assert report["passed"]
@@ -270,6 +306,38 @@ def test_where_triton_does_not_serve_no_graph_is_checked(monkeypatch):
     report = check(["cpu"], follow=small, candidates=[GraphBackend("cpu", None, capturing)])
     assert report["cases"] == [] and not report["passed"]
     assert "nothing to check" in text(report)
+
+
+def test_a_capture_warms_up_on_a_stream_of_its_own(monkeypatch):
+    """The order of what is asked of torch.cuda; a real graph is captured by ``bumpnet check`` on a GPU."""
+    said = []
+
+    class Stream:
+        def __init__(self, name="own"):
+            self.name = name
+
+        def wait_stream(self, other):
+            said.append(f"{self.name} waits for {other.name}")
+
+    class Graph:
+        def replay(self):
+            said.append("replay")
+
+    @contextlib.contextmanager
+    def within(what):
+        said.append(f"into {getattr(what, 'name', 'graph')}")
+        yield
+        said.append("out")
+
+    fakes = {"Stream": Stream, "current_stream": lambda: Stream("current"), "stream": within, "CUDAGraph": Graph,
+             "graph": within}  # fmt: skip
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    results, replay = parity.capture(lambda: said.append("step") or ["result"])
+    replay()
+    assert results == ["result"]
+    assert said == ["own waits for current", "into own", "step", "step", "step", "out", "current waits for own",
+                    "into graph", "step", "out", "replay"]  # fmt: skip
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
