@@ -236,6 +236,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None, cases: Sequence[Case] = CASES, device: str = "cuda") -> int:
     options = _parser().parse_args(argv)
+    if options.static and options.markdown:
+        print("--markdown is for what was measured, --static measures nothing", file=sys.stderr)
+        return 2
     if options.static:
         gpu = static.GPUS[options.gpu]
         gpu = gpu._replace(clock=options.clock) if options.clock else gpu

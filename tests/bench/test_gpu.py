@@ -110,6 +110,13 @@ def test_bounds_on_the_command_line(tmp_path, capsys):
     assert all(f"| {kernel} | 1 | value |" in output for kernel in static.KERNELS)
 
 
+def test_bounds_are_not_put_where_measurements_belong(tmp_path, capsys):
+    page = tmp_path / "gpu.md"
+    page.write_text(PAGE)
+    assert gpu.main(["--static", "--markdown", str(page)]) == 2
+    assert page.read_text() == PAGE and "--static measures nothing" in capsys.readouterr().err
+
+
 # --- measuring -------------------------------------------------------------------------------------
 
 CASES = (Case(200, 9, 2, "laplacian"), Case(100, 5, 2, "gradient"))
