@@ -231,26 +231,23 @@ def test_the_way_of_cuda_says_who_served(triton_serves):
                       "design": "reference", "compact": "cuda" if native.missing is None else "reference"}  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "served"), [("jet", True), ("jet_vjp", True), ("basis", False), ("design", False)])
-def test_who_serves_on_cuda_is_what_the_operators_ask(monkeypatch, name, served):
+@pytest.mark.parametrize("name", ["jet", "jet_vjp"])
+def test_who_serves_on_cuda_is_what_the_operators_ask(monkeypatch, name):
     """``served_by`` cannot lie: the operators' way to the kernels asks the same function."""
 
     class Kernels:
         jet = jet_vjp = staticmethod(lambda *args: "triton was here")
 
         @staticmethod
-        def serves(dim, outputs, dtype):
-            return (dim, outputs, dtype) == (2, 1, torch.float32)
+        def serves(*asked):
+            return asked[-3:] == (2, 1, torch.float32)
 
     monkeypatch.setattr(ops, "_triton_kernels", lambda: Kernels)
-    args = cases.moved(cases.questions(SMALL[0])[name].args, torch.float32, "cpu")
+    single = cases.moved(cases.questions(SMALL[0])[name].args, torch.float32, "cpu")
+    double = cases.moved(single, torch.float64, "cpu")
     backend = parity._on_cuda("cpu", None)
-    assert backend.served_by(name, *args) == ("triton" if served else "reference")
-    if served:
-        assert ops._on_cuda(name, *args) == "triton was here"
-        double = cases.moved(args, torch.float64, "cpu")
-        assert backend.served_by(name, *double) == "reference"
-        assert len(ops._on_cuda(name, *double)) == (3 if name == "jet" else 2)
+    assert backend.served_by(name, *single) == "triton" and ops._on_cuda(name, *single) == "triton was here"
+    assert backend.served_by(name, *double) == "reference" and len(ops._on_cuda(name, *double)) >= 2
 
 
 INTERPRETED = """
