@@ -1,4 +1,4 @@
-"""Benchmarks: one thread unless a case says otherwise, and a table of ratios at the end."""
+"""Benchmarks: one thread unless a case says otherwise, and a table of ratios at the end.  --device cuda for a GPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,32 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 OURS = "ours"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where the benchmarks run")
+
+
+def pytest_configure(config):
+    if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: there is no CUDA device")
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    return request.config.getoption("--device")
+
+
+@pytest.fixture
+def timed(benchmark, device):
+    """``benchmark``, which waits for the GPU in every timed call."""
+
+    def settled(function, *args):
+        result = function(*args)
+        torch.cuda.synchronize()
+        return result
+
+    return lambda function, *args: benchmark(*((settled,) if device == "cuda" else ()), function, *args)
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +56,10 @@ def pytest_terminal_summary(terminalreporter, config):
         if "contestant" in bench.extra_info and bench.stats.data:
             groups[bench.group][bench.extra_info["contestant"]] = bench
     write = terminalreporter.write_line
+    where = torch.cuda.get_device_name() if config.getoption("--device") == "cuda" else "CPU"
     for name, group in groups.items():
         write("")
-        write(f"{name}  (one process, medians, {torch.get_num_threads()} threads outside the cases)")
+        write(f"{name}  ({where}, one process, medians, {torch.get_num_threads()} threads outside the cases)")
         reference = group.get(OURS)
         for contestant, bench in sorted(group.items(), key=lambda item: item[1].stats.median):
             ratio = f"{bench.stats.median / reference.stats.median:8.1f} x ours" if reference else ""

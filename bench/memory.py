@@ -1,4 +1,4 @@
-"""Peak extra memory of a call, from the operating system's own high-water mark."""
+"""Peak extra memory of a call: from the system's high-water mark on the CPU, from torch's allocator on CUDA."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import gc
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -15,8 +17,10 @@ def _read(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def peak_extra_mib(call: Callable[[], object]) -> float | None:
-    """MiB that ``call`` needs beyond what the process held before; None where the system does not tell."""
+def peak_extra_mib(call: Callable[[], object], device: str = "cpu") -> float | None:
+    """MiB that ``call`` needs beyond what was held before; None where the system does not tell."""
+    if device == "cuda":
+        return _peak_on_cuda(call)
     if not _RESET.exists():
         return None
     call()
@@ -26,3 +30,14 @@ def peak_extra_mib(call: Callable[[], object]) -> float | None:
     before = _read("VmRSS")
     call()
     return max(0.0, _read("VmHWM") - before)
+
+
+def _peak_on_cuda(call: Callable[[], object]) -> float:
+    call()
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20

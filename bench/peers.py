@@ -17,7 +17,9 @@ from bumpnet_fast.rows import RowLayout, grid_rows, orientation
 Residual = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def case(dim: int, points: int, bumps: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, ...]:
+def case(
+    dim: int, points: int, bumps: int, dtype: torch.dtype, seed: int = 0, device: str = "cpu"
+) -> tuple[Tensor, ...]:
     """Points x [N, d], rows [M, columns] that require gradients, their frame, and a right-hand side f [N]."""
     generator = torch.Generator().manual_seed(seed)
     layout = RowLayout(dim)
@@ -26,7 +28,8 @@ def case(dim: int, points: int, bumps: int, dtype: torch.dtype, seed: int = 0) -
     rows += 0.05 * torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
     x = 2 * torch.rand(points, dim, generator=generator, dtype=torch.float64) - 1
     f = torch.randn(points, generator=generator, dtype=torch.float64)
-    return x.to(dtype), rows.to(dtype).requires_grad_(), frame.to(dtype), f.to(dtype)
+    x, rows, frame, f = (t.to(device, dtype) for t in (x, rows, frame, f))
+    return x, rows.requires_grad_(), frame, f
 
 
 def _used_values(rows: Tensor, frame: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""The command ``bumpnet``: list the problems, describe the installation, solve a problem.
+"""The command ``bumpnet``: list the problems, describe and check the installation, solve a problem.
 
 This file parses arguments, hands them to the library and writes down what comes back; it computes
 nothing itself.  What needs torch or matplotlib is imported where it is used, so that help and
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import inspect
 import json
 import math
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code: 0 for success; 2 for a mistake in the arguments, told in one line before anything
         is computed; 130 after Ctrl-C (what was found by then is written like any other solution);
-        1 if a result could not be written.
+        1 if a result could not be written, or if a check failed.
 
     Examples
     --------
@@ -100,6 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="versions, compiled kernels, devices, and why something is missing")
     info.add_argument("--json", action="store_true", help="as JSON")
     info.set_defaults(run=_info)
+
+    about = "compare every backend that is here with the float64 reference"
+    note = "The exit code is 1 if a case fails.  On a GPU the first run takes minutes: Triton compiles the kernels."
+    check = commands.add_parser("check", help=about, description=about[0].upper() + about[1:] + ".", epilog=note)
+    check.add_argument("--device", choices=("cpu", "cuda", "all"), default="all", help="default: %(default)s")
+    check.add_argument("--full", action="store_true", help="many more cases, for some minutes")
+    check.add_argument("--json", action="store_true", help="every case as JSON")
+    check.set_defaults(run=_check)
 
     about = "Solve a problem; write the model, the history, a summary and a picture."
     ending = "Ctrl-C ends the solving early: the best solution so far is written, and the exit code is 130."
@@ -222,6 +231,21 @@ def _info(arguments: argparse.Namespace) -> int:
 
     print(json.dumps(report(), indent=2) if arguments.json else format_report(report()))
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import track
+
+    from .parity import DEVICES, check, show
+
+    console = Console(stderr=True)
+    watched = functools.partial(
+        track, description="checking", console=console, transient=True, disable=not console.is_terminal
+    )
+    report = check(DEVICES if arguments.device == "all" else [arguments.device], arguments.full, watched)
+    print(_json(report)) if arguments.json else show(report)
+    return 0 if report["passed"] else FAILED
 
 
 def _solve(arguments: argparse.Namespace) -> int:

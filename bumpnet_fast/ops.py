@@ -139,14 +139,20 @@ def _triton_kernels():
     return operators
 
 
-def _on_cuda(name: str, *args):
-    """An operator on CUDA tensors: its Triton kernel, or the reference."""
+def cuda_kernel(name: str, *args):
+    """The Triton kernel that serves an operator with these arguments on CUDA, or None where the reference does."""
     at = _arguments_before_x(name)
     x, rows, _, _, tied = args[at : at + 5]
     kernels = _triton_kernels()
     if kernels is None or not kernels.serves(name, x.shape[1], RowLayout.of(rows, x.shape[1], tied).outputs, x.dtype):
-        return _chunked(name, *args)
-    return getattr(kernels, name)(*args)
+        return None
+    return getattr(kernels, name)
+
+
+def _on_cuda(name: str, *args):
+    """An operator on CUDA tensors: its Triton kernel, or the reference."""
+    kernel = cuda_kernel(name, *args)
+    return _chunked(name, *args) if kernel is None else kernel(*args)
 
 
 for _name in OPERATORS:
@@ -355,4 +361,4 @@ _LIBRARY.impl("compact", plain_compact, "CompositeExplicitAutograd")
 torch.library.register_fake("bumpnet_fast::compact", _fake_compact, lib=_LIBRARY)
 torch.library.register_autograd("bumpnet_fast::compact", _compact_backward, setup_context=_save_compact, lib=_LIBRARY)
 
-__all__ = ["MAX_DIM", "OPERATORS", "plain_compact", "reference_design", "under_transform"]
+__all__ = ["MAX_DIM", "OPERATORS", "cuda_kernel", "plain_compact", "reference_design", "under_transform"]

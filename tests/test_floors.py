@@ -22,7 +22,7 @@ FLOORS = [
     {"problems", "solvers"},
     {"checkpoint"},
     {"plotting"},
-    {"info"},
+    {"info", "cases", "parity"},
     {"integrations"},
     {"cli"},
     {"__main__"},
