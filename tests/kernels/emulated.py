@@ -10,6 +10,7 @@ not write shows.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ import ptx
 import pytest
 import torch
 from compiled import Launch
+
+_program = functools.lru_cache(ptx.Program)
 
 
 class Ran(NamedTuple):
@@ -53,7 +56,7 @@ def emulated(arch: int, error: float = 0.0, change: Callable[[str, str], str] = 
         arguments = [
             a.numpy() if isinstance(a, torch.Tensor) else a for a in one.args if not compiled.is_compiled_in(a)
         ]
-        ptx.run(ptx.Program(text), one.grid, arguments, binary.metadata.shared, error)
+        ptx.run(_program(text), one.grid, arguments, binary.metadata.shared, error)
 
     module, before = compiled.operators(), torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:

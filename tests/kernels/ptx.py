@@ -10,7 +10,7 @@ It looks for mistakes on the way, and raises ``Fault`` with the instruction:
 
 A register or a shared place that was never written reads as NaN, a predicate raises.  Threads may part at a branch:
 those furthest behind in the text go on first, so that all meet again after it.  What is not known raises ``Unknown``:
-no tensor cores, no asynchronous copies, no atomics.
+of the tensor cores only tf32 by ``mma.sync``, no asynchronous copies, no atomics.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ class Program:
 
     def width(self, register: str) -> int:
         """Bits of a register; 1 for a predicate."""
-        return self.widths[register if register in self.widths else register.rstrip("0123456789")]
+        name = register if register in self.widths else register.rstrip("0123456789")
+        if name not in self.widths:
+            raise Unknown(f"operand {register}")
+        return self.widths[name]
 
     def _read(self, text):
         while label := re.match(r"(\$[\w$]+):\s*|[{}]\s*|\.(?:loc|pragma)\b[^\n]*(?:\n\s*|$)", text):
@@ -435,7 +438,42 @@ def _matrices(program, opcode, operands):
     return step
 
 
+def _multiply_matrices(program, opcode, operands):
+    """mma, 16 x 8 by 8 x 8: lane 4 i + j has entries of row i (and i + 8) and column j (and j + 4) of the first, and of
+    the others as below.  How a GPU rounds the sum is not documented; here it is rounded once."""
+    if opcode[1:] != ("sync", "aligned", "m16n8k8", "row", "col", "f32", "tf32", "tf32", "f32"):
+        raise Unknown("these matrices")
+    targets, *factors = (_members(operand) for operand in operands)
+    sources = [
+        [_source(name, kind) for name in some] for some, kind in zip(factors, ("b32", "b32", "f32"), strict=True)
+    ]
+    i, j = np.divmod(np.arange(32), 4)
+    places = (
+        ((16, 8), [(i, j), (i + 8, j), (i, j + 4), (i + 8, j + 4)]),
+        ((8, 8), [(j, i), (j + 4, i)]),
+        ((16, 8), [(i, 2 * j), (i, 2 * j + 1), (i + 8, 2 * j), (i + 8, 2 * j + 1)]),
+    )
+
+    def step(machine, mask):
+        machine.whole(mask, 32)
+        matrices = []
+        for some, (shape, entries) in zip(sources, places, strict=True):
+            matrix = np.zeros((machine.count // 32, *shape))
+            for source, (row, column) in zip(some, entries, strict=True):
+                values = np.broadcast_to(source(machine), machine.count)
+                if values.dtype == np.uint32:
+                    values = (values & 0xFFFFE000).view(np.float32)  # tf32 has 13 bits less
+                matrix[:, row, column] = values.reshape(-1, 32)
+            matrices.append(matrix)
+        a, b, c = matrices
+        result = (a @ b + c).astype(np.float32)
+        for target, (row, column) in zip(targets, places[2][1], strict=True):
+            machine.write(target, result[:, row, column].reshape(-1), mask)
+
+    return step
+
+
 _CONTROL = {
-    "ld": _load, "st": _store, "mov": _move, "cvta": _move, "bra": _branch, "ret": _return, "exit": _return,
-    "bar": _barrier, "shfl": _shuffle, "ldmatrix": _matrices,
+    "ld": _load, "st": _store, "mov": _move, "cvta": _move, "bra": _branch, "ret": _return,
+    "bar": _barrier, "shfl": _shuffle, "ldmatrix": _matrices, "mma": _multiply_matrices,
 }  # fmt: skip

@@ -8,6 +8,7 @@ add an error.  Whatever is not listed here raises: better no answer than a wrong
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -170,14 +171,17 @@ def _shift(function):
 
 
 def _extract_bits(modifiers, kind):
-    if kind != "u32":
+    """Of a signed type, the last bit that is taken is the sign."""
+    if bits_of(kind) != 32:
         raise Unknown("bits of this type")
+    large = TYPES[f"{kind[0]}64"]
 
     def function(x, first, length):
-        shifted = x.astype(np.uint64) >> np.minimum(first & 0xFF, 63).astype(np.uint64)
-        return (shifted & ((np.uint64(1) << np.minimum(length & 0xFF, 32).astype(np.uint64)) - 1)).astype(np.uint32)
+        up = (64 - np.minimum(length & 0xFF, 32)).astype(large)
+        shifted = x.astype(large) >> np.minimum(first & 0xFF, 63).astype(large)
+        return np.where(up < 64, (shifted << up % 64) >> up % 64, large(0)).astype(x.dtype)
 
-    return Semantics(function, ("u32",) * 3, kind)
+    return Semantics(function, (kind, "u32", "u32"), kind)
 
 
 def _select(modifiers, kind):
@@ -252,6 +256,11 @@ def _convert(modifiers, kind):
     return Semantics(function, (source,), result)
 
 
+def _to_tf32(x):
+    """13 bits less, ties away from zero."""
+    return np.where(np.isfinite(x), ((raw(x) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32), x)
+
+
 def _exp2(modifiers, kind):
     return Semantics(lambda x: np.exp2(x.astype(np.float64)).astype(x.dtype), (kind,), kind, approximate=True)
 
@@ -300,9 +309,12 @@ def _flushing(found: Semantics) -> Semantics:
     return found._replace(function=function)
 
 
+@cache
 def semantics(opcode: tuple[str, ...]) -> Semantics:
     """Of an opcode split at the dots; raises ``Unknown``."""
     name, *rest = opcode
+    if opcode == ("cvt", "rna", "tf32", "f32"):
+        return Semantics(_to_tf32, ("f32",), "f32")
     if name not in _TABLE:
         raise Unknown("this opcode")
     make, known = _TABLE[name]
