@@ -69,7 +69,7 @@ def record(monkeypatch, run=False) -> list[Launch]:
 
 def is_compiled_in(value) -> bool:
     """Whether an argument is no parameter of the compiled kernel any more."""
-    return not isinstance(value, torch.Tensor) and value == 1
+    return value is None or (not isinstance(value, torch.Tensor) and value == 1)
 
 
 def compile_launch(launch: Launch, backend: str, arch, warp: int = 32):
@@ -89,7 +89,7 @@ def compile_launch(launch: Launch, backend: str, arch, warp: int = 32):
             if value.data_ptr() % 16 == 0:  # meta tensors: 0
                 attributes[(i,)] = [["tt.divisibility", 16]]
         elif is_compiled_in(value):
-            constants[name] = 1
+            constants[name] = value
         else:
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
             if value % 16 == 0:

@@ -40,7 +40,7 @@ TARGETS = {
     1: (90, 80, 100, 120, 80),
     2: (90, 100, 80, 120, 90),
     3: (120, 120, 120, 120, 100),
-    4: (100, 100, 100, 100, 90),
+    4: (100, 100, 100, 100, 100),
 }
 
 
@@ -62,15 +62,15 @@ class Case(NamedTuple):
 def case(dim, want, dtype=torch.float32) -> Case:
     """Many points or few, outputs and ties take turns."""
     n, m = (1100, 7) if (dim + want) % 2 else (75, 11)
-    last = want == LAPLACIAN
-    return Case(dim, want, dtype, TARGETS[dim][want], n, m, 1 + last, not last)
+    other = want == LAPLACIAN and dim < 4
+    return Case(dim, want, dtype, TARGETS[dim][want], n, m, 1 + other, not other)
 
 
 CASES = [case(dim, want) for dim in TARGETS for want in range(5)] + [
     case(1, HESSIAN, torch.float64),
     case(2, DIAGONAL, torch.float64),
     case(2, GRADIENT, torch.float64),
-    case(3, LAPLACIAN, torch.float64),
+    case(3, VALUE, torch.float64),
     case(4, VALUE, torch.float64),
 ]
 #: Numbers that are compiled in: sizes divisible by 16, and one.
@@ -110,11 +110,13 @@ def run(c: Case, args, names=NAMES, **how):
 
 
 def errors(c, got, expected, name):
-    """Of each result, over what is allowed."""
-    limits = [TOLERANCES[c.dtype][level] for level in levels(name, c.want)]
-    found = [oracle.error(g, w) for g, w in zip(got, expected, strict=True)]
+    """Of each result, over what is allowed; of gradients column by column, so that small ones count as well."""
+    parts = list(zip(got, expected, levels(name, c.want), strict=True))
+    if name == "jet_vjp":
+        parts = [(*columns, level) for g, w, level in parts for columns in zip(g.T, w.T, strict=True)]
+    found = [oracle.error(g, w) for g, w, _ in parts]
     print(f"{name} {label(c)}: " + ", ".join(f"{error:.1e}" for error in found))
-    return [error / limit for error, limit in zip(found, limits, strict=True)]
+    return [error / TOLERANCES[c.dtype][level] for error, (_, _, level) in zip(found, parts, strict=True)]
 
 
 def check(c: Case, **how):
@@ -227,7 +229,7 @@ def test_tensors_at_addresses_that_no_vector_load_is_aligned_to():
     assert moved["jet"][0].data_ptr() % 16
     results, _ = run(c, moved)
     for name in NAMES:
-        assert max(errors(c, results[name], wanted(name, args[name]), name)) <= 1
+        assert all(ratio <= 1 for ratio in errors(c, results[name], wanted(name, args[name]), name))
 
 
 # --- tensor cores ----------------------------------------------------------------------------------
