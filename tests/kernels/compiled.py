@@ -68,6 +68,11 @@ def record(monkeypatch, run=False) -> list[Launch]:
     return launches
 
 
+def is_compiled_in(value) -> bool:
+    """Whether an argument is no parameter of the compiled kernel any more."""
+    return value is None or (not isinstance(value, torch.Tensor) and value == 1)
+
+
 def compile_launch(launch: Launch, backend: str, arch, warp: int = 32):
     from triton import compile
     from triton.backends.compiler import GPUTarget
@@ -82,9 +87,10 @@ def compile_launch(launch: Launch, backend: str, arch, warp: int = 32):
     for i, (name, value) in enumerate(zip(names, launch.args, strict=False)):
         if isinstance(value, torch.Tensor):
             signature[name] = {torch.float32: "*fp32", torch.float64: "*fp64"}[value.dtype]
-            attributes[(i,)] = [["tt.divisibility", 16]]
-        elif value == 1:
-            constants[name] = 1
+            if value.data_ptr() % 16 == 0:  # meta tensors: 0
+                attributes[(i,)] = [["tt.divisibility", 16]]
+        elif is_compiled_in(value):
+            constants[name] = value
         else:
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
             if value % 16 == 0:
