@@ -340,6 +340,6 @@ def test_pruning_while_training_keeps_the_fit():
             loss.backward()
             optimizer.step()
             pruning.step(loss)
-        losses[threshold] = float(loss)
+        losses[threshold] = loss.item()
         assert bool(pruning.events) == (threshold > 0)
     assert len(net.rows) < 14 and losses[0.05] < 4 * losses[0.0] + 1e-5
