@@ -23,6 +23,8 @@ from torch.optim import LBFGS, Optimizer
 from .functional import bump_compact
 from .layer import BumpNet
 
+#: Side lengths of a new bump in grid cells, as those that a net starts with.
+_OVERLAP = 3.0
 #: A growing bump keeps this distance from others that grow with it, in side lengths.
 _APART = 0.5
 
@@ -206,18 +208,21 @@ def _replace(net: BumpNet, optimizer: Optimizer | None, places: list[tuple[dict,
 
 
 @torch.no_grad()
-def rows_at(net: BumpNet, x: Tensor, shrink: float = 1.0) -> Tensor:
-    """Rows of new bumps centred at ``x`` [new, d], shaped like their nearest neighbours, with amplitude zero.
+def rows_at(net: BumpNet, x: Tensor, bumps: int | None = None, shrink: float = 1.0) -> Tensor:
+    """Rows of new bumps centred at ``x`` [new, d], in the shape of a uniform grid, with amplitude zero.
+
+    The shape is not a neighbour's: that of a trained bump is often far from one that trains well.
 
     Parameters
     ----------
     net : BumpNet
-        Gives the frame and the neighbours.
+        Gives the frame and the domain.
     x : Tensor
         [new, d], finite; a point outside the box of the centres goes to its edge.
+    bumps : int, optional
+        Size of the grid; by default the net's with the new ones.
     shrink : float
-        Side lengths in those of the neighbour; the sharpness grows so that edges stay as thin in
-        proportion, ``p`` with the square root as in the initial grid.
+        Side lengths in those of the grid, whose sharpness goes with one over their square root.
 
     Returns
     -------
@@ -231,20 +236,21 @@ def rows_at(net: BumpNet, x: Tensor, shrink: float = 1.0) -> Tensor:
     >>> BumpNet.from_rows(rows, net.frame, net.domain).centres.detach()
     tensor([[0.5000, 0.2500]])
     """
-    layout, (lo, hi, scale) = net.layout, net.frame
+    layout, (lo, hi, scale) = net.layout, net.frame.double()
     if x.dim() != 2 or x.shape[1] != layout.dim or not bool(torch.isfinite(x).all()):
         raise ValueError(f"x must be finite and of shape [new, {layout.dim}], got {tuple(x.shape)}")
     if not 0 < shrink < math.inf:
         raise ValueError(f"shrink must be positive, got {shrink!r}")
-    x = x.to(net.rows)
-    nearest = torch.cdist(x * scale, net.centres.detach() * scale).argmin(1)
-    rows = net.rows.detach()[nearest].clone()
-    unit = (2 * x - lo - hi) / (hi - lo)
+    volume = float(torch.prod((net.domain[1] - net.domain[0]).double() * scale))
+    spacing = shrink * (volume / (bumps or len(net.rows) + len(x))) ** (1 / layout.dim)
+    rows = x.new_zeros(len(x), layout.columns, dtype=torch.float64)
+    unit = (2 * x.double() - lo - hi) / (hi - lo)
     rows[:, layout.centre] = torch.atanh(unit.clamp(-0.999, 0.999))
-    rows[:, layout.size] += math.log(shrink)
-    rows[:, layout.sharpness] -= 0.5 * math.log(shrink)
-    rows[:, layout.amplitude] = 0
-    return rows
+    rows[:, layout.size] = math.log(_OVERLAP * spacing)
+    rows[:, layout.sharpness] = -0.5 * math.log(spacing)
+    if not layout.tied:
+        rows[:, layout.outer] = math.log(2) - 0.5 * math.log(spacing)
+    return rows.to(net.rows)
 
 
 @torch.no_grad()
@@ -362,7 +368,13 @@ class Pruning:
             return None
         keep_bumps(self.net, keep, self.optimizer)
         self.events.append(
-            Event(self.taken, "prune", before, len(self.net.rows), None if loss is None else float(loss))
+            Event(
+                self.taken,
+                "prune",
+                before,
+                len(self.net.rows),
+                None if loss is None else float(torch.as_tensor(loss).detach()),
+            )
         )
         return self.events[-1]
 

@@ -241,18 +241,17 @@ def test_worth_keeping(scores, threshold, least, wanted):
 # --- where to grow ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("outer", ("tied", "free"))
 @pytest.mark.parametrize("dim", (1, 2, 3, 4))
-def test_new_bumps_sit_where_asked_and_look_like_their_neighbour(dim):
-    net = BumpNet(dim, 3**dim, dtype="float64")
-    net.perturb_(0.1, torch.Generator().manual_seed(dim))
-    x = 0.9 * oracle.points(dim, 5)
-    rows = rows_at(net, x, shrink=0.5)
-    grown = BumpNet.from_rows(rows, net.frame, net.domain)
-    oracle.assert_close(grown.centres, x, 1e-12)
-    nearest = torch.cdist(x * net.frame[2], net.centres * net.frame[2]).argmin(1)
-    oracle.assert_close(grown.sizes, 0.5 * net.sizes[nearest], 1e-12)
-    oracle.assert_close(grown.sharpness, math.sqrt(2) * net.sharpness[nearest], 1e-12)
-    assert not grown.amplitudes.any() and not grown.check()
+def test_new_bumps_are_those_of_a_grid_of_so_many(dim, outer):
+    """Put at a grid's centres they are the grid that a net starts on."""
+    net = BumpNet(dim, (3,) * dim, dtype="float64", outer=outer)
+    rows = rows_at(net, net.centres.detach(), bumps=len(net.rows))
+    oracle.assert_close(rows, net.rows, 1e-12)
+    small = BumpNet.from_rows(rows_at(net, net.centres.detach(), len(net.rows), 0.25), net.frame, net.domain, net.tied)
+    oracle.assert_close(small.sizes, 0.25 * net.sizes, 1e-12)
+    oracle.assert_close(small.sharpness, 2 * net.sharpness, 1e-12)
+    assert not small.check()
 
 
 def test_a_point_far_outside_goes_to_the_edge_of_the_box():
