@@ -155,8 +155,9 @@ class Model:
 
     def jet(self, x: Tensor, want: str = "hessian") -> Jet:
         """Values and derivatives of u at ``x`` [N, d]; ``want`` as in :meth:`BumpNet.jet`."""
-        jet = self.net.jet(x, want=want)
-        return self.problem.compose(x, want)(jet) if self.boundary == "hard" else jet
+        if self.boundary != "hard":
+            return self.net.jet(x, want=want)
+        return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want)
 
 
 def load(path: str | os.PathLike, *, problem: Any = None) -> Model:

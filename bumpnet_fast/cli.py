@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Exit codes besides 0.
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+#: Those of solvers.least_squares, which it would take torch to import.
+METHODS = ("auto", "varpro", "gauss-newton", "lm")
 #: Standard deviation of the random change of the initial shapes, when a seed is given.
 PERTURB = 0.05
 
@@ -123,7 +125,7 @@ def _add_solve_arguments(add: Callable[..., Any]) -> None:
     setting = "a field of the problem, an option of the solver or of the net, or perturb; see 'bumpnet list'"
     add("problem", metavar="PROBLEM", help="one of 'bumpnet list'")
     add("--bumps", type=_bumps, metavar="N|NxM", help="number of bumps, or of grid cells per axis, such as 4x10")
-    add("--method", choices=("varpro", "lm"), default="varpro", help="default: %(default)s")
+    add("--method", choices=METHODS, default="auto", help="default: varpro for linear problems, else gauss-newton")
     add("--boundary", choices=("hard", "soft"), default="hard", help="exact or by least squares; default: %(default)s")
     add("--dtype", choices=("float32", "float64"), default="float64", help="default: %(default)s")
     add("--seed", type=_seed, metavar="N", help=random)
@@ -399,7 +401,7 @@ def _summary(solution: Solution, arguments: argparse.Namespace, settings: dict[s
     net = solution.net
     return {
         "problem": arguments.problem,
-        "method": arguments.method,
+        "method": solution.method,
         "boundary": solution.boundary,
         "bumps": len(net.rows),
         "parameters": net.rows.numel(),

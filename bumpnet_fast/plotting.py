@@ -136,7 +136,7 @@ def _predicted(solution: Solution, points: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def _exact(solution: Solution, points: np.ndarray) -> np.ndarray | None:
-    values = solution.problem.exact(torch.from_numpy(points))
+    values = solution.problem.reference(torch.from_numpy(points))
     return None if values is None else _array(values.reshape(len(points), -1)[:, 0])
 
 

@@ -6,10 +6,12 @@ is the model to imitate); whatever solves it sees only what is declared here.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +19,9 @@ from torch import Tensor
 
 from ..jet import Jet
 from . import sampling
+
+#: Half width of the seam of a periodic function, in periods.
+SEAM = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Condition:
         The jet that ``residual`` needs.
     weight : float
         Factor of the mean square of the residual in the loss.
+    period : tuple of float, optional
+        If given, ``residual`` gets the jet of ``u(x) - u(x + period)`` in the place of u's.
     """
 
     name: str
@@ -42,6 +49,7 @@ class Condition:
     residual: Callable[[Tensor, Jet], Tensor]
     want: str = "value"
     weight: float = 1.0
+    period: tuple[float, ...] | None = None
 
 
 @dataclass
@@ -71,6 +79,16 @@ class Problem:
         A size of net that solves it well.
     residual_scale : float
         Typical size of the terms of the residual, which divides it in the loss.
+    time : int or None
+        The axis that is time: u is given at its lower face, and nothing at its upper one.
+    periodic : tuple of int
+        Axes along which u is periodic, with the width of the box as the period.
+    dirichlet : tuple of (int, int), or None
+        Faces on which u is given: the axis, and 0 for its lower or 1 for its upper face.  None means all
+        but those of periodic axes and the end of time.
+    unknowns : dict of str to float
+        First guesses of scalars that the equation needs and that are found along with u; :meth:`residual`
+        gets them by name.
 
     Raises
     ------
@@ -85,16 +103,14 @@ class Problem:
     ... class Decay(Problem):
     ...     name, want = "decay", "gradient"
     ...     rate: float = 1.0
+    ...     time = 0
     ...     lower: tuple = (0.0,)
     ...     upper: tuple = (1.0,)
     ...
     ...     def residual(self, x, u):
     ...         return u.d(0) + self.rate * u.value
     ...
-    ...     def distance(self, x):
-    ...         return x[:, 0]
-    ...
-    ...     def lift(self, x):
+    ...     def boundary_values(self, x):
     ...         return torch.ones_like(x[:, 0])
     ...
     >>> Decay(rate="2.5")
@@ -108,6 +124,10 @@ class Problem:
     linear: ClassVar[bool | None] = None
     default_bumps: ClassVar[Any] = 40
     residual_scale: ClassVar[Any] = 1.0
+    time: ClassVar[int | None] = None
+    periodic: ClassVar[tuple[int, ...]] = ()
+    dirichlet: ClassVar[tuple[tuple[int, int], ...] | None] = None
+    unknowns: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     lower: tuple[float, ...] = (-1.0, -1.0)
     upper: tuple[float, ...] = (1.0, 1.0)
@@ -130,7 +150,7 @@ class Problem:
 
     # --- the equation: what a subclass writes ------------------------------------------------------
 
-    def residual(self, x: Tensor, u: Jet) -> Tensor:
+    def residual(self, x: Tensor, u: Jet, **unknowns: Tensor) -> Tensor:
         """Residual of the equation, [N] or [N, E], from the jet of u at the points ``x`` [N, d].
 
         Nonlinear ones are welcome.  The residual at a point may depend on u at that point only.
@@ -138,65 +158,173 @@ class Problem:
         raise NotImplementedError(f"{type(self).__name__} must define residual(x, u)")
 
     def exact(self, x: Tensor) -> Tensor | None:
-        """Exact solution, [N] or [N, K], where known."""
+        """Exact solution, [N] or [N, K], where known, differentiable by ``x``."""
         return None
 
+    def reference(self, x: Tensor) -> Tensor | None:
+        """What errors are measured against, [N] or [N, K]: by default the exact solution."""
+        return self.exact(x)
+
     def boundary_values(self, x: Tensor) -> Tensor:
-        """Dirichlet data, [N] or [N, K], at points of the boundary: the exact solution, or else zero."""
+        """Given values, [N] or [N, K], at points of the boundary: the exact solution, or else zero."""
         exact = self.exact(x)
         return torch.zeros_like(x[:, 0]) if exact is None else exact
 
+    def inside(self, x: Tensor) -> Tensor:
+        """Which of the points of the box belong to the domain, [N] bool: by default all.
+
+        A problem on a part of the box overrides this and :meth:`boundary_points`, or else
+        :meth:`distance` and :meth:`lift`.
+        """
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+
+    def side_conditions(self) -> list[Condition]:
+        """Conditions that no form of the boundary builds in: fluxes, measurements.  Always imposed."""
+        return []
+
     # --- the boundary, exactly ("hard") or by least squares ("soft") --------------------------------
 
+    @property
+    def faces(self) -> tuple[tuple[int, int], ...]:
+        """Faces of the box, (axis, 0 or 1), on which u is given."""
+        if self.dirichlet is not None:
+            return tuple(self.dirichlet)
+        sides = itertools.product(range(len(self.lower)), (0, 1))
+        return tuple((j, k) for j, k in sides if j not in self.periodic and (j, k) != (self.time, 1))
+
+    def _sides(self, axis: int) -> list[int]:
+        return [side for j, side in self.faces if j == axis]
+
     def distance(self, x: Tensor) -> Tensor:
-        """A smooth function [N] that is zero on the boundary and positive inside; 1 at the middle of a box."""
+        """A smooth function [N] that is zero on the given faces and positive elsewhere in the box.
+
+        It is 1 at the middle between two given faces, and opposite to a single one.
+        """
         lo, hi = self.domain.to(x)
-        return torch.prod((x - lo) * (hi - x) / (0.5 * (hi - lo)) ** 2, dim=1)
+        factors = [torch.ones_like(x[:, 0])]
+        for axis, side in self.faces:
+            width = (hi - lo)[axis] / len(self._sides(axis))
+            factors.append((hi[axis] - x[:, axis] if side else x[:, axis] - lo[axis]) / width)
+        return torch.prod(torch.stack(factors), dim=0)
 
     def lift(self, x: Tensor) -> Tensor:
-        """A smooth function, [N] or [N, K], with the boundary values on the boundary of the domain.
+        """A smooth function, [N] or [N, K], with the boundary values on the given faces.
 
         For a box, transfinite interpolation: with P_j the linear interpolation along axis j between
-        the two faces, ``1 - (1 - P_1) ... (1 - P_d)`` applied to the boundary values.
+        the two faces, or the value on its only one, ``1 - (1 - P_1) ... (1 - P_d)`` applied to the
+        boundary values.
         """
         corners = self.domain.to(x)
         t = ((x - corners[0]) / (corners[1] - corners[0])).unbind(1)
-        total: Tensor | float = 0.0
-        for faces in itertools.product((None, 0, 1), repeat=len(t)):  # of each axis: free, lower face, upper face
+        total = None
+        for faces in itertools.product(*((None, *self._sides(j)) for j in range(len(t)))):  # None: a free axis
             held = [(j, face) for j, face in enumerate(faces) if face is not None]
             if held:
                 at = list(x.unbind(1))
                 for j, face in held:
                     at[j] = corners[face, j].expand(len(x))
                 values = self.boundary_values(torch.stack(at, 1))
-                blend = math.prod(t[j] if face else 1 - t[j] for j, face in held)
-                total = total - (-1) ** len(held) * blend.reshape(-1, *(1,) * (values.dim() - 1)) * values
-        return total
+                blend = math.prod(t[j] if face else 1 - t[j] for j, face in held if len(self._sides(j)) == 2)
+                if isinstance(blend, Tensor):
+                    blend = blend.reshape(-1, *(1,) * (values.dim() - 1))
+                part = -((-1) ** len(held)) * blend * values
+                total = part if total is None else total + part
+        return torch.zeros_like(x[:, 0]) if total is None else total
 
-    def compose(self, x: Tensor, want: str) -> Callable[[Jet], Jet]:
+    def compose(self, x: Tensor, want: str) -> Callable[..., Jet]:
         """The map from a free jet v at ``x`` [N, d] to ``u = lift + distance * v``, exact on the boundary.
 
-        Values can be differentiated by ``x``; beyond them, the jets of distance and lift are constants.
+        With periodic axes it takes the jets at ``x + shift`` for all :meth:`shifts`, and the v of the formula
+        is :meth:`wrap` of these.  Values can be differentiated by ``x``; beyond them, the jets of distance,
+        lift and weights are constants.
 
         >>> from bumpnet_fast.problems import get
         >>> edge, v = torch.tensor([[1.0, 0.3]]), Jet("value", torch.ones(1, 1))
         >>> get("poisson").compose(edge, "value")(v).value.abs().item() < 1e-6
         True
         """
+        distance, lift = (self._jet(function, x, want) for function in (self.distance, self.lift))
+        wrap = self.wrap(x, want)
+        return lambda *v: distance * wrap(*v) + lift
 
-        def jet(function: Callable[[Tensor], Tensor]) -> Jet:
-            return Jet(want, function(x).reshape(len(x), -1)) if want == "value" else Jet.of(function, x, want)
+    @staticmethod
+    def _jet(function: Callable[[Tensor], Tensor], x: Tensor, want: str) -> Jet:
+        return Jet(want, function(x).reshape(len(x), -1)) if want == "value" else Jet.of(function, x, want)
 
-        distance, lift = jet(self.distance), jet(self.lift)
-        return lambda v: distance * v + lift
+    def shifts(self) -> list[tuple[float, ...]]:
+        """Shifts of a point by up to one period, itself first: where :meth:`compose` wants the jets."""
+        widths = (b - a for a, b in zip(self.lower, self.upper, strict=True))
+        return list(itertools.product(*((0.0, w, -w) if j in self.periodic else (0.0,) for j, w in enumerate(widths))))
+
+    def wrap(self, x: Tensor, want: str) -> Callable[..., Jet]:
+        """The map from jets at all shifts of ``x`` to the jet of a function that is periodic.
+
+        It is ``sum_s w(x + s) v(x + s)``, where the weight w goes smoothly from 0 to 1 around one end of the
+        period and back around the other, so that the weights add up to 1: periodic to the second
+        derivative whatever v is, and v itself where that is periodic.
+        """
+        if not self.periodic:
+            return lambda v: v
+        lo, hi = self.domain.to(x)
+
+        def weight(x: Tensor) -> Tensor:
+            reach = SEAM * (hi - lo)
+            rise = [_smooth_step(0.5 + 0.5 * (x[:, j] - lo[j]) / reach[j]) for j in self.periodic]
+            fall = [_smooth_step(0.5 + 0.5 * (hi[j] - x[:, j]) / reach[j]) for j in self.periodic]
+            return math.prod(rise) * math.prod(fall)
+
+        weights = [self._jet(weight, x + x.new_tensor(shift), want) for shift in self.shifts()]
+        return lambda *v: functools.reduce(Jet.__add__, (w * jet for w, jet in zip(weights, v, strict=True)))
+
+    def extend(self, jet: Callable[[Tensor], Jet], x: Tensor, want: str) -> Jet:
+        """The jet of u in the hard form at ``x`` [N, d], from that of the bumps, ``jet(x)``.
+
+        >>> from bumpnet_fast.problems import get
+        >>> constant = lambda x: Jet("value", torch.ones(len(x), 1))
+        >>> get("poisson").extend(constant, torch.zeros(1, 2), "value").value.item()
+        1.0
+        """
+        return self.compose(x, want)(*(jet(x + x.new_tensor(shift)) for shift in self.shifts()))
+
+    def boundary_points(self, counts: tuple[int, ...]) -> Tensor:
+        """Points [n, d] where u is given, apart from the start of time, for so many points per axis."""
+        faces = [face for face in self.faces if face[0] != self.time]
+        return sampling.faces(self.domain, counts, faces)
 
     def conditions(self) -> list[Condition]:
-        """What the soft form imposes beside the equation: here the Dirichlet data on the faces of the box."""
+        """What the soft form imposes beside the equation: given values, and periodicity."""
 
-        def residual(x: Tensor, u: Jet) -> Tensor:
+        def given(x: Tensor, u: Jet) -> Tensor:
             return u.value - self.boundary_values(x).reshape(len(x), -1)
 
-        return [Condition("boundary", lambda counts: sampling.faces(self.domain, counts), residual)]
+        conditions = []
+        if any(axis != self.time for axis, _ in self.faces):
+            conditions.append(Condition("boundary", self.boundary_points, given))
+        start = [face for face in self.faces if face[0] == self.time]
+        if start:
+            conditions.append(Condition("initial", lambda counts: sampling.faces(self.domain, counts, start), given))
+        return conditions + [self.periodicity(axis) for axis in self.periodic]
+
+    def periodicity(self, axis: int) -> Condition:
+        """The condition that u and its derivative along ``axis`` are the same on the two faces of the axis."""
+        first_order = self.want == "gradient"
+
+        def residual(x: Tensor, difference: Jet) -> Tensor:
+            value = difference.value
+            return value if first_order else torch.cat([value, difference.d(axis)], 1)
+
+        period = tuple((b - a) * (j == axis) for j, (a, b) in enumerate(zip(self.lower, self.upper, strict=True)))
+
+        def points(counts: tuple[int, ...]) -> Tensor:
+            return sampling.faces(self.domain, counts, [(axis, 0)])
+
+        return Condition(f"period of axis {axis}", points, residual, "gradient", period=period)
+
+
+def _smooth_step(t: Tensor) -> Tensor:
+    """From 0 at t = 0 to 1 at t = 1, with two continuous derivatives; ``f(t) + f(1 - t) = 1``."""
+    t = t.clamp(0, 1)
+    return t**3 * (10 - 15 * t + 6 * t * t)
 
 
 def _like_default(name: str, value: Any, default: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -66,17 +68,19 @@ def interior(domain: Tensor, counts: tuple[int, ...], kind: str = "grid", seed: 
     return lo + (hi - lo) * unit.reshape(n, len(lo))
 
 
-def faces(domain: Tensor, counts: tuple[int, ...]) -> Tensor:
-    """Points [n, d] on all faces of the box ``domain`` [2, d]: grids with ``counts`` points per axis, edges included.
+def faces(domain: Tensor, counts: tuple[int, ...], held: Sequence[tuple[int, int]] | None = None) -> Tensor:
+    """Points [n, d] on faces of the box ``domain`` [2, d]: grids with ``counts`` points per axis, edges included.
+
+    ``held`` names the faces by axis and side, 0 for the lower and 1 for the upper one; by default all.
 
     >>> faces(torch.tensor([[0.0], [1.0]]), (7,))[:, 0].tolist()
     [0.0, 1.0]
     """
     lo, hi = domain.double()
     ticks = [torch.linspace(0, 1, k, dtype=torch.float64) for k in counts]
-    parts = []
-    for axis in range(len(ticks)):
-        ends = [*ticks[:axis], torch.tensor([0.0, 1.0], dtype=torch.float64), *ticks[axis + 1 :]]
+    parts = [torch.empty(0, len(ticks), dtype=torch.float64)]
+    for axis, side in itertools.product(range(len(ticks)), (0, 1)) if held is None else held:
+        ends = [*ticks[:axis], torch.tensor([float(side)], dtype=torch.float64), *ticks[axis + 1 :]]
         parts.append(torch.cartesian_prod(*ends).reshape(-1, len(ticks)))
     return lo + (hi - lo) * torch.cat(parts)
 

@@ -8,7 +8,7 @@ which is what :func:`bumpnet_fast.bump_design` evaluates over all bumps (docs/ma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from ..functional import bump_design, bump_jet
 from ..jet import Jet
 from ..layer import BumpNet
 from ..problems import sampling
-from ..problems.base import Problem
+from ..problems.base import Condition, Problem
 from ..reference import WANTS, second_shape
 
 BOUNDARIES = ("hard", "soft")
@@ -29,17 +29,22 @@ Coefficients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 @dataclass
 class Block:
-    """Rows of one kind: ``function(jet of the net at x)`` -> [n] or [n, E], times ``factor``."""
+    """Rows of one kind: ``function(jet of the net at x)`` -> [n] or [n, E], times ``factor``.
+
+    With ``others``, more tensors of points [n, d], the function gets the jets at these too.  It gets the
+    unknowns of the equation by name.
+    """
 
     name: str
     x: Tensor
     want: str
-    function: Callable[[Jet], Tensor]
+    function: Callable[..., Tensor]
     factor: float
+    others: tuple[Tensor, ...] = ()
 
-    def residual(self, jet: Jet) -> Tensor:
+    def residual(self, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> Tensor:
         """[E, n]."""
-        rows = self.function(jet)
+        rows = self.function(*jets, **unknowns)
         if rows.dim() not in (1, 2) or rows.shape[0] != len(self.x):
             wanted = f"[{len(self.x)}] or [{len(self.x)}, equations]"
             raise ValueError(f"the residual of {self.name!r} must have shape {wanted}, got {tuple(rows.shape)}")
@@ -47,30 +52,41 @@ class Block:
 
 
 def blocks(problem: Problem, boundary: str, counts: tuple[int, ...], x: Tensor, condition_weight: float) -> list[Block]:
-    """The rows of a problem: its equation at ``x`` [N, d] and, softly, its conditions.
+    """The rows of a problem: its equation at ``x`` [N, d], its side conditions and, softly, its conditions.
 
     The sum of squares of all rows is the mean square of the scaled residual plus the weighted mean
     squares of the conditions.
     """
+    hard = boundary == "hard"
+    shifts = problem.shifts()[1:] if hard else []
 
-    def equation(u: Jet) -> Tensor:
-        return problem.residual(x, u)
+    def composed(x: Tensor, want: str) -> tuple[Callable[..., Jet], tuple[Tensor, ...]]:
+        """u from the jets of the net at ``x`` and at other points, and these points."""
+        if not hard:
+            return lambda v: v, ()
+        return problem.compose(x, want), tuple(x + x.new_tensor(shift) for shift in shifts)
 
+    compose, others = composed(x, problem.want)
     factor = 1 / (problem.residual_scale * math.sqrt(max(1, len(x))))
-    if boundary == "hard":
-        compose = problem.compose(x, problem.want)
-        return [Block(problem.name, x, problem.want, lambda jet: equation(compose(jet)), factor)]
-    rows = [Block(problem.name, x, problem.want, equation, factor)]
-    for condition in problem.conditions():
+    rows = [Block(problem.name, x, problem.want, lambda *v, **k: problem.residual(x, compose(*v), **k), factor, others)]
+    for condition in [*([] if hard else problem.conditions()), *problem.side_conditions()]:
         points = condition.points(counts).to(x)
         factor = math.sqrt(condition_weight * condition.weight / max(1, len(points)))
-        function = _at(points, condition.residual)
-        rows.append(Block(condition.name, points, condition.want, function, factor))
+        rows.append(_condition_block(condition, points, factor, composed))
     return rows
 
 
-def _at(x: Tensor, residual: Callable[[Tensor, Jet], Tensor]) -> Callable[[Jet], Tensor]:
-    return lambda jet: residual(x, jet)
+def _condition_block(condition: Condition, x: Tensor, factor: float, composed: Callable) -> Block:
+    here, others = composed(x, condition.want)
+    if condition.period is None:
+        return Block(condition.name, x, condition.want, lambda *v, **_: condition.residual(x, here(*v)), factor, others)
+    beyond = x + x.new_tensor(condition.period)
+    there, more = composed(beyond, condition.want)
+
+    def residual(*v: Jet, **_) -> Tensor:
+        return condition.residual(x, here(*v[: 1 + len(others)]) - there(*v[1 + len(others) :]))
+
+    return Block(condition.name, x, condition.want, residual, factor, (*others, beyond, *more))
 
 
 class System:
@@ -84,59 +100,97 @@ class System:
         What the rows are.
     net : BumpNet
         Gives layout, frame, dtype and device; its rows are not read.
+    unknowns : mapping of str to float
+        First guesses of the T unknowns of the equation.
     """
 
-    def __init__(self, blocks: list[Block], net: BumpNet):
+    def __init__(
+        self,
+        blocks: list[Block],
+        net: BumpNet,
+        unknowns: Mapping[str, float] | None = None,
+    ):
         self.layout, self.frame, self.tied = net.layout, net.frame, net.tied
         self.dtype = net.rows.dtype
         self.blocks = blocks
-        self._points = [block.x.to(net.rows) for block in blocks]
+        self.names = tuple(unknowns or {})
+        self.guesses = torch.tensor([*(unknowns or {}).values()], dtype=torch.float64, device=net.rows.device)
+        self._points = [[x.to(net.rows) for x in (block.x, *block.others)] for block in blocks]
         self._zero = [self._constant(block, 0.0) for block in blocks]
-        self._equations = [block.residual(jet).shape[0] for block, jet in zip(blocks, self._zero, strict=True)]
+        named = self._named(None)
+        self._equations = [len(block.residual(jets, named)) for block, jets in zip(blocks, self._zero, strict=True)]
         self.size = sum(e * len(block.x) for e, block in zip(self._equations, blocks, strict=True))
+
+    def _named(self, unknowns: Tensor | None) -> dict[str, Tensor]:
+        values = self.guesses if unknowns is None else unknowns
+        return dict(zip(self.names, values.unbind(), strict=True))
 
     # --- residuals -----------------------------------------------------------------------------
 
-    def jets(self, rows: Tensor) -> list[Jet]:
+    def jets(self, rows: Tensor) -> list[tuple[Jet, ...]]:
         """Jets of the net with the given rows [M, columns] at the points of every block, as float64."""
         rows = rows.to(self.dtype)
-        jets = []
-        for block, x in zip(self.blocks, self._points, strict=True):
-            jet = bump_jet(x, rows, self.frame, block.want, tied=self.tied)
-            jets.append(jet._map(Tensor.double))
-        return jets
 
-    def residual(self, jets: list[Jet]) -> Tensor:
-        """All rows [R] at the given jets."""
-        return torch.cat([block.residual(jet).flatten() for block, jet in zip(self.blocks, jets, strict=True)])
+        def jet(block: Block, x: Tensor) -> Jet:
+            return bump_jet(x, rows, self.frame, block.want, tied=self.tied)._map(Tensor.double)
 
-    def linearise(self, jets: list[Jet] | None = None) -> tuple[Tensor, list[list[list[Coefficients]]]]:
-        """Rows [R] at the jets (by default of u = 0) and their coefficients by block, equation and output.
+        pairs = zip(self.blocks, self._points, strict=True)
+        return [tuple(jet(block, x) for x in points) for block, points in pairs]
+
+    def residual(self, jets: list[tuple[Jet, ...]], unknowns: Tensor | None = None) -> Tensor:
+        """All rows [R] at the given jets, and values of the unknowns [T] (by default the first guesses)."""
+        named = self._named(unknowns)
+        return torch.cat([b.residual(js, named).flatten() for b, js in zip(self.blocks, jets, strict=True)])
+
+    def linearise(
+        self, jets: list[tuple[Jet, ...]] | None = None, unknowns: Tensor | None = None
+    ) -> tuple[Tensor, list[list[list[list[Coefficients]]]]]:
+        """Rows [R] at the jets (by default of u = 0) and coefficients by block, equation, argument and output.
 
         Raises
         ------
         ValueError
             If some equation does not depend on the net at all.
         """
-        parts = [_linearise(block, jet) for block, jet in zip(self.blocks, jets or self._zero, strict=True)]
+        named = self._named(unknowns)
+        parts = [_linearise(block, js, named) for block, js in zip(self.blocks, jets or self._zero, strict=True)]
         return torch.cat([r.flatten() for r, _ in parts]), [coefficients for _, coefficients in parts]
+
+    def sensitivity(self, jets: list[tuple[Jet, ...]], unknowns: Tensor) -> Tensor:
+        """Derivatives [T, R] of the rows by the unknowns."""
+        if not len(unknowns):
+            return unknowns.new_empty(0, self.size)
+        with torch.enable_grad():
+            leaves = [value.detach().clone().requires_grad_() for value in unknowns]
+            rows = self.residual(jets, torch.stack(leaves))
+            # Reverse mode twice: the gradient is linear in the weights, with the wanted rows as its derivative.
+            weights = torch.ones_like(rows, requires_grad=True)
+            grads = torch.autograd.grad(rows @ weights, leaves, create_graph=True, allow_unused=True)
+            columns = [torch.zeros_like(rows) if g is None else _derivative(g, weights) for g in grads]
+        return torch.stack(columns).detach()
 
     def is_linear(self) -> bool:
         """Whether every row is affine in the jet, judged by its coefficients at two random jets."""
+        if self.names:
+            return False
         generator = torch.Generator().manual_seed(0)
         samples = [[self._constant(block, 1.0, generator) for block in self.blocks] for _ in range(2)]
-        flat = [[c for b in self.linearise(jets)[1] for e in b for k in e for c in k] for jets in samples]
+        flat = [[c for b in self.linearise(jets)[1] for e in b for a in e for k in a for c in k] for jets in samples]
         for a, b in zip(*flat, strict=True):
             if (a is None) != (b is None) or (a is not None and not torch.allclose(a, b, 1e-9, 0.0, equal_nan=True)):
                 return False
         return True
 
-    def _constant(self, block: Block, size: float, generator: torch.Generator | None = None) -> Jet:
+    def _constant(self, block: Block, size: float, generator: torch.Generator | None = None) -> tuple[Jet, ...]:
         n, k, d = len(block.x), self.layout.outputs, self.layout.dim
         level = WANTS.index(block.want)
         shapes = [(n, k), (n, k, d), (n, k, *second_shape(level, d))][: min(level, 2) + 1]
-        parts = [torch.randn(s, dtype=torch.float64, generator=generator) if size else torch.zeros(s) for s in shapes]
-        return Jet(block.want, *(part.to(block.x) for part in parts))
+
+        def part(shape: tuple[int, ...]) -> Tensor:
+            return torch.randn(shape, dtype=torch.float64, generator=generator) if size else torch.zeros(shape)
+
+        arguments = range(1 + len(block.others))
+        return tuple(Jet(block.want, *(part(shape).to(block.x) for shape in shapes)) for _ in arguments)
 
     # --- matrices ------------------------------------------------------------------------------
 
@@ -153,21 +207,28 @@ class System:
         """
         rows = rows.to(self.dtype)
         Phi, D = [], []
-        for block, x, by_equation in zip(self.blocks, self._points, coefficients, strict=True):
-            for by_output in by_equation:
+        for block, points, by_equation in zip(self.blocks, self._points, coefficients, strict=True):
+            for by_argument in by_equation:
                 pairs = [
-                    bump_design(
-                        tuple(None if c is None else c.to(self.dtype) for c in cs),
-                        x, rows, self.frame, block.want, tied=self.tied, derivatives=derivatives,
-                    )
-                    for cs in by_output
-                ]  # fmt: skip
-                Phi.append([phi.T for phi, _ in pairs])
-                D.append([None if d is None else d.movedim(0, -1) for _, d in pairs])
+                    self._operator(block.want, points, cs, rows, derivatives) for cs in zip(*by_argument, strict=True)
+                ]
+                Phi.append([phi for phi, _ in pairs])
+                D.append([d for _, d in pairs])
         if len(Phi) == len(Phi[0]) == 1:
             return Phi[0][0].double(), D
         A = torch.cat([torch.stack(phis, 1) for phis in Phi], -1).double()
         return A.flatten(0, 1), D
+
+    def _operator(self, want: str, points, by_argument, rows: Tensor, derivatives: bool):
+        """One row operator over the bumps, [M, n] and [M, shape columns, n], summed over the block's points."""
+        Phi = D = None
+        for x, cs in zip(points, by_argument, strict=True):
+            cs = tuple(None if c is None else c.to(self.dtype) for c in cs)
+            phi, d = bump_design(cs, x, rows, self.frame, want, tied=self.tied, derivatives=derivatives)
+            Phi = phi.T if Phi is None else Phi.add_(phi.T)
+            if derivatives:
+                D = d.movedim(0, -1) if D is None else D.add_(d.movedim(0, -1))
+        return Phi, D
 
     def shape_jacobian(self, D: list, amplitudes: Tensor, out: Tensor | None = None) -> Tensor:
         """Derivatives [M Q, R] of the rows by the Q shape columns of every bump, from ``amplitudes`` [M, K].
@@ -190,15 +251,23 @@ class System:
         return out
 
 
-def _linearise(block: Block, jet: Jet) -> tuple[Tensor, list[list[Coefficients]]]:
+def _linearise(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]):
     with torch.enable_grad():
-        leaves = [t.detach().requires_grad_() for t in (jet.value, jet.gradient, jet.second) if t is not None]
-        residual = block.residual(Jet(block.want, *leaves))
+        leaves = [[t.detach().requires_grad_() for t in jet._parts() if t is not None] for jet in jets]
+        residual = block.residual(tuple(Jet(block.want, *parts) for parts in leaves), unknowns)
         if not residual.requires_grad:
             raise ValueError(f"the residual of {block.name!r} does not depend on u")
-        grads = [torch.autograd.grad(e.sum(), leaves, retain_graph=True, allow_unused=True) for e in residual]
-    outputs = range(jet.value.shape[1])
-    return residual.detach(), [[_of_output(by, k, block.want) for k in outputs] for by in grads]
+        flat, per_jet = [t for parts in leaves for t in parts], len(leaves[0])
+        grads = [torch.autograd.grad(e.sum(), flat, retain_graph=True, allow_unused=True) for e in residual]
+    outputs, starts = range(jets[0].value.shape[1]), range(0, len(flat), per_jet)
+    by_equation = [
+        [[_of_output(by[at : at + per_jet], k, block.want) for k in outputs] for at in starts] for by in grads
+    ]
+    return residual.detach(), by_equation
+
+
+def _derivative(function: Tensor, by: Tensor) -> Tensor:
+    return torch.autograd.grad(function, by, retain_graph=True)[0]
 
 
 def _of_output(grads: tuple[Tensor | None, ...], k: int, want: str) -> Coefficients:
@@ -229,7 +298,11 @@ def collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int) ->
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ValueError(f"points must be a positive integer, {d} of them, or a tensor [N, {d}], got {points!r}")
         counts = sampling.spread(number, widths)
-    return sampling.interior(domain, counts, kind, seed).to(net.rows.device), counts
+    x = sampling.interior(domain, counts, kind, seed)
+    x = x[problem.inside(x)]
+    if not len(x):
+        raise ValueError(f"no point of {counts} in the box is inside the domain of problem {problem.name!r}")
+    return x.to(net.rows.device), counts
 
 
 def check_fit(problem: Problem, net: BumpNet, boundary: str) -> None:

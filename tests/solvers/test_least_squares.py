@@ -5,11 +5,13 @@ import math
 
 import pytest
 import torch
-from cases import Cubic, Rotation
+from cases import Cubic, Rotation, Tangle
 
 from bumpnet_fast import BumpNet, use_backend
 from bumpnet_fast.problems import get
-from bumpnet_fast.solvers.least_squares import _Joint, _Separable, descend, ridge_solve, solve
+from bumpnet_fast.solvers.descent import descend
+from bumpnet_fast.solvers.least_squares import solve
+from bumpnet_fast.solvers.models import Joint, Projected, Separable, ridge_solve
 from bumpnet_fast.solvers.system import System, blocks, collocation
 
 
@@ -32,7 +34,7 @@ def noise(*shape, seed=0):
 @pytest.mark.parametrize(("n", "R"), [(6, 40), (6, 4)])
 def test_ridge_solve_minimises_residual_and_ridge(n, R):
     A, target = noise(n, R) * torch.logspace(-2, 2, n, dtype=torch.float64)[:, None], noise(R, seed=1)
-    h, residual, Q, loss = ridge_solve(A, target, 1e-3)
+    h, residual, fit, loss = ridge_solve(A, target, 1e-3)
     length = A.norm(dim=1)
     rows = torch.cat([A, math.sqrt(1e-3) * torch.diag(length)], 1)
     wanted = torch.linalg.lstsq(rows.T, torch.cat([target, torch.zeros(n)])[:, None]).solution[:, 0]
@@ -41,7 +43,7 @@ def test_ridge_solve_minimises_residual_and_ridge(n, R):
     torch.testing.assert_close(loss, float(residual @ residual + 1e-3 * (length * h).square().sum()))
     back = torch.cat([residual, math.sqrt(1e-3) * length * h]) @ rows.T
     assert back.abs().max() < 1e-12 * length.max()
-    assert torch.linalg.matrix_rank(torch.cat([Q, (A / length[:, None]).T], 1)) == min(n, R)
+    assert torch.linalg.matrix_rank(torch.cat([fit.basis, (A / length[:, None]).T], 1)) == min(n, R)
 
 
 def test_a_dying_bump_gets_no_boundless_amplitude():
@@ -63,7 +65,7 @@ def central(function, x, v, step=1e-6):
 def test_gradient_of_variable_projection_is_exact(problem, boundary):
     """The derivative of the loss with the amplitudes solved for; a ridge on scaled amplitudes is not varied."""
     net = net_for(problem, 6).perturb_(0.2, torch.Generator().manual_seed(0))
-    model = model_for(_Separable, problem, net, boundary, ridge=0.0)
+    model = model_for(Separable, problem, net, boundary, ridge=0.0)
     point = model.start(net.rows.detach())
     _, gradient = model.jacobian(point)
     for seed in range(3):
@@ -75,20 +77,20 @@ def test_gradient_of_variable_projection_is_exact(problem, boundary):
 @pytest.mark.parametrize("problem", [get("helmholtz", a1=0.7, a2=1), Rotation()], ids=str)
 def test_kaufman_jacobian_is_the_derivative_beyond_the_reach_of_the_amplitudes(problem):
     net = net_for(problem, 6).perturb_(0.2, torch.Generator().manual_seed(0))
-    model = model_for(_Separable, problem, net)
+    model = model_for(Separable, problem, net)
     point = model.start(net.rows.detach())
     J, _ = model.jacobian(point)
     v = noise(len(point.x))
     change = central(lambda x: model.evaluate(x).residual, point.x, v)
-    beyond = change - point.basis @ (change @ point.basis)
+    beyond = change - point.fit.basis @ (change @ point.fit.basis)
     torch.testing.assert_close(v @ J, beyond, rtol=0, atol=float(1e-5 * beyond.abs().max()))
-    assert (J @ point.basis).abs().max() < 1e-9 * J.abs().max()
+    assert (J @ point.fit.basis).abs().max() < 1e-9 * J.abs().max()
 
 
 @pytest.mark.parametrize("problem", [Cubic(), Rotation(), get("poisson")], ids=str)
 def test_joint_jacobian_is_the_derivative(problem):
     net = net_for(problem, 5).perturb_(0.2, torch.Generator().manual_seed(0))
-    model = model_for(_Joint, problem, net)
+    model = model_for(Joint, problem, net)
     point = model.start(net.rows.detach())
     J, gradient = model.jacobian(point)
     v = noise(len(point.x))
@@ -97,10 +99,50 @@ def test_joint_jacobian_is_the_derivative(problem):
     torch.testing.assert_close(gradient, J @ point.residual)
 
 
+@pytest.mark.parametrize("problem", [Cubic(), Rotation(), Tangle()], ids=str)
+def test_projected_jacobian_is_the_derivative_along_the_tangent(problem):
+    net = net_for(problem, 5).perturb_(0.2, torch.Generator().manual_seed(0))
+    model = model_for(Projected, problem, net)
+    shapes, inner = model._split(net.rows.detach())
+    point = model._fitted(shapes, noise(len(inner), seed=1), most=0)
+    J, gradient = model.jacobian(point)
+    v = noise(len(point.x))
+    change = central(lambda step: model.ahead(point, step), torch.zeros_like(v), v)
+    torch.testing.assert_close(v @ J, change, rtol=0, atol=float(1e-5 * change.abs().max()))
+    torch.testing.assert_close(gradient, J @ point.residual)
+    assert (J @ point.fit.basis).abs().max() < 1e-8 * J.abs().max()
+
+
+def test_projection_is_variable_projection_where_the_problem_is_linear():
+    problem = get("helmholtz", a1=0.7, a2=1)
+    net = net_for(problem, 6)
+    models = [model_for(kind, problem, net) for kind in (Separable, Projected)]
+    points = [model.start(net.rows.detach()) for model in models]
+    assert points[1].loss == pytest.approx(points[0].loss)
+    torch.testing.assert_close(points[1].inner, points[0].inner)
+    step = 0.1 * noise(len(points[0].x))
+    (J, gradient), (J1, gradient1) = (model.jacobian(point) for model, point in zip(models, points, strict=True))
+    torch.testing.assert_close(J1, J, rtol=0, atol=float(1e-7 * J.abs().max()))
+    torch.testing.assert_close(gradient1, gradient, rtol=0, atol=float(1e-7 * gradient.abs().max()))
+    moved = [model.move(point, step) for model, point in zip(models, points, strict=True)]
+    assert moved[1].loss == pytest.approx(moved[0].loss)
+
+
+def test_the_cold_start_solves_for_nonlinear_amplitudes():
+    problem = Cubic()
+    net = net_for(problem, 12)
+    model = model_for(Projected, problem, net)
+    point = model.start(net.rows.detach())
+    reachable = point.residual @ point.fit.basis
+    assert point.loss < 0.5 * model.reference_loss
+    assert reachable @ reachable < 0.05 * point.loss
+    assert model.start(model.rows(point)).loss <= point.loss
+
+
 def test_every_step_descends():
     problem = get("poisson")
     net = net_for(problem)
-    model = model_for(_Separable, problem, net)
+    model = model_for(Separable, problem, net)
     point = model.start(net.rows.detach())
     losses = [point.loss]
     losses += [later.loss for later in itertools.islice(descend(model, point, damping=1.0, step_cap=1.0), 8)]
@@ -111,7 +153,7 @@ def test_every_step_descends():
 def test_step_cap_holds():
     problem = get("helmholtz", a1=2, a2=2)
     net = net_for(problem).perturb_(0.3, torch.Generator().manual_seed(1))
-    model = model_for(_Separable, problem, net)
+    model = model_for(Separable, problem, net)
     point = model.start(net.rows.detach())
     after = next(descend(model, point, damping=1e-8, step_cap=0.01))
     # The step is the capped velocity and an acceleration of at most 0.4 of it in the scaled norm.
@@ -169,9 +211,11 @@ def test_box_far_from_square_with_boundary_values():
     assert solve(problem, net_for(problem, (5, 4)), iterations=25).rel_l2 < 1e-4
 
 
-def test_nonlinear_problem_by_joint_steps():
-    solution = solve(Cubic(), net_for(Cubic(), 8), method="lm", iterations=60)
-    assert solution.rel_l2 < 1e-4
+@pytest.mark.parametrize("method", ["lm", "auto"])
+def test_nonlinear_problem(method):
+    solution = solve(Cubic(), net_for(Cubic(), 8), method=method, iterations=60)
+    assert solution.rel_l2 < 1e-5
+    assert solution.method == {"auto": "gauss-newton"}.get(method, method)
 
 
 def test_linear_problem_by_joint_steps():
@@ -180,7 +224,7 @@ def test_linear_problem_by_joint_steps():
     assert solution.rel_l2 < 5e-4
 
 
-@pytest.mark.parametrize("method", ["varpro", "lm"])
+@pytest.mark.parametrize("method", ["varpro", "gauss-newton", "lm"])
 @pytest.mark.parametrize("boundary", ["hard", "soft"])
 def test_system_with_two_outputs(method, boundary):
     problem = Rotation()
@@ -258,7 +302,7 @@ def test_small_problems_take_one_thread_and_give_the_others_back(threads):
     problem, during = get("poisson"), []
     solve(problem, net_for(problem), iterations=1, callback=lambda _: during.append(torch.get_num_threads()))
     with pytest.raises(ValueError, match="nonlinear"):
-        solve(Cubic(), net_for(Cubic(), 4))
+        solve(Cubic(), net_for(Cubic(), 4), method="varpro")
     assert set(during) == {1} and torch.get_num_threads() == 2
 
 
@@ -300,7 +344,7 @@ def test_no_iterations_is_the_best_amplitudes():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"method": "adam"}, "method must be one of varpro, lm, got 'adam'"),
+    ({"method": "adam"}, "method must be one of auto, varpro, gauss-newton, lm, got 'adam'"),
     ({"boundary": "firm"}, "boundary must be one of hard, soft, got 'firm'"),
     ({"sampling": "halton"}, "sampling must be one of .* got 'halton'"),
     ({"points": -1}, "points must be"),
@@ -325,8 +369,8 @@ def test_wrong_options_are_named_before_anything_happens(options, message):
 
 
 def test_variable_projection_refuses_a_nonlinear_problem():
-    with pytest.raises(ValueError, match=r"'cubic' is nonlinear in u, .* use method='lm'"):
-        solve(Cubic(), net_for(Cubic(), 4))
+    with pytest.raises(ValueError, match=r"'cubic' is nonlinear in u .* use method='gauss-newton'"):
+        solve(Cubic(), net_for(Cubic(), 4), method="varpro")
 
 
 def test_a_residual_that_is_not_finite_is_refused():
