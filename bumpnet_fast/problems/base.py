@@ -148,10 +148,16 @@ class Problem:
 
     # --- the boundary, exactly ("hard") or by least squares ("soft") --------------------------------
 
+    @property
+    def held_axes(self) -> tuple[int, ...]:
+        """The axes whose two faces carry Dirichlet data."""
+        return tuple(range(len(self.lower)))
+
     def distance(self, x: Tensor) -> Tensor:
         """A smooth function [N] that is zero on the boundary and positive inside; 1 at the middle of a box."""
         lo, hi = self.domain.to(x)
-        return torch.prod((x - lo) * (hi - x) / (0.5 * (hi - lo)) ** 2, dim=1)
+        factors = (x - lo) * (hi - x) / (0.5 * (hi - lo)) ** 2
+        return torch.prod(factors[:, [*self.held_axes]], dim=1)
 
     def lift(self, x: Tensor) -> Tensor:
         """A smooth function, [N] or [N, K], with the boundary values on the boundary of the domain.
@@ -162,7 +168,8 @@ class Problem:
         corners = self.domain.to(x)
         t = ((x - corners[0]) / (corners[1] - corners[0])).unbind(1)
         total: Tensor | float = 0.0
-        for faces in itertools.product((None, 0, 1), repeat=len(t)):  # of each axis: free, lower face, upper face
+        choices = ((None, 0, 1) if j in self.held_axes else (None,) for j in range(len(t)))
+        for faces in itertools.product(*choices):  # of each axis: free, lower face, upper face
             held = [(j, face) for j, face in enumerate(faces) if face is not None]
             if held:
                 at = list(x.unbind(1))
@@ -197,6 +204,17 @@ class Problem:
             return u.value - self.boundary_values(x).reshape(len(x), -1)
 
         return [Condition("boundary", lambda counts: sampling.faces(self.domain, counts), residual)]
+
+
+def choose(registry: dict[str, type[Problem]], name: str, settings: dict[str, Any]) -> Problem:
+    """The problem called ``name`` in a registry, with some of its fields set; ValueError if either does not exist."""
+    if name not in registry:
+        raise ValueError(f"unknown problem {name!r}; there are: {', '.join(sorted(registry))}")
+    known = registry[name].settings()
+    for field in settings:
+        if field not in known:
+            raise ValueError(f"{name} has no field {field!r}; it has: {', '.join(known)}")
+    return registry[name](**settings)
 
 
 def _like_default(name: str, value: Any, default: Any) -> Any:
