@@ -20,11 +20,11 @@ FLOORS = [
     {"layer"},
     {"adapt"},
     {"problems", "solvers"},
-    {"checkpoint"},
-    {"plotting"},
+    {"checkpoint", "evolution_checkpoint"},
+    {"plotting", "plotting_evolution"},
     {"info"},
     {"integrations"},
-    {"cli"},
+    {"cli", "cli_evolve"},
     {"__main__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

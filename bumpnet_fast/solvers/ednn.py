@@ -328,7 +328,8 @@ class _Run:
             problem, net, torch.tensor(self.times, dtype=torch.float64),
             torch.stack([r.rows for r in self.reports]), torch.stack([r.rates for r in self.reports]),
             self.history, model.space, model.fit_error, rel_l2, max_error, self.setup_seconds, self.seconds,
-            self.march.steps, model.stages, self.solve_seconds, self.method, reason, self.warnings,
+            self.march.steps, model.stages, self.solve_seconds, self.method,
+            "frozen" if isinstance(model, Frozen) else "evolve", reason, self.warnings,
         )  # fmt: skip
 
 

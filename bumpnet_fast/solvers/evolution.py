@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +54,8 @@ class Evolution:
         Steps taken, and right-hand sides evaluated.
     solve_seconds : float
         Of one solve for the evolution of the weights: one stage without its right-hand side.
-    method : str
-        What integrated.
+    method, shapes : str
+        What integrated, and whether the shapes were "frozen" or did "evolve".
     stop_reason : str
         "finished", "time", "interrupted" or "unstable".
     warnings : list of str
@@ -77,6 +78,7 @@ class Evolution:
     stages: int
     solve_seconds: float
     method: str
+    shapes: str
     stop_reason: str
     warnings: list[str]
 
@@ -107,6 +109,25 @@ class Evolution:
         Between the times of the output the amplitudes are interpolated by cubics that have their rates.
         """
         return self.space.jet(x.double(), self._rows(t), "value").value.to(x.dtype)
+
+    def on(self, x: Tensor) -> Callable[[float], Tensor]:
+        """u [N, K] at the same points ``x`` [N, d] for many times: frozen bumps are evaluated there once.
+
+        Examples
+        --------
+        >>> from bumpnet_fast.problems.evolution import Heat
+        >>> from bumpnet_fast.solvers import evolve
+        >>> run, x = evolve(Heat(), 20), torch.rand(5, 1, dtype=torch.float64)
+        >>> u = run.on(x)
+        >>> torch.allclose(u(0.1), run.predict(x, 0.1)), torch.allclose(u(0.5), run.predict(x, 0.5))
+        (True, True)
+        """
+        if self.shapes != "frozen":
+            return lambda t: self.predict(x, t)
+        points, layout = x.double(), self.net.layout
+        basis = self.space.basis(points, self.states[0], "value").value
+        lift = self.space.lift(points, "value").value
+        return lambda t: (basis @ self._rows(t)[:, layout.amplitude] + lift).to(x.dtype)
 
     def _rows(self, t: float) -> Tensor:
         first, last = float(self.times[0]), float(self.times[-1])
