@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..layer import BumpNet
+from ..problems.evolution.base import EvolutionProblem
 from ..problems.sampling import lattice
 from ..reference import WANTS
 from .evolution import Evolution, EvolutionProgress
@@ -23,9 +24,6 @@ from .evolving_models import Frozen, Moving, Report, fitted_shapes
 from .integrators import StepTooSmall
 from .least_squares import _few_threads
 from .marching import METHODS, RK4_STABLE, marcher, spectral_radius
-
-if TYPE_CHECKING:
-    from ..problems.evolution.base import EvolutionProblem
 
 SHAPES = ("frozen", "evolve")
 INITIAL_SHAPES = ("uniform", "fit")
@@ -110,6 +108,8 @@ def evolve(
     ValueError
         Before any computing, if an argument is out of range, net and problem do not fit, or the method does not
         serve the problem; also if the start or its right-hand side is not finite.
+    TypeError
+        If ``problem`` is no evolution problem.
     ModuleNotFoundError
         If the method is torchdiffeq's, and that is not installed.
 
@@ -128,6 +128,8 @@ def evolve(
     torch.Size([3, 1])
     """
     start = time.perf_counter()
+    if not isinstance(problem, EvolutionProblem):
+        raise TypeError(f"problem must be an EvolutionProblem, got {type(problem).__name__}")
     initial_shapes = initial_shapes or ("uniform" if shapes == "frozen" else "fit")
     _check_options(method, step, tolerance, shapes, initial_shapes, ridge, max_seconds)
     ends = _times(times, problem.final_time)

@@ -67,7 +67,7 @@ class _Model:
             wanted = f"[{n}, {k}]" if k > 1 else f"[{n}] or [{n}, 1]"
             got = tuple(values.shape)
             raise ValueError(f"{what} of problem {self.problem.name!r} must have shape {wanted}, got {got}")
-        return values.reshape(n, k)
+        return values.reshape(n, k).to(self.x)
 
 
 class Frozen(_Model):
@@ -98,7 +98,7 @@ class Frozen(_Model):
         self.to_amplitudes = (right[keep].T / singular[keep]) / length[:, None]  # [M, r]
         self.basis = Jet(basis.want, *(None if p is None else self._combined(p) for p in basis._parts()))
         self.stacked = _stack(self.basis)
-        self.lifted = bool(self.lift.value.any()) or self.layout.outputs > 1 == self.lift.value.shape[1]
+        self.lifted, self.lift_size = bool(self.lift.value.any()), self.rms(self.lift.value)
         self.state = self.solve(self.start)
         misfit = self.start - self.basis.value @ self.state.view(self.rank, -1)
         self.fit_error = self.rms(misfit) / (self.size or 1.0)
@@ -132,7 +132,7 @@ class Frozen(_Model):
 
     def norm(self, y: Tensor) -> float:
         """The root mean square of u, at least: that of its part in the bumps, less that of the lift."""
-        return float(torch.linalg.vector_norm(y)) - self.rms(self.lift.value)
+        return float(torch.linalg.vector_norm(y)) - self.lift_size
 
     def distance(self, a: Tensor, b: Tensor) -> float:
         return float(torch.linalg.vector_norm(a - b))

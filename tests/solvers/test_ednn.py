@@ -8,6 +8,7 @@ import torch
 from evolutions import Bistable, Porous, Rod, Swelling, Tidal, Waves
 
 from bumpnet_fast import BumpNet
+from bumpnet_fast.problems import Poisson
 from bumpnet_fast.problems.evolution import Advection, AllenCahn, Burgers, Heat, Heat2D
 from bumpnet_fast.solvers import evolve, uniform_net
 from bumpnet_fast.solvers.evolution import interpolate
@@ -408,7 +409,18 @@ def test_wrong_arguments_are_named(problem, net, options, message, monkeypatch):
         evolve(problem, net, **options)
 
 
+def test_single_precision_in_rhs_does_no_harm():
+    class Single(Heat):
+        def rhs(self, x, u, t):
+            return u.laplacian.float()
+
+    assert evolve(Single(), 20, times=2).rel_l2 < 1e-4
+
+
 def test_wrong_problems_are_named():
+    with pytest.raises(TypeError, match="problem must be an EvolutionProblem, got Poisson"):
+        evolve(Poisson(), 8)
+
     class Wrong(AllenCahn):
         def rhs(self, x, u, t):
             return u.value[:-1]
