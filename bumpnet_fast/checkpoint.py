@@ -194,6 +194,8 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Model:
     (2.0, torch.Size([5, 1]))
     """
     content = _read(path)
+    if "evolution" in content:
+        raise CheckpointError(f"{path} holds an evolution: load it with evolution_checkpoint.load")
     try:
         net = BumpNet(**content["kwargs"])
         net.load_state_dict(content["model"])

@@ -117,6 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     solve = commands.add_parser("solve", help=about[0].lower() + about[1:-1], description=about, epilog=ending)
     _add_solve_arguments(solve.add_argument)
     solve.set_defaults(run=_solve)
+
+    from . import cli_evolve
+
+    cli_evolve.add_command(commands)
     return parser
 
 
@@ -216,6 +220,10 @@ def _list(arguments: argparse.Namespace) -> int:
     for scope, options in _settable(problem).items():
         if scope != "problem":
             print(f"{scope:<12} {_pairs(options)}")
+
+    from . import cli_evolve
+
+    cli_evolve.list_problems()
     return 0
 
 

@@ -20,16 +20,16 @@ FLOORS = [
     {"layer"},
     {"adapt"},
     {"problems", "solvers"},
-    {"checkpoint"},
-    {"plotting"},
+    {"checkpoint", "evolution_checkpoint"},
+    {"plotting", "plotting_evolution"},
     {"info", "cases", "parity"},
     {"integrations"},
-    {"cli"},
+    {"cli", "cli_evolve"},
     {"__main__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 #: Problems know no solver; solvers know what a problem is and how points are drawn, but no problem by name.
-SHARED = ("problems.base", "problems.sampling")
+SHARED = ("problems.base", "problems.evolution.base", "problems.sampling")
 #: What every floor may take from ``bumpnet_fast`` itself.
 ROOF = {"__version__"}
 LONGEST = 500

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import Condition, Problem
+from .base import Condition, Problem, choose
 from .helmholtz import Helmholtz
 from .poisson import Poisson
 
@@ -28,13 +28,7 @@ def get(name: str, **settings: Any) -> Problem:
     Traceback (most recent call last):
     ValueError: unknown problem 'helmholz'; there are: helmholtz, poisson
     """
-    if name not in PROBLEMS:
-        raise ValueError(f"unknown problem {name!r}; there are: {', '.join(sorted(PROBLEMS))}")
-    known = PROBLEMS[name].settings()
-    for field in settings:
-        if field not in known:
-            raise ValueError(f"{name} has no field {field!r}; it has: {', '.join(known)}")
-    return PROBLEMS[name](**settings)
+    return choose(PROBLEMS, name, settings)
 
 
 __all__ = ["PROBLEMS", "Condition", "Helmholtz", "Poisson", "Problem", "get"]

@@ -327,6 +327,17 @@ def _smooth_step(t: Tensor) -> Tensor:
     return t**3 * (10 - 15 * t + 6 * t * t)
 
 
+def choose(registry: dict[str, type[Problem]], name: str, settings: dict[str, Any]) -> Problem:
+    """The problem called ``name`` in a registry, with some of its fields set; ValueError if either does not exist."""
+    if name not in registry:
+        raise ValueError(f"unknown problem {name!r}; there are: {', '.join(sorted(registry))}")
+    known = registry[name].settings()
+    for field in settings:
+        if field not in known:
+            raise ValueError(f"{name} has no field {field!r}; it has: {', '.join(known)}")
+    return registry[name](**settings)
+
+
 def _like_default(name: str, value: Any, default: Any) -> Any:
     """``value``, which may come as text from a command line, in the type of the field's default."""
     if default is MISSING or default is None or isinstance(default, bool):

@@ -1,0 +1,103 @@
+"""Saved evolutions: one dict per file, that of :mod:`bumpnet_fast.checkpoint` with the states over time.
+
+``torch.load(path, weights_only=True)`` reads it without this package.  ``kwargs`` and ``model`` are the net at
+the last of the times; ``evolution`` holds the times, the states and rates of all rows, and the history.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import torch
+
+from .checkpoint import VERSION, CheckpointError, _kwargs, _line, _read, atomic, problem_settings
+from .layer import BumpNet
+from .problems.evolution import get_evolution
+from .solvers.evolution import Evolution
+from .solvers.evolving_basis import Space
+
+#: What of an evolution is neither a tensor of the states nor made from other parts of the file.
+_PLAIN = ("history", "fit_error", "rel_l2", "max_error", "setup_seconds", "seconds", "steps", "stages",
+          "solve_seconds", "method", "shapes", "stop_reason", "warnings")  # fmt: skip
+_TENSORS = ("times", "states", "rates")
+
+
+def save(path: str | os.PathLike, run: Evolution) -> None:
+    """Write an evolution to ``path``, atomically.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; an older one is then untouched.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from bumpnet_fast.problems.evolution import Heat
+    >>> from bumpnet_fast.solvers import evolve
+    >>> path, run = tempfile.mkdtemp() + "/model.pt", evolve(Heat(nu=0.5), 12)
+    >>> save(path, run)
+    >>> again, x = load(path), torch.rand(5, 1)
+    >>> again.problem.nu, torch.equal(again.predict(x, 0.3), run.predict(x, 0.3))
+    (0.5, True)
+    """
+    net = run.at(float(run.times[-1]))
+    content = {
+        "version": VERSION,
+        "kwargs": _kwargs(net),
+        "model": {key: value.detach().cpu() for key, value in net.state_dict().items()},
+        "problem": {"name": run.problem.name, "settings": problem_settings(run.problem)},
+        "boundary": None,
+        "evolution": {name: getattr(run, name) for name in _PLAIN}
+        | {name: getattr(run, name).cpu() for name in _TENSORS}
+        | {"frame": run.space.frame.cpu(), "images": list(run.space.images)},
+    }
+    with atomic(path) as file:
+        torch.save(content, file)
+
+
+def load(path: str | os.PathLike, *, problem: Any = None) -> Evolution:
+    """Read what :func:`save` wrote; the net is that of the start.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    problem : EvolutionProblem, optional
+        Takes the place of the saved one; needed if that is not among
+        :data:`bumpnet_fast.problems.evolution.EVOLUTIONS`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it holds no evolution, is damaged, comes from a newer version, or its problem is unknown.
+    """
+    content = _read(path)
+    if "evolution" not in content:
+        raise CheckpointError(f"{path} holds no evolution: load it with checkpoint.load")
+    saved, evolution = content["problem"], dict(content["evolution"])
+    if problem is None:
+        try:
+            problem = get_evolution(saved["name"], **saved["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            advice = "pass it as load(path, problem=...)"
+            raise CheckpointError(f"{path} needs its problem, {_line(error)}; {advice}") from error
+    try:
+        frame, images = evolution.pop("frame"), tuple(evolution.pop("images"))
+        last = BumpNet(**content["kwargs"])
+        last.load_state_dict(content["model"])
+        net = BumpNet.from_rows(evolution["states"][0].to(last.rows), frame.to(last.rows), last.domain, last.tied)
+        names = {field.name for field in dataclasses.fields(Evolution)} - {"problem", "net", "space"}
+        if missing := names - set(evolution):
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        space = Space(problem, frame, last.tied, images)
+        return Evolution(problem=problem, net=net, space=space, **{name: evolution[name] for name in names})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged: {_line(error)}") from error
+
+
+__all__ = ["load", "save"]

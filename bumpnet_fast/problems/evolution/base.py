@@ -1,0 +1,168 @@
+"""What an evolution problem is: a domain, a start, and u_t written with a jet of u in space.
+
+It knows nothing of bumps or solvers.  To pose one, subclass :class:`EvolutionProblem`
+(``burgers.py`` is the model to imitate, docs/evolution.md the page).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...jet import Jet
+from ..base import Problem
+from .spectral import fourier_solution
+
+
+@dataclass
+class EvolutionProblem(Problem):
+    """``u_t = rhs(x, u, t)`` from ``u = initial(x)`` at t = 0 on the box from ``lower`` to ``upper``.
+
+    A subclass is a dataclass: its fields, with defaults, are what a user may set.  It must define
+    :meth:`rhs`, and :meth:`initial` or :meth:`exact`.  Axes are periodic, or u is prescribed on their
+    two faces: steady values :meth:`~bumpnet_fast.problems.Problem.boundary_values`, zero by default, which
+    hold exactly through ``u = lift + distance * net`` as in every other problem.
+
+    Parameters
+    ----------
+    lower, upper : tuple of float
+        Corners of the domain in space.
+    final_time : float
+        Where the evolution ends; it starts at t = 0.
+
+    Attributes
+    ----------
+    periodic : bool or tuple of bool
+        Of all axes, or of every axis; may be a field.
+    linear : bool or None
+        Whether rhs is affine in u; None lets the solver find out.
+    growth : float
+        The largest factor by which the root mean square of u can grow.  Beyond one and a half times
+        that, a run is stopped as unstable.  1 for what dissipates or conserves.
+    default_sharpness, default_overlap : float
+        Shapes that suit it: sharpness in units of 1/sqrt(grid spacing), side lengths in grid spacings.
+    name, summary, outputs, want, default_bumps
+        As for every :class:`~bumpnet_fast.problems.Problem`; ``want`` is the jet that :meth:`rhs` needs.
+
+    Raises
+    ------
+    ValueError
+        If a field cannot be what its default is, the domain is empty, or final_time is not positive.
+
+    Examples
+    --------
+    Everything it takes to pose u_t = u_xx + u (1 - u) on a periodic interval:
+
+    >>> @dataclass
+    ... class Fisher(EvolutionProblem):
+    ...     name = "fisher"
+    ...     lower: tuple = (0.0,)
+    ...     upper: tuple = (10.0,)
+    ...
+    ...     def initial(self, x):
+    ...         return torch.exp(-((x[:, 0] - 5) ** 2))
+    ...
+    ...     def rhs(self, x, u, t):
+    ...         return u.laplacian + u.value * (1 - u.value)
+    ...
+    >>> Fisher(final_time="2.5")
+    Fisher(lower=(0.0,), upper=(10.0,), final_time=2.5)
+    """
+
+    periodic: ClassVar[bool | tuple[bool, ...]] = True
+    growth: ClassVar[float] = 100.0
+    default_sharpness: ClassVar[float] = 0.8
+    default_overlap: ClassVar[float] = 2.5
+
+    lower: tuple[float, ...] = (-1.0,)
+    upper: tuple[float, ...] = (1.0,)
+    final_time: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.final_time > 0:
+            raise ValueError(f"final_time must be positive, got {self.final_time!r}")
+        flags = self.periodic if isinstance(self.periodic, tuple) else (self.periodic,)
+        if len(flags) not in (1, len(self.lower)) or not all(isinstance(flag, bool) for flag in flags):
+            wanted = f"True, False or {len(self.lower)} of them, one per axis"
+            raise ValueError(f"periodic must be {wanted}, got {self.periodic!r}")
+
+    @property
+    def periodic_axes(self) -> tuple[int, ...]:
+        """The axes along which u repeats."""
+        d = len(self.lower)
+        flags = self.periodic if isinstance(self.periodic, tuple) else (self.periodic,) * d
+        return tuple(j for j in range(d) if (flags * d)[j])
+
+    @property
+    def held_axes(self) -> tuple[int, ...]:
+        """The axes on whose faces u is prescribed: those that are not periodic."""
+        return tuple(j for j in range(len(self.lower)) if j not in self.periodic_axes)
+
+    # --- the equation: what a subclass writes ------------------------------------------------------
+
+    def rhs(self, x: Tensor, u: Jet, t: float) -> Tensor:
+        """u_t, [N] or [N, K], from the jet of u at the points ``x`` [N, d] and at time ``t``.
+
+        It may depend on u at that point only.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define rhs(x, u, t)")
+
+    def stiff_part(self, x: Tensor, u: Jet) -> Tensor | None:
+        """The terms of :meth:`rhs` that are linear in u and stiff, in the same form.
+
+        Exponential integrators treat them exactly.  None means the linearisation of rhs about u = 0.
+        """
+        return None
+
+    def initial(self, x: Tensor) -> Tensor:
+        """u at t = 0, [N] or [N, K]; by default the exact solution there."""
+        start = self.exact(x, 0.0)
+        if start is None:
+            raise NotImplementedError(f"{type(self).__name__} must define initial(x) or exact(x, t)")
+        return start
+
+    def exact(self, x: Tensor, t: float) -> Tensor | None:
+        """Exact solution, [N] or [N, K], where known."""
+        return None
+
+    def reference(self, x: Tensor, t: float) -> Tensor | None:
+        """The exact solution; else, on a periodic domain, one of a Fourier method of its own, kept for later calls.
+
+        None where neither is known.
+        """
+        exact = self.exact(x, t)
+        if exact is None and not self.held_axes:
+            return fourier_solution(self, x, t)
+        return exact
+
+    # --- the boundary ------------------------------------------------------------------------------
+
+    @property
+    def faces(self) -> tuple[tuple[int, int], ...]:
+        """Faces of the box, (axis, 0 or 1), on which u is given."""
+        return tuple((j, side) for j in self.held_axes for side in (0, 1))
+
+    def shifts(self) -> list[tuple[float, ...]]:
+        """Only the point itself: the images of the bumps make u periodic."""
+        return [(0.0,) * len(self.lower)]
+
+    def wrap(self, x: Tensor, want: str) -> Callable[[Jet], Jet]:
+        """Nothing to do, for the same reason."""
+        return lambda v: v
+
+    def boundary_values(self, x: Tensor) -> Tensor:
+        """Steady Dirichlet data, [N] or [N, K], at points of the faces that are not periodic: zero by default."""
+        return torch.zeros_like(x[:, 0])
+
+    def lift(self, x: Tensor) -> Tensor:
+        """A smooth function with the boundary values on the faces that are not periodic."""
+        return super().lift(x) if self.held_axes else torch.zeros_like(x[:, 0])
+
+    def residual(self, x: Tensor, u: Jet) -> Tensor:
+        name = self.name or type(self).__name__
+        raise NotImplementedError(f"problem {name!r} evolves in time: use solvers.evolve")

@@ -1,0 +1,167 @@
+"""What an evolution gives back: states over time, and u at any point and time between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..layer import BumpNet
+from .evolving_basis import Space
+
+if TYPE_CHECKING:
+    from ..problems.evolution.base import EvolutionProblem
+
+
+@dataclass(frozen=True)
+class EvolutionProgress:
+    """What a callback is told at every time of the output."""
+
+    time: float
+    final_time: float
+    seconds: float
+    steps: int
+    residual: float
+    rel_l2: float | None
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """An evolution, as far as it went.
+
+    Attributes
+    ----------
+    problem, net
+        What was solved, and the bumps at the start.
+    times : Tensor
+        [T], where the states are; 0 first.
+    states, rates : Tensor
+        [T, M, columns], float64: the rows of all bumps, and their derivatives by t.
+    history : list of dict
+        For every one of the times: ``time``; ``seconds``; ``norm``, the root mean square of u; ``residual``,
+        the part of u_t that the bumps cannot follow, relative to u_t: an indicator of the error; and ``rel_l2``
+        where an exact solution is known.
+    fit_error : float
+        Relative misfit of the start.
+    rel_l2, max_error : float or None
+        At the last of the times, on a regular grid over the domain, against the problem's reference.
+    setup_seconds, seconds : float
+        Up to the first step, and from there on.
+    steps, stages : int
+        Steps taken, and right-hand sides evaluated.
+    solve_seconds : float
+        Of one solve for the evolution of the weights: one stage without its right-hand side.
+    method, shapes : str
+        What integrated, and whether the shapes were "frozen" or did "evolve".
+    stop_reason : str
+        "finished", "time", "interrupted" or "unstable".
+    warnings : list of str
+        What looks wrong, and what to do about it.
+    """
+
+    problem: EvolutionProblem
+    net: BumpNet
+    times: Tensor
+    states: Tensor = field(repr=False)
+    rates: Tensor = field(repr=False)
+    history: list[dict[str, Any]] = field(repr=False)
+    space: Space = field(repr=False)
+    fit_error: float
+    rel_l2: float | None
+    max_error: float | None
+    setup_seconds: float
+    seconds: float
+    steps: int
+    stages: int
+    solve_seconds: float
+    method: str
+    shapes: str
+    stop_reason: str
+    warnings: list[str]
+
+    @property
+    def amplitudes(self) -> Tensor:
+        """[T, M, K], float64."""
+        return self.states[..., self.net.layout.amplitude]
+
+    def at(self, t: float) -> BumpNet:
+        """The net at time ``t`` in the dtype of the start.
+
+        u is this net alone only in a problem without periodic axes and boundary data; else ask :meth:`predict`.
+        In float32 the amplitudes, which cancel, lose what float64 had beyond about 1e-3.
+
+        Raises
+        ------
+        ValueError
+            If ``t`` is not between the first and the last of the times.
+        """
+        return BumpNet.from_rows(self._rows(t).to(self.net.rows), self._frame(), self.net.domain, self.net.tied)
+
+    def _frame(self) -> Tensor:
+        return self.space.frame.to(self.net.rows)
+
+    def predict(self, x: Tensor, t: float) -> Tensor:
+        """u [N, K] at the points ``x`` [N, d] and time ``t``, in the dtype of ``x``; computed in float64.
+
+        Between the times of the output the amplitudes are interpolated by cubics that have their rates.
+        """
+        return self.space.jet(x.double(), self._rows(t), "value").value.to(x.dtype)
+
+    def on(self, x: Tensor) -> Callable[[float], Tensor]:
+        """u [N, K] at the same points ``x`` [N, d] for many times: frozen bumps are evaluated there once.
+
+        Examples
+        --------
+        >>> from bumpnet_fast.problems.evolution import Heat
+        >>> from bumpnet_fast.solvers import evolve
+        >>> run, x = evolve(Heat(), 20), torch.rand(5, 1, dtype=torch.float64)
+        >>> u = run.on(x)
+        >>> torch.allclose(u(0.1), run.predict(x, 0.1)), torch.allclose(u(0.5), run.predict(x, 0.5))
+        (True, True)
+        """
+        if self.shapes != "frozen":
+            return lambda t: self.predict(x, t)
+        points, layout = x.double(), self.net.layout
+        basis = self.space.basis(points, self.states[0], "value").value
+        lift = self.space.lift(points, "value").value
+        return lambda t: (basis @ self._rows(t)[:, layout.amplitude] + lift).to(x.dtype)
+
+    def _rows(self, t: float) -> Tensor:
+        first, last = float(self.times[0]), float(self.times[-1])
+        if not first <= t <= last:
+            raise ValueError(f"t must be from {first:g} to {last:g}, got {t!r}")
+        after = int(torch.searchsorted(self.times, torch.tensor(float(t), dtype=torch.float64)))
+        if float(self.times[after]) == t:
+            return self.states[after]
+        span = float(self.times[after] - self.times[after - 1])
+        ends = [(self.states[i], self.rates[i]) for i in (after - 1, after)]
+        return interpolate(self.space, *ends[0], *ends[1], span, (t - float(self.times[after - 1])) / span)
+
+
+def interpolate(space: Space, a: Tensor, da: Tensor, b: Tensor, db: Tensor, span: float, s: float) -> Tensor:
+    """Rows [M, columns] at the fraction ``s`` of the way from ``a`` to ``b``, by cubics.  Centres go the short way."""
+    layout = space.layout(a)
+    lo, hi = space.frame[:2]
+    half, middle = 0.5 * (hi - lo), 0.5 * (hi + lo)
+
+    def plain(rows: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+        rows, rates = rows.clone(), rates.clone()
+        unit = torch.tanh(rows[:, layout.centre])
+        rates[:, layout.centre] *= half * (1 - unit**2)
+        rows[:, layout.centre] = middle + half * unit
+        return rows, rates
+
+    (a, da), (b, db) = plain(a, da), plain(b, db)
+    width = (space.problem.domain[1] - space.problem.domain[0]).to(a)
+    for j in space.problem.periodic_axes:
+        b[:, j] -= width[j] * torch.round((b[:, j] - a[:, j]) / width[j])
+    r = 1 - s
+    rows = r * r * (1 + 2 * s) * a + s * s * (1 + 2 * r) * b + span * s * r * (r * da - s * db)
+    rows[:, layout.centre] = torch.atanh((rows[:, layout.centre] - middle) / half)
+    return rows
+
+
+__all__ = ["Evolution", "EvolutionProgress", "interpolate"]

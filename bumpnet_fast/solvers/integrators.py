@@ -1,0 +1,347 @@
+"""Integrators in time of y' = slope(t, y) for a flat float64 tensor y.
+
+One-step methods are steppers ``step(t, y, h)`` of a known order; :class:`Marcher` takes them across
+an interval in steps that are given, or chosen by comparing one step with two halves.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from scipy import integrate
+from torch import Tensor
+
+Slope = Callable[[float, Tensor], Tensor]
+Watch = Callable[[float, Tensor], None]
+
+#: What scipy integrates with, by our names.
+SCIPY = {"dop853": integrate.DOP853, "radau": integrate.Radau, "bdf": integrate.BDF}
+IMPLICIT = ("radau", "bdf")
+#: A step below this fraction of the whole time is none.
+_SHORTEST = 2.0**-40
+#: Matrices of so many step sizes are kept.
+_KEPT = 16
+
+
+class StepTooSmall(ArithmeticError):
+    """No step is small enough to be accurate: the solution, or what is left of it, has no continuation."""
+
+
+class OneStep(Protocol):
+    """A method that needs nothing of earlier steps."""
+
+    order: int
+
+    def step(self, t: float, y: Tensor, h: float) -> Tensor: ...
+
+
+class RungeKutta4:
+    """The classical Runge-Kutta method."""
+
+    order = 4
+
+    def __init__(self, slope: Slope):
+        self.slope = slope
+
+    def step(self, t, y, h):
+        k1 = self.slope(t, y)
+        k2 = self.slope(t + h / 2, torch.add(y, k1, alpha=h / 2))
+        k3 = self.slope(t + h / 2, torch.add(y, k2, alpha=h / 2))
+        k4 = self.slope(t + h, torch.add(y, k3, alpha=h))
+        return y + (h / 6) * (k1 + 2 * (k2 + k3) + k4)
+
+
+class _ByStepSize:
+    """Keeps what :meth:`prepare` makes of a step size."""
+
+    def __init__(self):
+        self._kept: dict[str, tuple] = {}
+
+    def prepared(self, h: float):
+        key = f"{h:.12e}"  # equal intervals of a partition differ by rounding
+        if key not in self._kept:
+            if len(self._kept) >= _KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = self.prepare(h)
+        return self._kept[key]
+
+    def prepare(self, h: float):
+        raise NotImplementedError
+
+
+class Exponential(_ByStepSize):
+    """``y' = A y + b`` by the matrix exponential: exact, whatever the step."""
+
+    def __init__(self, A: Tensor, b: Tensor):
+        super().__init__()
+        self.A, self.b = A, b
+
+    def prepare(self, h):
+        n = len(self.A)
+        whole = self.A.new_zeros(n + 1, n + 1)
+        whole[:n, :n], whole[:n, n] = h * self.A, h * self.b
+        exponential = torch.linalg.matrix_exp(whole)
+        return exponential[:n, :n], exponential[:n, n]
+
+    def step(self, t, y, h):
+        E, constant = self.prepared(h)
+        return torch.addmv(constant, E, y)
+
+
+class CrankNicolson(_ByStepSize):
+    """``y' = A y + b(t)`` by the trapezoidal rule: of second order, stable for every step."""
+
+    order = 2
+
+    def __init__(self, A: Tensor, source: Callable[[float], Tensor]):
+        super().__init__()
+        self.A, self.source = A, source
+
+    def prepare(self, h):
+        half, one = 0.5 * h * self.A, torch.eye(len(self.A)).to(self.A)
+        return torch.linalg.solve(one - half, torch.stack([one + half, 0.5 * h * one]))
+
+    def step(self, t, y, h):
+        forward, source = self.prepared(h)
+        return torch.addmv(source @ (self.source(t) + self.source(t + h)), forward, y)
+
+
+class ExponentialRungeKutta4(_ByStepSize):
+    """``y' = A y + g(t, y)``: A exactly, g to fourth order (ETDRK4 of Cox and Matthews, 2002).
+
+    Parameters
+    ----------
+    A : Tensor
+        [n, n], the stiff part.
+    slope : callable
+        The whole right-hand side; ``g = slope - A y``.
+    """
+
+    order = 4
+
+    def __init__(self, A: Tensor, slope: Slope):
+        super().__init__()
+        self.A, self.slope = A, slope
+
+    def prepare(self, h):
+        half_exponential, half_phi, *_ = phi_functions(0.5 * h * self.A)
+        exponential, phi1, phi2, phi3 = phi_functions(h * self.A)
+        weights = h * (phi1 - 3 * phi2 + 4 * phi3), h * (2 * phi2 - 4 * phi3), h * (4 * phi3 - phi2)
+        return half_exponential, 0.5 * h * half_phi, exponential, *weights
+
+    def step(self, t, y, h):
+        E2, Q, E, first, middle, last = self.prepared(h)
+
+        def g(s: float, v: Tensor) -> Tensor:
+            return torch.addmv(self.slope(s, v), self.A, v, alpha=-1)
+
+        g0, across = g(t, y), E2 @ y
+        a = torch.addmv(across, Q, g0)
+        ga = g(t + h / 2, a)
+        gb = g(t + h / 2, torch.addmv(across, Q, ga))
+        gc = g(t + h, torch.addmv(E2 @ a, Q, 2 * gb - g0))
+        return E @ y + first @ g0 + middle @ (ga + gb) + last @ gc
+
+
+def phi_functions(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``exp(A)`` and ``phi_k(A) = sum_j A^j / (j + k)!`` for k = 1, 2, 3, by scaling and squaring.
+
+    >>> [round(m.item(), 6) for m in phi_functions(torch.tensor([[1.0]], dtype=torch.float64))]
+    [2.718282, 1.718282, 0.718282, 0.218282]
+    """
+    norm = float(torch.linalg.matrix_norm(A, 1))
+    squarings = max(0, math.ceil(math.log2(2 * norm))) if norm > 0.5 else 0
+    B, one = A / 2**squarings, torch.eye(len(A)).to(A)
+    phi3 = one / math.factorial(18)
+    for k in range(17, 2, -1):
+        phi3 = B @ phi3 + one / math.factorial(k)
+    phi2 = B @ phi3 + one / 2
+    phi1 = B @ phi2 + one
+    exponential = B @ phi1 + one
+    for _ in range(squarings):
+        phi3 = (exponential @ phi3 + phi1 / 2 + phi2 + phi3) / 8
+        phi2 = (exponential @ phi2 + phi1 + phi2) / 4
+        phi1 = (exponential @ phi1 + phi1) / 2
+        exponential = exponential @ exponential
+    return exponential, phi1, phi2, phi3
+
+
+# --- across an interval --------------------------------------------------------------------------
+
+
+class Marcher:
+    """A one-step method with steps of a given length, or of lengths that keep the error below a tolerance.
+
+    Parameters
+    ----------
+    method : OneStep
+        What makes a step.
+    horizon : float
+        The whole time, over which the tolerance is spread.
+    step : float or None
+        Longest step; None chooses by the tolerance.
+    tolerance : float
+        Of the error of all steps together, in ``distance``.
+    first : float
+        Step to try first.
+    distance : callable
+        Of two states.
+    settle : callable
+        Applied to the state after every step: its representation may change, what it stands for may not.
+    """
+
+    def __init__(
+        self,
+        method: OneStep | Exponential,
+        horizon: float,
+        step: float | None = None,
+        tolerance: float = 1e-8,
+        first: float = math.inf,
+        distance: Callable[[Tensor, Tensor], float] = lambda a, b: float(torch.linalg.vector_norm(a - b)),
+        settle: Callable[[Tensor], Tensor] = lambda y: y,
+    ):
+        self.method, self.horizon, self.step, self.tolerance = method, horizon, step, tolerance
+        self.last, self.distance, self.settle, self.steps = first, distance, settle, 0
+
+    def advance(self, t: float, y: Tensor, until: float, watch: Watch) -> Tensor:
+        """The state at ``until`` from ``y`` at ``t``; ``watch`` sees every state on the way."""
+        way = self._chosen if self.step is None else self._equal
+        if isinstance(self.method, Exponential):
+            way = self._whole
+        state = y
+        for at, state in way(t, y, until):
+            self.steps += 1
+            watch(at, state)
+        return state
+
+    def _whole(self, t, y, until):
+        yield until, self.method.step(t, y, until - t)
+
+    def _equal(self, t, y, until):
+        n = max(1, math.ceil((until - t) / self.step - 1e-9))
+        h = (until - t) / n
+        for i in range(n):
+            y = self.settle(self.method.step(t + i * h, y, h))
+            yield t + (i + 1) * h, y
+
+    def _chosen(self, t, y, until):
+        span, i = until - t, 0
+        n = 1 if self.last >= span else 2 ** math.ceil(math.log2(span / self.last) - 1e-6)
+        one = None
+        shrink = 2**self.method.order - 1
+        while i < n:
+            h, at = span / n, t + span * (i / n)
+            one = self.method.step(at, y, h) if one is None else one
+            half = self.method.step(at, y, h / 2)
+            two = self.method.step(at + h / 2, half, h / 2)
+            error, allowed = self.distance(one, two) / shrink, self.tolerance * h / self.horizon
+            if error <= allowed:
+                y, one, i = self.settle(two + (two - one) / shrink), None, i + 1
+                self.last = h
+                yield t + span * (i / n), y
+                if n > 1 and i % 2 == 0 and error * 2 ** (self.method.order + 2) < allowed:
+                    i, n, self.last = i // 2, n // 2, 2 * h
+            elif h < _SHORTEST * self.horizon:
+                raise StepTooSmall
+            else:
+                i, n, one = 2 * i, 2 * n, half
+
+
+class ScipyMarcher:
+    """A method of scipy, followed step by step.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`SCIPY`.
+    slope, jacobian : callable
+        Of t and y; the Jacobian is asked for by implicit methods.
+    horizon : float
+        The end of the whole evolution.
+    tolerance, size : float
+        Of the error of a step relative to y, and the size of y below which it is relative to that.
+    step : float or None
+        Longest step.
+    """
+
+    def __init__(self, name: str, slope: Slope, jacobian: Slope, horizon: float, tolerance: float, size: float, step):
+        self.kind, self.slope, self.jacobian, self.horizon = SCIPY[name], slope, jacobian, horizon
+        self.rtol, self.atol = max(tolerance, 1e-12), tolerance * size
+        self.step, self.implicit, self.solver, self.steps = step, name in IMPLICIT, None, 0
+
+    def _start(self, t: float, y: Tensor):
+        def array(function: Slope):
+            return lambda s, v: function(s, torch.from_numpy(v).to(y)).cpu().numpy()
+
+        options = {"rtol": self.rtol, "atol": self.atol / math.sqrt(len(y))}
+        options |= {} if self.step is None else {"max_step": self.step}
+        options |= {"jac": array(self.jacobian)} if self.implicit else {}
+        return self.kind(array(self.slope), t, y.cpu().numpy(), self.horizon, **options)
+
+    def advance(self, t: float, y: Tensor, until: float, watch: Watch) -> Tensor:
+        if self.solver is None:
+            self.solver = self._start(t, y)
+        while self.solver.t < until:
+            self.solver.step()
+            if self.solver.status == "failed":
+                raise StepTooSmall
+            self.steps += 1
+            watch(self.solver.t, torch.from_numpy(self.solver.y).to(y))
+        ahead = self.solver.t > until
+        return torch.from_numpy(self.solver.dense_output()(until) if ahead else self.solver.y.copy()).to(y)
+
+
+class TorchdiffeqMarcher:
+    """Any method of torchdiffeq, by its name.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If torchdiffeq is not installed.
+    ValueError
+        If it has no such method.
+    """
+
+    def __init__(self, name: str, slope: Slope, tolerance: float, step: float | None):
+        self.name, self.slope, self.tolerance, self.step, self.steps = name, slope, tolerance, step, 0
+        try:
+            self.odeint = importlib.import_module("torchdiffeq").odeint
+        except ModuleNotFoundError as error:
+            wanted = "is not built in, and those of torchdiffeq need it: pip install 'bumpnet_fast[ode]'"
+            raise ModuleNotFoundError(f"method {name!r} {wanted}", name="torchdiffeq") from error
+        self._run(0.0, torch.zeros(1, dtype=torch.float64), 1.0, lambda t, y: torch.zeros_like(y))
+
+    def _run(self, t: float, y: Tensor, until: float, slope: Slope) -> Tensor:
+        options = None if self.step is None else {"step_size": min(self.step, until - t)}
+        ends = torch.tensor([t, until], dtype=torch.float64, device=y.device)
+        return self.odeint(
+            lambda s, v: slope(float(s), v), y, ends,
+            rtol=self.tolerance, atol=self.tolerance, method=self.name, options=options,
+        )[-1]  # fmt: skip
+
+    def advance(self, t: float, y: Tensor, until: float, watch: Watch) -> Tensor:
+        try:
+            y = self._run(t, y, until, self.slope)
+        except AssertionError as error:  # how it says that its step underflows, or that y is not finite
+            raise StepTooSmall from error
+        self.steps += 1
+        watch(until, y)
+        return y
+
+
+__all__ = [
+    "SCIPY",
+    "CrankNicolson",
+    "Exponential",
+    "ExponentialRungeKutta4",
+    "Marcher",
+    "RungeKutta4",
+    "ScipyMarcher",
+    "StepTooSmall",
+    "TorchdiffeqMarcher",
+    "phi_functions",
+]
