@@ -359,6 +359,25 @@ def _combine_vjp(g, h, x, rows, frame, tied, precision, need_h, need_x, need_row
     return by_h, by_x, by_rows
 
 
+@functools.cache
+def _combine_kernels():
+    """``kernels.combine_operators``, likewise."""
+    if _triton_kernels() is None:
+        return None
+    from .kernels import combine_operators
+
+    return combine_operators
+
+
+def _combine_on_cuda(name: str, *args):
+    """As :func:`_on_cuda`; what Triton does not serve goes by the basis."""
+    x = args[1] if name == "combine" else args[2]
+    kernels = _combine_kernels()
+    if kernels is None or not kernels.serves(x.shape[1], x.dtype):
+        return {"combine": _combine, "combine_vjp": _combine_vjp}[name](*args)
+    return getattr(kernels, name)(*args)
+
+
 def _fake_combine(h, x, rows, frame, tied, precision):
     return x.new_empty((h.shape[0], x.shape[0]))
 
@@ -388,6 +407,7 @@ for _name, _plain, _fake, _backward in (
     ("combine_vjp", _combine_vjp, _fake_combine_vjp, functools.partial(_reference_backward, "combine_vjp")),
 ):
     _LIBRARY.impl(_name, _plain, "CompositeExplicitAutograd")
+    _LIBRARY.impl(_name, functools.partial(_combine_on_cuda, _name), "CUDA")
     _qualified = f"bumpnet_fast::{_name}"
     torch.library.register_fake(_qualified, _fake, lib=_LIBRARY)
     torch.library.register_autograd(_qualified, _backward, setup_context=_save, lib=_LIBRARY)
