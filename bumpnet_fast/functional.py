@@ -257,10 +257,10 @@ def bump_combine(
     x, rows, frame, tied
         As for :func:`bump_jet`; the amplitudes in ``rows`` take no part, and there may be none.
     precision : str
-        How float32 products are taken on CUDA devices, by relative error of the result: "tf32", 3e-4;
-        "tf32x3", 3e-7, which is float32's own, in three products on tensor cores; "ieee", 3e-7 without
-        tensor cores.  On AMD, where there is no "tf32x3", it means "ieee".  float64 and the CPU compute
-        in full precision always.
+        How float32 products are taken on CUDA devices, by relative error of the result (emulated): "tf32",
+        7e-4; "tf32x3", 4e-7, in three products on tensor cores; "ieee", 3e-7, float32's own, without tensor
+        cores.  On AMD "tf32" is gfx942's only; all else means "ieee" there.  float64 and the CPU compute in
+        full precision always.
 
     Returns
     -------

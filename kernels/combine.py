@@ -8,12 +8,13 @@ Nothing of size N x M exists: a tile of psi [points, bumps] is made in registers
     to x         [n, d]        then bump_math.pair_vjp     points
 
 The sums of a chunk are added up afterwards: no atomics, so one order of sums.  A point or a bump past the end is a
-point 0 or a bump of zeros, finite, against a coefficient 0.  Loads of the table are TS apart, and that is best so: the
-compiler gathers each of its columns once per tile; with the table transposed it does so in the operand's layout.
+point 0 or a bump of zeros, finite, against a coefficient 0.  Infinite coefficients give NaN in tf32x3.  Loads of the
+table are TS apart: the compiler gathers each column once per tile, so transposing the table gains nothing.
 
-Versions tried (instructions per pair on sm_90, d = 2, 64 functions, BLOCK_N = 128, BLOCK_M = 16, tf32x3): Triton's own
+Versions tried (instructions per pair on sm_90, d = 2, 64 functions, sizes divisible by 16, tf32x3): Triton's own
 "tf32x3" with psi on the right 168, as the operand's layout spreads over the warps, which all make the tile again; the
-three products by hand and psi on the left 80, still made twice; with ``once`` 39.
+three products by hand and psi on the left 80, still made twice; with ``once`` 39.  Gradient of the rows: points by
+bumps 134, with spills; bumps by points 121, two thirds made again; with ``beside`` 84.
 """
 
 import triton
@@ -23,23 +24,30 @@ from .bump_math import evaluate_axes, pair_vjp, psi
 
 
 @triton.jit
-def once(v, FAST: tl.constexpr):
+def once(v, NVIDIA: tl.constexpr):
     """``v``, in a layout without copies: an operation with effects is where the compiler stops to make it again."""
-    if FAST:  # ptxas takes the move away
-        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [v], dtype=tl.float32, is_pure=False, pack=1)
-    else:
-        return v
+    if NVIDIA:  # ptxas takes the move away
+        if v.dtype == tl.float32:
+            v = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [v], dtype=tl.float32, is_pure=False, pack=1)
+        else:
+            v = tl.inline_asm_elementwise("mov.b64 $0, $1;", "=d,d", [v], dtype=tl.float64, is_pure=False, pack=1)
+    return v
 
 
 @triton.jit
-def beside(X, tile, D: tl.constexpr, FAST: tl.constexpr):
+def beside(X, tile, D: tl.constexpr, NVIDIA: tl.constexpr):
     """Points as whole tiles in the layout of ``tile``, so that all that follows from them is in that layout, too."""
-    if FAST:
+    if NVIDIA:
         Y = ()
         for i in tl.static_range(D):
-            v = tl.inline_asm_elementwise(
-                "mov.b32 $0, $1;", "=f,f,f", [X[i], tile], dtype=tl.float32, is_pure=True, pack=1
-            )
+            if tile.dtype == tl.float32:
+                v = tl.inline_asm_elementwise(
+                    "mov.b32 $0, $1;", "=f,f,f", [X[i], tile], dtype=tl.float32, is_pure=True, pack=1
+                )
+            else:
+                v = tl.inline_asm_elementwise(
+                    "mov.b64 $0, $1;", "=d,d,d", [X[i], tile], dtype=tl.float64, is_pure=True, pack=1
+                )
             Y = Y + (v,)
         return Y
     else:
@@ -94,7 +102,8 @@ def load_tile(matrix, row, column, stride, rows, columns):
 @triton.jit
 def combine_kernel(h, x, table, out, B, N, M, D: tl.constexpr, TS: tl.constexpr, PRECISION: tl.constexpr,
                    BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
-                   FAST: tl.constexpr):  # fmt: skip
+                   NVIDIA: tl.constexpr):  # fmt: skip
+    FAST: tl.constexpr = NVIDIA and x.dtype.element_ty == tl.float32
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     b = tl.program_id(1).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     X = load_points(x, n, N, D, 1)
@@ -103,7 +112,7 @@ def combine_kernel(h, x, table, out, B, N, M, D: tl.constexpr, TS: tl.constexpr,
         m = (first + tl.arange(0, BLOCK_M)).to(tl.int64)
         R = load_table(table, m, M, D, TS, 0)
         _, g, _ = evaluate_axes(X, R, D, True, FAST)
-        p = once(psi(g, R, D, FAST), FAST)
+        p = once(psi(g, R, D, FAST), NVIDIA)
         total = add_product(p, load_tile(h, b[None, :], m[:, None], M, B, M), total, PRECISION)
     tl.store(out + b[None, :] * N + n[:, None], total, mask=(b[None, :] < B) & (n[:, None] < N))
 
@@ -111,8 +120,9 @@ def combine_kernel(h, x, table, out, B, N, M, D: tl.constexpr, TS: tl.constexpr,
 @triton.jit
 def combine_vjp_h_kernel(g, x, table, partial, B, N, M, length, D: tl.constexpr, TS: tl.constexpr,
                          PRECISION: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
-                         FAST: tl.constexpr):  # fmt: skip
+                         NVIDIA: tl.constexpr):  # fmt: skip
     """Partial sums [chunks, B, M] of the gradient of h."""
+    FAST: tl.constexpr = NVIDIA and x.dtype.element_ty == tl.float32
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     b = tl.program_id(1).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     chunk = tl.program_id(2).to(tl.int64)
@@ -122,7 +132,7 @@ def combine_vjp_h_kernel(g, x, table, partial, B, N, M, length, D: tl.constexpr,
     for first in tl.range(chunk * length, last, BLOCK_N, num_stages=1):
         n = first + tl.arange(0, BLOCK_N)
         _, edges, _ = evaluate_axes(load_points(x, n, last, D, 1), R, D, True, FAST)
-        p = once(psi(edges, R, D, FAST), FAST)
+        p = once(psi(edges, R, D, FAST), NVIDIA)
         total = add_product(load_tile(g, b[:, None], n[None, :], N, B, last), p, total, PRECISION)
     inside = (b[:, None] < B) & (m[None, :] < M)
     tl.store(partial + (chunk * B + b[:, None]) * M + m[None, :], total, mask=inside)
@@ -130,7 +140,7 @@ def combine_vjp_h_kernel(g, x, table, partial, B, N, M, length, D: tl.constexpr,
 
 @triton.jit
 def cotangents(g, h, n, m, B, last, N, M, PRECISION: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr,
-               BLOCK_M: tl.constexpr, FAST: tl.constexpr):  # fmt: skip
+               BLOCK_M: tl.constexpr):  # fmt: skip
     """Of the values of a tile of bumps and points: sum_b h_bm g_bn."""
     total = tl.zeros([BLOCK_M, BLOCK_N], g.dtype.element_ty)
     for first in tl.range(0, B, BLOCK_B, num_stages=1):
@@ -144,8 +154,9 @@ def cotangents(g, h, n, m, B, last, N, M, PRECISION: tl.constexpr, BLOCK_B: tl.c
 @triton.jit
 def combine_vjp_rows_kernel(g, h, x, table, partial, B, N, M, length, D: tl.constexpr, TS: tl.constexpr,
                             PRECISION: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr,
-                            BLOCK_M: tl.constexpr, FAST: tl.constexpr):  # fmt: skip
+                            BLOCK_M: tl.constexpr, NVIDIA: tl.constexpr):  # fmt: skip
     """Partial sums [chunks, sums, M] for pack.unpack_gradient_kernel: of s ds, A' [d], B' [d] and V' [d d]."""
+    FAST: tl.constexpr = NVIDIA and x.dtype.element_ty == tl.float32
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     chunk = tl.program_id(1).to(tl.int64)
     last = tl.minimum((chunk + 1) * length, N)
@@ -156,8 +167,8 @@ def combine_vjp_rows_kernel(g, h, x, table, partial, B, N, M, length, D: tl.cons
         sums = sums + (tl.zeros([BLOCK_M], x.dtype.element_ty),)
     for first in tl.range(chunk * length, last, BLOCK_N, num_stages=1):
         n = first + tl.arange(0, BLOCK_N)
-        c = cotangents(g, h, n, m, B, last, N, M, PRECISION, BLOCK_B, BLOCK_N, BLOCK_M, FAST)
-        X = beside(load_points(x, n, last, D, 0), c, D, FAST)
+        c = cotangents(g, h, n, m, B, last, N, M, PRECISION, BLOCK_B, BLOCK_N, BLOCK_M)
+        X = beside(load_points(x, n, last, D, 0), c, D, NVIDIA)
         y, edges, d = evaluate_axes(X, R, D, False, FAST)
         p = psi(edges, R, D, FAST)
         _, by_s, dB, dA, _, _ = pair_vjp(edges, d, p, (c,), R[D * D + 4 * D + 2], R, D, 0)
@@ -176,7 +187,8 @@ def combine_vjp_rows_kernel(g, h, x, table, partial, B, N, M, length, D: tl.cons
 @triton.jit
 def combine_vjp_x_kernel(g, h, x, table, gradient, B, N, M, D: tl.constexpr, TS: tl.constexpr,
                          PRECISION: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
-                         FAST: tl.constexpr):  # fmt: skip
+                         NVIDIA: tl.constexpr):  # fmt: skip
+    FAST: tl.constexpr = NVIDIA and x.dtype.element_ty == tl.float32
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     X = load_points(x, n, N, D, 0)
     sums = ()
@@ -185,8 +197,8 @@ def combine_vjp_x_kernel(g, h, x, table, gradient, B, N, M, D: tl.constexpr, TS:
     for first in tl.range(0, M, BLOCK_M, num_stages=1):
         m = (first + tl.arange(0, BLOCK_M)).to(tl.int64)
         R = load_table(table, m, M, D, TS, 1)
-        c = cotangents(g, h, n, m, B, N, N, M, PRECISION, BLOCK_B, BLOCK_N, BLOCK_M, FAST)
-        _, edges, d = evaluate_axes(beside(X, c, D, FAST), R, D, False, FAST)
+        c = cotangents(g, h, n, m, B, N, N, M, PRECISION, BLOCK_B, BLOCK_N, BLOCK_M)
+        _, edges, d = evaluate_axes(beside(X, c, D, NVIDIA), R, D, False, FAST)
         p = psi(edges, R, D, FAST)
         _, _, dB, _, _, _ = pair_vjp(edges, d, p, (c,), R[D * D + 4 * D + 2], R, D, 0)
         added = ()

@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from .combine import combine_kernel, combine_vjp_h_kernel, combine_vjp_rows_kernel, combine_vjp_x_kernel
-from .operators import MAX_DIM, _device, _fast, _pack, _unpack_gradient
+from .operators import MAX_DIM, _device, _pack, _unpack_gradient
 
 #: Programs that fill a large GPU, with 12 warps on each of 132 processors.
 _PROGRAMS = 396
@@ -37,22 +37,27 @@ def products(precision: str, dtype: torch.dtype, amd: str | None) -> str:
     return "tf32" if precision == "tf32" and amd.startswith("gfx942") else "ieee"
 
 
-def blocks(functions: int, points: int, precision: str, dtype: torch.dtype) -> dict[str, dict[str, int]]:
+def blocks(dim: int, functions: int, points: int, precision: str, dtype: torch.dtype) -> dict[str, dict[str, int]]:
     """Functions, points and bumps in a block, and warps, of every kernel.
 
-    Functions beyond a block make psi again; more of them at once do not fit the registers.
+    Functions beyond a block make psi again: at 128 in tf32x3 that takes as long as the products.  The rest is what
+    fits the registers.
     """
-    many = max(16, min(64, triton.next_power_of_2(functions)))
-    few = min(many, 32)
+    all_functions = max(16, triton.next_power_of_2(functions))
 
     def shape(b: int, n: int, m: int, warps: int = 4) -> dict[str, int]:
-        return dict(BLOCK_B=b, BLOCK_N=n, BLOCK_M=m, num_warps=warps)
+        return dict(BLOCK_B=min(b, all_functions), BLOCK_N=n, BLOCK_M=m, num_warps=warps)
 
     if dtype == torch.float64:
-        return dict(forward=shape(few, 64, 16), h=shape(few, 16, 64), rows=shape(16, 16, 64), x=shape(16, 16, 64))
-    if points < 2**13:
-        return dict(forward=shape(many, 32, 16, 1), h=shape(few, 16, 64), rows=shape(16, 16, 64), x=shape(16, 16, 64))
-    return dict(forward=shape(many, 128, 16), h=shape(many, 16, 128), rows=shape(16, 32, 64), x=shape(16, 32, 64))
+        forward, h = (shape(32, n, m, 8 if dim == 4 else 4) for n, m in ((64, 16), (16, 64)))
+        pairs = shape(16, 8, 64, 8 if dim > 2 else 4)
+    elif points < 2**13:
+        forward, h, pairs = shape(64, 32, 16, 1), shape(32, 16, 64), shape(16, 16, 64)
+    else:
+        wide = all_functions > 64 and precision != "ieee"
+        forward, h = shape(128, 128, 16, 8) if wide else shape(64, 128, 16), shape(64, 16, 128)
+        pairs = shape(16, 16 if dim == 4 else 32, 64)
+    return dict(forward=forward, h=h, rows=pairs, x=pairs)
 
 
 def chunks(points: int, tiles: int) -> tuple[int, int]:
@@ -60,6 +65,10 @@ def chunks(points: int, tiles: int) -> tuple[int, int]:
     count = max(1, min(triton.cdiv(points, _CHUNK), triton.cdiv(_PROGRAMS, tiles), 65535))
     length = triton.cdiv(points, count)
     return length, triton.cdiv(points, length)
+
+
+def _nvidia(x: Tensor) -> bool:
+    return x.is_cuda and torch.version.hip is None
 
 
 def _target(x: Tensor, precision: str) -> str:
@@ -80,12 +89,12 @@ def combine(h: Tensor, x: Tensor, rows: Tensor, frame: Tensor, tied: bool, preci
         return out
     h, x, rows, frame = (t.contiguous() for t in (h, x, rows, frame))
     precision = _target(x, precision)
-    block = blocks(functions, n, precision, x.dtype)["forward"]
+    block = blocks(dim, functions, n, precision, x.dtype)["forward"]
     by_b, by_n, _ = _grid(block, functions, n, m)
     with _device(x):
         table = _pack(rows, frame, tied, 0)
         combine_kernel[(by_n, by_b)](
-            h, x, table, out, functions, n, m, D=dim, TS=table.shape[1], PRECISION=precision, FAST=_fast(x), **block
+            h, x, table, out, functions, n, m, D=dim, TS=table.shape[1], PRECISION=precision, NVIDIA=_nvidia(x), **block
         )
     return out
 
@@ -100,11 +109,11 @@ def combine_vjp(g, h, x, rows, frame, tied: bool, precision: str, need_h: bool, 
         return by_h, by_x, by_rows
     g, h, x, rows, frame = (t.contiguous() for t in (g, h, x, rows, frame))
     precision = _target(x, precision)
-    block = blocks(functions, n, precision, x.dtype)
+    block = blocks(dim, functions, n, precision, x.dtype)
     sizes = (functions, n, m)
     with _device(x):
         table = _pack(rows, frame, tied, 0)
-        shapes = dict(D=dim, TS=table.shape[1], PRECISION=precision, FAST=_fast(x))
+        shapes = dict(D=dim, TS=table.shape[1], PRECISION=precision, NVIDIA=_nvidia(x))
         if need_h:
             tiles_b, _, tiles_m = _grid(block["h"], *sizes)
             length, count = chunks(n, tiles_b * tiles_m)

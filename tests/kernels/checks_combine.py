@@ -1,7 +1,7 @@
 """The kernels of ``combine`` in Triton's interpreter, against the float64 reference.
 
-Run by test_combine.py in a process of its own; see checks_interpreted.py.  The interpreter ignores how precise a
-product is asked to be, so float32 is held to its own precision.
+Run by test_combine_kernels.py in a process of its own; see checks_interpreted.py.  The interpreter ignores how precise
+a product is asked to be, so float32 is held to its own precision.
 """
 
 import math
@@ -95,7 +95,7 @@ def test_many_blocks_and_chunks(small, precision, dtype):
 
 
 def test_the_blocks_of_many_points(monkeypatch):
-    many = combine_operators.blocks(70, 2**20, "tf32x3", SINGLE)
+    many = combine_operators.blocks(2, 70, 2**20, "tf32x3", SINGLE)
     monkeypatch.setattr(combine_operators, "blocks", lambda *_: many)
     check(2, 70, 140, 17, 0, True, SINGLE)
 
