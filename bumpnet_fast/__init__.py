@@ -1,6 +1,6 @@
 """BumpNet (arXiv:2512.17198) as a kernel-accelerated PyTorch extension."""
 
-from .functional import backend, bump_basis, bump_compact, bump_design, bump_jet, use_backend
+from .functional import backend, bump_basis, bump_combine, bump_compact, bump_design, bump_jet, use_backend
 from .jet import Jet
 from .layer import BumpNet
 
@@ -12,6 +12,7 @@ __all__ = [
     "__version__",
     "backend",
     "bump_basis",
+    "bump_combine",
     "bump_compact",
     "bump_design",
     "bump_jet",

@@ -1,4 +1,4 @@
-"""What a user calls with tensors: bump_jet, bump_basis, bump_design and bump_compact.
+"""What a user calls with tensors: bump_jet, bump_basis, bump_design, bump_combine and bump_compact.
 
 These check their arguments, then call the registered operators, or, where an operator cannot
 answer (a ``torch.func`` transform, forward-mode differentiation, a forced reference), the same
@@ -91,15 +91,20 @@ def check(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> tuple[Tensor, T
         raise ValueError(f"rows must have {wanted}, got shape {tuple(rows.shape)}")
     if rows.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"rows must be float32 or float64, got {rows.dtype}")
-    if x.dtype != rows.dtype:
-        low = x.dtype in (torch.float16, torch.bfloat16) or rows.dtype == torch.float32
-        if not (x.is_floating_point() and low and torch.is_autocast_enabled(x.device.type)):
-            raise TypeError(f"x must have the dtype of the rows, {rows.dtype}, got {x.dtype}")
-        x = x.to(rows.dtype)
+    x = _as_the_rows("x", x, rows)
     if x.device != rows.device or frame.device != rows.device:
         devices = f"x on {x.device}, rows on {rows.device}, frame on {frame.device}"
         raise ValueError(f"x, rows and frame must be on one device, got {devices}")
     return x, frame.to(rows.dtype)
+
+
+def _as_the_rows(name: str, t: Tensor, rows: Tensor) -> Tensor:
+    """``t`` in the dtype of the rows, which it must have but for autocast."""
+    if t.dtype != rows.dtype:
+        low = t.dtype in (torch.float16, torch.bfloat16) or rows.dtype == torch.float32
+        if not (t.is_floating_point() and low and torch.is_autocast_enabled(t.device.type)):
+            raise TypeError(f"{name} must have the dtype of the rows, {rows.dtype}, got {t.dtype}")
+    return t.to(rows.dtype)
 
 
 def _plain_tensor(x: Tensor) -> Tensor:
@@ -236,6 +241,63 @@ def bump_design(
     function = ops.reference_design if _plain_torch(x.shape[1]) else _ops.design
     Phi, D = function(*coefficients, x, rows, frame, level, tied, derivatives)
     return Phi.movedim(-1, 0), D.movedim(-1, 0) if derivatives else None
+
+
+def bump_combine(
+    h: Tensor, x: Tensor, rows: Tensor, frame: Tensor, *, tied: bool = True, precision: str = "tf32x3"
+) -> Tensor:
+    """Many functions of the same bumps: ``out[b, n] = sum_i h[b, i] psi_i(x_n)``.
+
+    What a DeepONet's branch and a trunk of bumps make of a batch of B input functions.
+
+    Parameters
+    ----------
+    h : Tensor
+        Coefficients [B, M], one row per function, in the dtype of the rows.
+    x, rows, frame, tied
+        As for :func:`bump_jet`; the amplitudes in ``rows`` take no part, and there may be none.
+    precision : str
+        How float32 products are taken on CUDA devices, by relative error of the result (emulated): "tf32",
+        7e-4; "tf32x3", 4e-7, in three products on tensor cores; "ieee", 3e-7, float32's own, without tensor
+        cores.  On AMD "tf32" is gfx942's only; all else means "ieee" there.  float64 and the CPU compute in
+        full precision always.
+
+    Returns
+    -------
+    Tensor
+        [B, N], differentiable by ``h``, ``x`` and ``rows`` to any order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For tensors of a wrong type, dtype, shape or device, and for an unknown ``precision``.
+
+    Notes
+    -----
+    The bumps' values [M, N] are never held as a whole: on CUDA devices they are made in registers, and
+    elsewhere for a limited number of points at once.  Gradients likewise, from kernels of their own;
+    second derivatives hold them.  docs/gpu.md, "many outputs".
+
+    Examples
+    --------
+    >>> rows, frame = torch.zeros(3, 3), torch.tensor([[-1.0], [1.0]])
+    >>> out = bump_combine(torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]]), torch.zeros(5, 1), rows, frame)
+    >>> out.shape, bool(torch.allclose(out[1], 3 * out[0]))
+    (torch.Size([2, 5]), True)
+    """
+    if precision not in ops.PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(ops.PRECISIONS)}, got {precision!r}")
+    x, frame = check(_plain_tensor(x), rows, frame, tied)
+    if not isinstance(h, Tensor):
+        raise TypeError(f"h must be a torch.Tensor, got {type(h).__name__}")
+    if h.dim() != 2 or h.shape[1] != rows.shape[0]:
+        raise ValueError(f"h must have shape [B, {rows.shape[0]}], a column per bump, got {tuple(h.shape)}")
+    if h.device != rows.device:
+        raise ValueError(f"h must be on the device of the rows, {rows.device}, got {h.device}")
+    h = _as_the_rows("h", _plain_tensor(h), rows)
+    if _plain_torch(x.shape[1]):
+        return reference.combine(h, x, rows, frame, tied)
+    return _ops.combine(h, x, rows, frame, tied, precision)
 
 
 def bump_compact(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -4,8 +4,10 @@ Five operators in the namespace ``torch.ops.bumpnet_fast`` make the ladder (docs
 ``jet``, ``jet_vjp``, ``basis``, ``basis_vjp`` and ``design``.  Each has a schema, a fake, autograd,
 vmap and autocast.  On the CPU the compiled extension serves d <= 4, on CUDA devices the Triton
 kernels do, jets of up to four outputs; ``reference.py`` serves everything else.
-Beside the ladder stands ``compact``, which keeps some rows of several tensors: compiled for the CPU,
-for CUDA where that part is built, and plain PyTorch elsewhere.
+Beside the ladder stand ``combine`` and ``combine_vjp``, many functions of the same bumps, which are a
+Triton kernel on CUDA devices and ``basis`` with matrix products elsewhere; and ``compact``, which keeps
+some rows of several tensors: compiled for the CPU, for CUDA where that part is built, and plain PyTorch
+elsewhere.
 
 Layouts.  Jets come out in the user's shape, [N, K, ...].  Tensors with an entry for every pair of
 point and bump have the points last ([M, N], [M, d, N], [M, columns, N]): that is how vector
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from . import native as _native  # noqa: F401  (loads the extension, which registers the CPU kernels)
 from . import reference
-from .reference import DIAGONAL, GRADIENT, HESSIAN, second_shape
+from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
 from .rows import RowLayout
 
 _LIBRARY = torch.library.Library("bumpnet_fast", "DEF")
@@ -309,7 +311,10 @@ def _vmap(name: str, info, in_dims, *args):
     calls = []
     for i in range(info.batch_size):
         calls.append([a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)])
-    out = [torch.stack(parts) for parts in zip(*(getattr(_ops, name)(*call) for call in calls), strict=True)]
+    results = [getattr(_ops, name)(*call) for call in calls]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    out = [torch.stack(parts) for parts in zip(*results, strict=True)]
     return tuple(out), (0,) * len(out)
 
 
@@ -317,6 +322,106 @@ for _name in OPERATORS:
     _qualified = f"bumpnet_fast::{_name}"
     torch.library.register_fake(_qualified, _FAKES[_name], lib=_LIBRARY)
     torch.library.register_autograd(_qualified, _BACKWARDS[_name], setup_context=_save, lib=_LIBRARY)
+    torch.library.register_vmap(_qualified, functools.partial(_vmap, _name), lib=_LIBRARY)
+    for _device in ("cpu", "cuda"):
+        torch.library.register_autocast(_qualified, _device, torch.float32, lib=_LIBRARY)
+
+
+# --- many outputs ------------------------------------------------------------------------------
+
+#: How float32 matrix products of these operators' CUDA kernels are taken; nothing else looks at it.
+PRECISIONS = ("tf32", "tf32x3", "ieee")
+_COMBINED = "Tensor h, Tensor x, Tensor rows, Tensor frame, bool tied, str precision"
+_COMBINE_SCHEMAS = {
+    "combine": f"({_COMBINED}) -> Tensor",
+    "combine_vjp": f"(Tensor g, {_COMBINED}, bool need_h, bool need_x, bool need_rows) -> (Tensor, Tensor, Tensor)",
+}
+for _name, _schema in _COMBINE_SCHEMAS.items():
+    _LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def _stretches(x: Tensor, rows: Tensor) -> list[slice]:
+    """Slices of the points, so that what is held for every pair of point and bump does not grow with N."""
+    step = max(1, _CHUNK_ENTRIES // max(1, rows.shape[0]))
+    return [slice(start, start + step) for start in range(0, x.shape[0], step)]
+
+
+def _combine(h, x, rows, frame, tied, precision):
+    out = x.new_empty(h.shape[0], x.shape[0])
+    for some in _stretches(x, rows):
+        out[:, some] = h @ _ops.basis(x[some], rows, frame, VALUE, tied)[0]
+    return out
+
+
+def _combine_vjp(g, h, x, rows, frame, tied, precision, need_h, need_x, need_rows):
+    by_h, by_x, by_rows = (
+        t.new_zeros(t.shape if need else (0,)) for t, need in ((h, need_h), (x, need_x), (rows, need_rows))
+    )
+    for some in _stretches(x, rows):
+        if need_h:
+            by_h += g[:, some] @ _ops.basis(x[some], rows, frame, VALUE, tied)[0].T
+        if need_x or need_rows:
+            cotangent = h.T @ g[:, some]
+            part, share = _ops.basis_vjp(cotangent, None, None, x[some], rows, frame, VALUE, tied, need_x, need_rows)
+            if need_x:
+                by_x[some] = part
+            if need_rows:
+                by_rows += share
+    return by_h, by_x, by_rows
+
+
+@functools.cache
+def _combine_kernels():
+    """``kernels.combine_operators``, likewise."""
+    if _triton_kernels() is None:
+        return None
+    from .kernels import combine_operators
+
+    return combine_operators
+
+
+def _combine_on_cuda(name: str, *args):
+    """As :func:`_on_cuda`; what Triton does not serve goes by the basis."""
+    x = args[1] if name == "combine" else args[2]
+    kernels = _combine_kernels()
+    if kernels is None or not kernels.serves(x.shape[1], x.dtype):
+        return {"combine": _combine, "combine_vjp": _combine_vjp}[name](*args)
+    return getattr(kernels, name)(*args)
+
+
+def _fake_combine(h, x, rows, frame, tied, precision):
+    return x.new_empty((h.shape[0], x.shape[0]))
+
+
+def _fake_combine_vjp(g, h, x, rows, frame, tied, precision, *needs):
+    return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((h, x, rows), needs, strict=True))
+
+
+def _ref_combine_vjp(g, h, x, rows, frame, tied, precision, *needs):
+    parts = reference.combine_vjp(g, h, x, rows, frame, tied)
+    return tuple(t if need else x.new_zeros(0) for t, need in zip(parts, needs, strict=True))
+
+
+_REFERENCE["combine_vjp"] = (_ref_combine_vjp, 1, (None, 0, None))
+
+
+def _combine_backward(ctx, g):
+    if g is None:
+        return (None,) * 6
+    needs = ctx.needs_input_grad[:3]
+    parts = _serve("combine_vjp")(g, *_saved(ctx), *needs)
+    return *(t if need else None for t, need in zip(parts, needs, strict=True)), None, None, None
+
+
+for _name, _plain, _fake, _backward in (
+    ("combine", _combine, _fake_combine, _combine_backward),
+    ("combine_vjp", _combine_vjp, _fake_combine_vjp, functools.partial(_reference_backward, "combine_vjp")),
+):
+    _LIBRARY.impl(_name, _plain, "CompositeExplicitAutograd")
+    _LIBRARY.impl(_name, functools.partial(_combine_on_cuda, _name), "CUDA")
+    _qualified = f"bumpnet_fast::{_name}"
+    torch.library.register_fake(_qualified, _fake, lib=_LIBRARY)
+    torch.library.register_autograd(_qualified, _backward, setup_context=_save, lib=_LIBRARY)
     torch.library.register_vmap(_qualified, functools.partial(_vmap, _name), lib=_LIBRARY)
     for _device in ("cpu", "cuda"):
         torch.library.register_autocast(_qualified, _device, torch.float32, lib=_LIBRARY)
@@ -361,4 +466,4 @@ _LIBRARY.impl("compact", plain_compact, "CompositeExplicitAutograd")
 torch.library.register_fake("bumpnet_fast::compact", _fake_compact, lib=_LIBRARY)
 torch.library.register_autograd("bumpnet_fast::compact", _compact_backward, setup_context=_save_compact, lib=_LIBRARY)
 
-__all__ = ["MAX_DIM", "OPERATORS", "cuda_kernel", "plain_compact", "reference_design", "under_transform"]
+__all__ = ["MAX_DIM", "OPERATORS", "PRECISIONS", "cuda_kernel", "plain_compact", "reference_design", "under_transform"]

@@ -280,3 +280,19 @@ def design(c0, c1, c2, x, rows, frame, want: int, tied: bool, derivatives: bool)
     if not derivatives:
         return pair.L, x.new_zeros(0)
     return pair.L, chain_to_rows(packed, rows, frame, tied, pair.V, pair.c, pair.A, pair.s)
+
+
+@_full_precision
+def combine(h, x, rows, frame, tied: bool) -> Tensor:
+    """Many functions of the same bumps: out_bn = sum_i h_bi psi_i(x_n), [B, N] from h [B, M].
+
+    The amplitudes in the rows take no part.
+    """
+    return h @ basis(x, rows, frame, VALUE, tied)[0].T
+
+
+@_full_precision
+def combine_vjp(g, h, x, rows, frame, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of h [B, M], of x [N, d] and of rows [M, columns] from the cotangent [B, N] of :func:`combine`."""
+    psi = basis(x, rows, frame, VALUE, tied)[0]
+    return g @ psi, *basis_vjp(g.T @ h, None, None, x, rows, frame, VALUE, tied)
