@@ -143,6 +143,14 @@ def _random_basis(case: Case) -> list[Tensor | None]:
     return [None if t is None else t.movedim(0, -1) for t in _random_jet(case, case.points, case.bumps)]
 
 
+def _functions(case: Case) -> list[Tensor]:
+    """Cotangents [B, N] and coefficients [B, M] of B functions of the same bumps."""
+    generator = torch.Generator().manual_seed(case.points + case.bumps)
+    functions = 1 + 16 * case.outputs
+    cotangents, h = (torch.randn(functions, n, generator=generator).double() for n in (case.points, case.bumps))
+    return [cotangents, h.abs()]
+
+
 def _compaction(case: Case, rows: Tensor) -> list:
     keep = torch.rand(case.bumps, generator=torch.Generator().manual_seed(case.bumps)) < 0.6
     return [keep, [rows, rows.t().contiguous().t(), torch.arange(case.bumps)]]
@@ -155,6 +163,8 @@ ARGUMENTS: dict[str, Callable[[Case, list], list]] = {
     "basis": lambda case, bumps: bumps,
     "basis_vjp": lambda case, bumps: [*_random_basis(case), *bumps, True, True],
     "design": lambda case, bumps: [*_random_jet(case, case.points), *bumps, True],
+    "combine": lambda case, bumps: [*_functions(case)[1:], *bumps[:3], case.tied, "tf32x3"],
+    "combine_vjp": lambda case, bumps: [*_functions(case), *bumps[:3], case.tied, "tf32x3", True, True, True],
     "compact": lambda case, bumps: _compaction(case, bumps[1]),
 }
 
@@ -171,7 +181,7 @@ def questions(case: Case) -> dict[str, Question | Exception]:
     """By operator; the backends share them, as they take the same case one after another."""
     made: dict[str, Question | Exception] = {}
     bumps = [*problem(case), case.want, case.tied]
-    for operator in (*ops.OPERATORS, "compact"):
+    for operator in (*ops.OPERATORS, *ops.COMBINED, "compact"):
         try:
             if operator not in ARGUMENTS:
                 raise LookupError("there are no cases for this operator: cases.ARGUMENTS needs an entry")
@@ -183,7 +193,14 @@ def questions(case: Case) -> dict[str, Question | Exception]:
 
 
 def reference(operator: str, *args) -> Sequence[Tensor]:
-    return [t[args[0]] for t in args[1]] if operator == "compact" else ops._chunked(operator, *args)
+    if operator == "compact":
+        return [t[args[0]] for t in args[1]]
+    return results(ops.plain(operator, *args))
+
+
+def results(answer: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    """What an operator gives, as a sequence also where it is one tensor."""
+    return (answer,) if isinstance(answer, Tensor) else answer
 
 
 def moved(args: Iterable, dtype: torch.dtype, device: str) -> list:
@@ -201,7 +218,9 @@ def moved(args: Iterable, dtype: torch.dtype, device: str) -> list:
 
 def _levels(operator: str, want: int, results: int) -> Sequence[int]:
     """Which of the tolerances each result is held to."""
-    return {"jet": (0, 1, 2), "basis": (0, 1, 2), "design": (min(want, DIAGONAL), 2)}.get(operator, (2,) * results)
+    return {"jet": (0, 1, 2), "basis": (0, 1, 2), "combine": (0,), "design": (min(want, DIAGONAL), 2)}.get(
+        operator, (2,) * results
+    )
 
 
 def tolerances(case: Case, operator: str, dtype: torch.dtype, results: int, served: str) -> list[float | None]:

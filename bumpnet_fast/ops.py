@@ -125,6 +125,11 @@ def _chunked(name: str, *args):
     return tuple(t.contiguous() for t in results)
 
 
+def plain(name: str, *args):
+    """An operator by its closed form in PyTorch, on any device; what comes out has the operator's layout."""
+    return _REFERENCE[name][0](*args) if name in COMBINED else _chunked(name, *args)
+
+
 for _name in OPERATORS:
     _LIBRARY.impl(_name, functools.partial(_chunked, _name), "CompositeExplicitAutograd")
 
@@ -143,6 +148,9 @@ def _triton_kernels():
 
 def cuda_kernel(name: str, *args):
     """The Triton kernel that serves an operator with these arguments on CUDA, or None where the reference does."""
+    if name in COMBINED:
+        x, combined = args[COMBINED.index(name) + 1], _combine_kernels()
+        return None if combined is None or not combined.serves(x.shape[1], x.dtype) else getattr(combined, name)
     at = _arguments_before_x(name)
     x, rows, _, _, tied = args[at : at + 5]
     kernels = _triton_kernels()
@@ -336,6 +344,7 @@ _COMBINE_SCHEMAS = {
     "combine": f"({_COMBINED}) -> Tensor",
     "combine_vjp": f"(Tensor g, {_COMBINED}, bool need_h, bool need_x, bool need_rows) -> (Tensor, Tensor, Tensor)",
 }
+COMBINED = tuple(_COMBINE_SCHEMAS)
 for _name, _schema in _COMBINE_SCHEMAS.items():
     _LIBRARY.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -382,11 +391,8 @@ def _combine_kernels():
 
 def _combine_on_cuda(name: str, *args):
     """As :func:`_on_cuda`; what Triton does not serve goes by the basis."""
-    x = args[1] if name == "combine" else args[2]
-    kernels = _combine_kernels()
-    if kernels is None or not kernels.serves(x.shape[1], x.dtype):
-        return {"combine": _combine, "combine_vjp": _combine_vjp}[name](*args)
-    return getattr(kernels, name)(*args)
+    kernel = cuda_kernel(name, *args)
+    return ({"combine": _combine, "combine_vjp": _combine_vjp}[name] if kernel is None else kernel)(*args)
 
 
 def _fake_combine(h, x, rows, frame, tied, precision):
@@ -402,7 +408,11 @@ def _ref_combine_vjp(g, h, x, rows, frame, tied, precision, *needs):
     return tuple(t if need else x.new_zeros(0) for t, need in zip(parts, needs, strict=True))
 
 
-_REFERENCE["combine_vjp"] = (_ref_combine_vjp, 1, (None, 0, None))
+def _ref_combine(h, x, rows, frame, tied, precision):
+    return reference.combine(h, x, rows, frame, tied)
+
+
+_REFERENCE |= {"combine": (_ref_combine, 1, (1,)), "combine_vjp": (_ref_combine_vjp, 1, (None, 0, None))}
 
 
 def _combine_backward(ctx, g):
@@ -466,4 +476,14 @@ _LIBRARY.impl("compact", plain_compact, "CompositeExplicitAutograd")
 torch.library.register_fake("bumpnet_fast::compact", _fake_compact, lib=_LIBRARY)
 torch.library.register_autograd("bumpnet_fast::compact", _compact_backward, setup_context=_save_compact, lib=_LIBRARY)
 
-__all__ = ["MAX_DIM", "OPERATORS", "PRECISIONS", "cuda_kernel", "plain_compact", "reference_design", "under_transform"]
+__all__ = [
+    "COMBINED",
+    "MAX_DIM",
+    "OPERATORS",
+    "PRECISIONS",
+    "cuda_kernel",
+    "plain",
+    "plain_compact",
+    "reference_design",
+    "under_transform",
+]

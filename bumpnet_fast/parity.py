@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import info, native, ops
-from .cases import Case, moved, problem, questions, table, tolerances
+from .cases import Case, moved, problem, questions, results, table, tolerances
 from .reference import DIAGONAL, WANTS
 
 DEVICES = ("cpu", "cuda")
@@ -131,11 +131,11 @@ def _row(backend, served: str, operator: str, dtype: torch.dtype, case: Case, ve
 
 
 def _registered(operator: str, *args) -> Sequence[Tensor]:
-    return getattr(_ops, operator)(*args)
+    return results(getattr(_ops, operator)(*args))
 
 
 def _plain(operator: str, *args) -> Sequence[Tensor]:
-    return ops.plain_compact(*args) if operator == "compact" else ops._chunked(operator, *args)
+    return ops.plain_compact(*args) if operator == "compact" else results(ops.plain(operator, *args))
 
 
 def _compiled_for(operator: str, device: str) -> bool:
