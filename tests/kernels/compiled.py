@@ -6,10 +6,8 @@ launcher would specialise: pointers and integers divisible by 16, integers equal
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -17,23 +15,10 @@ from typing import NamedTuple
 
 import torch
 
-ROOT = Path(__file__).parents[2]
-KERNELS = ("pack_kernel", "jet_kernel", "jet_vjp_rows_kernel", "jet_vjp_x_kernel", "unpack_gradient_kernel")
+from bumpnet_fast.kernels import operators
 
-
-def operators():
-    """``bumpnet_fast.kernels.operators``, in a checkout that is not installed too."""
-    if importlib.util.find_spec("bumpnet_fast.kernels") is None:
-        where = ROOT / "kernels"
-        spec = importlib.util.spec_from_file_location(
-            "bumpnet_fast.kernels", where / "__init__.py", submodule_search_locations=[str(where)]
-        )
-        package = importlib.util.module_from_spec(spec)
-        sys.modules["bumpnet_fast.kernels"] = package
-        spec.loader.exec_module(package)
-    from bumpnet_fast.kernels import operators
-
-    return operators
+#: The kernels that operators.py launches.
+KERNELS = tuple(name for name in vars(operators) if name.endswith("_kernel"))
 
 
 class Launch(NamedTuple):
@@ -61,9 +46,9 @@ class Recorder:
 
 def record(monkeypatch, run=False) -> list[Launch]:
     """The list that all launches go to from now on."""
-    module, launches = operators(), []
+    launches = []
     for name in KERNELS:
-        monkeypatch.setattr(module, name, Recorder(name, getattr(module, name), launches, run))
+        monkeypatch.setattr(operators, name, Recorder(name, getattr(operators, name), launches, run))
     return launches
 
 

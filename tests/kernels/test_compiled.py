@@ -20,6 +20,7 @@ if importlib.util.find_spec("triton.backends.nvidia") is None:
 import compiled
 from compiled import Launch, compile_launch, profile
 
+from bumpnet_fast.kernels import operators
 from bumpnet_fast.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS, second_shape
 from bumpnet_fast.rows import RowLayout
 
@@ -29,7 +30,6 @@ TARGETS = {"sm_80": ("cuda", 80), "sm_90": ("cuda", 90), "sm_100": ("cuda", 100)
 
 def launches(dim, want, n=2**20, m=1000, outputs=1, dtype=torch.float32, tied=True) -> list[Launch]:
     """What a step with gradients of everything launches, as it would on a GPU."""
-    operators = compiled.operators()
     with pytest.MonkeyPatch.context() as patch:
         made = compiled.record(patch)
         x, frame = (torch.empty(size, dim, device="meta", dtype=dtype) for size in (n, 3))
