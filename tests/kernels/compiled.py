@@ -13,9 +13,13 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 
 from bumpnet_fast.kernels import operators
+from bumpnet_fast.ops import OPERATORS
+from bumpnet_fast.reference import DIAGONAL, second_shape
+from bumpnet_fast.rows import RowLayout
 
 #: The kernels that operators.py launches.
 KERNELS = tuple(name for name in vars(operators) if name.endswith("_kernel"))
@@ -52,30 +56,97 @@ def record(monkeypatch, run=False) -> list[Launch]:
     return launches
 
 
-def compile_launch(launch: Launch, backend: str, arch, warp: int = 32):
-    from triton import compile
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+def arguments(dim, want, n=2**20, m=1000, outputs=1, dtype=torch.float32, tied=True, given=(True, True)) -> dict:
+    """Of every operator that has kernels, on meta tensors; ``given``: cotangents of the values, and of the gradients.
 
-    constants, options = dict(launch.options), {}
-    options["num_warps"] = constants.pop("num_warps")
+    The highest one is always there: without it the operators would do less than ``want``.
+    """
+
+    def empty(*shape):
+        return torch.empty(shape, device="meta", dtype=dtype)
+
+    kinds = [(), (dim,), second_shape(want, dim)][: min(want, DIAGONAL) + 1]
+    there = [*given, True][: len(kinds) - 1] + [True]
+
+    def weights(shape):
+        made = [empty(*shape(kind)) if here else None for kind, here in zip(kinds, there, strict=True)]
+        return made + [None] * (3 - len(made))
+
+    bumps = [empty(n, dim), empty(m, RowLayout(dim, outputs, tied).columns), empty(3, dim), want, tied]
+    made = {
+        "jet": bumps,
+        "jet_vjp": [*weights(lambda kind: (n, outputs, *kind)), *bumps, True, True],
+        "basis": bumps,
+        "basis_vjp": [*weights(lambda kind: (m, *kind, n)), *bumps, True, True],
+        "design": [*weights(lambda kind: (n, *kind)), *bumps, True],
+    }
+    return {name: made[name] for name in OPERATORS if hasattr(operators, name)}
+
+
+def launches(*case, **more) -> list[Launch]:
+    """What a step with gradients of everything launches, as it would on a GPU; the case as for :func:`arguments`."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = record(patch)
+        for name, args in arguments(*case, **more).items():
+            getattr(operators, name)(*args)
+        return made
+
+
+class Build(NamedTuple):
+    """A kernel specialised as Triton's launcher would, and a target: plain data, so that any process can compile it."""
+
+    name: str
+    signature: tuple
+    constants: tuple
+    attributes: tuple
+    options: tuple
+    target: tuple
+
+
+def specialise(launch: Launch, backend: str, arch, warp: int = 32) -> Build:
+    constants = dict(launch.options)
+    options = (("num_warps", constants.pop("num_warps")),)
     constants["FAST"] = backend == "cuda" and _real(launch) == torch.float32
     names = launch.kernel.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
-    signature, attributes = {}, {}
+    signature, attributes = {}, []
     for i, (name, value) in enumerate(zip(names, launch.args, strict=False)):
         if isinstance(value, torch.Tensor):
             signature[name] = {torch.float32: "*fp32", torch.float64: "*fp64"}[value.dtype]
-            attributes[(i,)] = [["tt.divisibility", 16]]
+            attributes.append(i)
         elif value == 1:
             constants[name] = 1
         else:
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
             if value % 16 == 0:
-                attributes[(i,)] = [["tt.divisibility", 16]]
+                attributes.append(i)
     signature |= {name: "constexpr" for name in constants}
-    source = ASTSource(launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
-    return compile(source, target=GPUTarget(backend, arch, warp), options=options)
+    pieces = (tuple(signature.items()), tuple(constants.items()), tuple(attributes), options)
+    return Build(launch.name, *pieces, (backend, arch, warp))
+
+
+def compile_build(build: Build):
+    from triton import compile
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    attributes = {(i,): [["tt.divisibility", 16]] for i in build.attributes}
+    kernel = getattr(operators, build.name)
+    source = ASTSource(kernel, signature=dict(build.signature), constexprs=dict(build.constants), attrs=attributes)
+    return compile(source, target=GPUTarget(*build.target), options=dict(build.options))
+
+
+def compile_launch(launch: Launch, *target):
+    return compile_build(specialise(launch, *target))
+
+
+def failure(build: Build) -> str | None:
+    """Why it does not compile, or None."""
+    try:
+        binary = compile_build(build)
+    except Exception as error:  # of any kind: it is what the test reports
+        return f"{type(error).__name__}: {error}"
+    return None if binary.asm.get("cubin") or binary.asm.get("hsaco") else "no binary"
 
 
 def _real(launch: Launch) -> torch.dtype:
