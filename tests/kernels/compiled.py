@@ -157,6 +157,7 @@ def _real(launch: Launch) -> torch.dtype:
 
 _GROUPS = {
     "fp32": r"(FADD|FMUL|FFMA)(32I)?(\.|$)",
+    "fp64": r"(DADD|DMUL|DFMA|DSETP)(\.|$)",
     "mufu": r"MUFU",
     "load": r"(LDG|LDS|LD|LDC|LDL|LDCU|ULDC)(\.|$)",
 }
@@ -168,21 +169,33 @@ def tool(name: str) -> Path:
     return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
 
 
+class Usage(NamedTuple):
+    """Of a whole kernel."""
+
+    registers: int
+    stack: int
+    opcodes: Counter
+
+    @property
+    def spills(self) -> bool:
+        return self.stack > 0 or any(op.startswith(("LDL", "STL")) for op in self.opcodes)
+
+
 class Profile(NamedTuple):
     """Of the loop with the most MUFU instructions, per pair; and of the kernel."""
 
     total: float
     mufu: float
     fp32: float
+    fp64: float
     load: float
     pairs: float  # in one pass of the loop, per thread
     opcodes: Counter
-    everything: Counter  # opcodes of the whole kernel
-    registers: int
-    stack: int
+    usage: Usage
 
 
-def profile(binary, mufu_per_pair: int) -> Profile:
+def disassemble(binary) -> tuple[Usage, list[str], dict[str, int]]:
+    """What a kernel uses, its instructions, and where its labels point."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(binary.asm["cubin"])
@@ -191,13 +204,19 @@ def profile(binary, mufu_per_pair: int) -> Profile:
             return subprocess.run([*map(str, command), str(cubin)], capture_output=True, text=True, check=True).stdout
 
         sass = say(tool("nvdisasm"), "-c")
-        usage = say(tool("cuobjdump"), "--dump-resource-usage")
+        printed = say(tool("cuobjdump"), "--dump-resource-usage")
     code, labels = [], {}
     for line in sass.splitlines():
         if label := re.match(r"^(\.L_x_\d+):", line):
             labels[label[1]] = len(code)
         elif instruction := re.match(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(.*?);", line):
             code.append(instruction[1])
+    registers, stack = (int(re.search(rf"{name}:(\d+)", printed)[1]) for name in ("REG", "STACK"))
+    return Usage(registers, stack, Counter(text.split()[0] for text in code)), code, labels
+
+
+def profile(binary, mufu_per_pair: int) -> Profile:
+    usage, code, labels = disassemble(binary)
     loops = []
     for i, text in enumerate(code):
         jump = re.match(r"BRA.*\((\.L_x_\d+)\)", text)
@@ -207,7 +226,4 @@ def profile(binary, mufu_per_pair: int) -> Profile:
     counts = {name: sum(bool(re.match(pattern, op)) for op in loop) for name, pattern in _GROUPS.items()}
     pairs = counts["mufu"] / mufu_per_pair
     found = {name: count / pairs for name, count in counts.items()}
-    registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
-    everything = Counter(text.split()[0] for text in code)
-    return Profile(len(loop) / pairs, **found, pairs=pairs, opcodes=Counter(loop), everything=everything,
-                   registers=registers, stack=stack)  # fmt: skip
+    return Profile(len(loop) / pairs, **found, pairs=pairs, opcodes=Counter(loop), usage=usage)
