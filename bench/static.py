@@ -81,7 +81,7 @@ class Count(NamedTuple):
 
 def launches(dim: int, want: int, points: int = 2**20, bumps: int = 1000) -> list[compiled.Launch]:
     """What a step with gradients of rows and points launches, written down on tensors without memory."""
-    operators = compiled.operators()
+    operators = compiled.operators
     with pytest.MonkeyPatch.context() as patch:
         made = compiled.record(patch)
         x, frame = (torch.empty(size, dim, device="meta") for size in (points, 3))
@@ -113,7 +113,7 @@ def count(kernel: str, dim: int, want: int, arch: int) -> Count:
     if found.pairs % per_thread:
         raise RuntimeError(f"{kernel}, d = {dim}, {WANTS[want]}: {found.pairs} pairs in a loop over {per_thread}")
     packed = sum(n for opcode, n in found.opcodes.items() if re.match(r"(FADD|FMUL|FFMA)2", opcode))  # two at a time
-    return Count(found.total, expected, found.fp32 + 2 * packed / found.pairs, found.registers)
+    return Count(found.total, expected, found.fp32 + 2 * packed / found.pairs, found.usage.registers)
 
 
 def bounds(gpu: GPU, dims: Iterable[int], wants: Iterable[int]) -> list[dict]:

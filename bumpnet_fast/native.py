@@ -6,8 +6,11 @@ Nothing here is required: without the extension every operator is served by ``re
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch  # the extension needs libtorch to be loaded first
 
@@ -28,6 +31,24 @@ else:
         from . import _C_cuda  # noqa: F401
     except ImportError as error:
         missing_cuda = f"the extension with CUDA code could not be loaded: {error}"
+
+
+def _find_kernels(package: Path) -> None:
+    """In a checkout the Triton kernels lie beside the package, not in it: have them found there, installed or not.
+
+    They are not imported yet: that takes Triton.
+    """
+    name, folder = "bumpnet_fast.kernels", package.parent / "kernels"
+    if (package / "kernels").exists() or not (folder / "operators.py").exists():
+        return
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+_find_kernels(Path(__file__).parent)
 
 
 def variants() -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def by_points(n: int, numbers: int, single: bool) -> tuple[int, int, int]:
     points may share a load.
     """
     if n < 2**13:
-        return 32, 8, 4
+        return 32, 8, 4 if single else 8  # more warps, so that double precision fits the registers
     numbers *= 1 if single else 2
     most = next((block for block, limit in ((1024, 7), (512, 12), (256, 24)) if numbers <= limit), 128)
     fills = 128 if n < 2**16 else 256 if n < 2**18 else 1024
@@ -148,9 +148,9 @@ def _pack(rows: Tensor, frame: Tensor, tied: bool, outputs: int, points: Points 
 def _unpack_gradient(partial: Tensor, rows: Tensor, frame: Tensor, gradient: Tensor, tied: bool, outputs: int):
     """The gradient of the rows from partial sums [chunks, sums, M], the first of them those of the amplitudes."""
     dim, m = frame.shape[1], rows.shape[0]
-    unpack_gradient_kernel[(triton.cdiv(m, 16),)](
+    unpack_gradient_kernel[(triton.cdiv(m, 8),)](
         partial, rows, frame, gradient, rows.shape[1], m, partial.shape[0], D=dim, K=outputs, TIED=tied, ABREAST=16,
-        BLOCK=16, num_warps=2,
+        BLOCK=8, num_warps=4,
     )  # fmt: skip
 
 

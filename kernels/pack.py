@@ -230,14 +230,26 @@ def pack_kernel(rows, frame, table, x, g0, g1, g2, points, columns, M, N, bump_p
 
 
 @triton.jit
-def _total(partial, j, m, inside, M, chunks, SUMS: tl.constexpr, ABREAST: tl.constexpr, BLOCK: tl.constexpr):
-    """Sum over the chunks of points, in double and in an order that depends on their number only."""
+def _totals(partial, m, inside, M, chunks, SUMS: tl.constexpr, ABREAST: tl.constexpr, BLOCK: tl.constexpr):
+    """Sums over the chunks of points, in double and in an order that depends on their number only.
+
+    All in one loop, so that the loads of one chunk do not wait for one another.
+    """
     lane = tl.arange(0, ABREAST)[:, None]
-    total = tl.zeros([ABREAST, BLOCK], tl.float64)
+    totals = ()
+    for _ in tl.static_range(SUMS):
+        totals = totals + (tl.zeros([ABREAST, BLOCK], tl.float64),)
     for first in tl.range(0, chunks, ABREAST):
-        at = ((first + lane).to(tl.int64) * SUMS + j) * M + m[None, :]
-        total += tl.load(partial + at, mask=(first + lane < chunks) & inside[None, :], other=0.0).to(tl.float64)
-    return tl.sum(total, axis=0)
+        at = (first + lane).to(tl.int64) * SUMS * M + m[None, :]
+        there = (first + lane < chunks) & inside[None, :]
+        added = ()
+        for j in tl.static_range(SUMS):
+            added = added + (totals[j] + tl.load(partial + at + j * M, mask=there, other=0.0).to(tl.float64),)
+        totals = added
+    out = ()
+    for j in tl.static_range(SUMS):
+        out = out + (tl.sum(totals[j], axis=0),)
+    return out
 
 
 @triton.jit
@@ -255,22 +267,22 @@ def unpack_gradient_kernel(partial, rows, frame, gradient, columns, M, chunks, D
     row = rows + m * columns
     out = gradient + m * columns
     kind = gradient.dtype.element_ty
+    totals = _totals(partial, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
     _, by_centre, A, V, _, U, Q, length = unpack(row, frame, inside, zero, D, TIED)
     scale = zero + 1.0
     if K == 1:  # the sums were taken without the amplitude
         scale = _read(row, shape, inside)
     for k in tl.static_range(K):
-        total = _total(partial, k, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
-        tl.store(out + shape + k, total.to(kind), mask=inside)
-    s_ds = scale * _total(partial, K, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
+        tl.store(out + shape + k, totals[k].to(kind), mask=inside)
+    s_ds = scale * totals[K]
     sharp = zero
     for k in tl.static_range(D):
-        by_A = A[k] * (scale * _total(partial, K + 1 + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK))
+        by_A = A[k] * (scale * totals[K + 1 + k])
         tl.store(out + D + k, by_A.to(kind), mask=inside)
         sharp += by_A
     dB = ()
     for k in tl.static_range(D):
-        dB = dB + (scale * _total(partial, K + 1 + D + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK),)
+        dB = dB + (scale * totals[K + 1 + D + k],)
     for j in tl.static_range(D):
         dc = zero
         for k in tl.static_range(D):
@@ -278,7 +290,7 @@ def unpack_gradient_kernel(partial, rows, frame, gradient, columns, M, chunks, D
         tl.store(out + j, (dc * by_centre[j]).to(kind), mask=inside)
     dV = ()
     for k in tl.static_range(D * D):
-        v = scale * _total(partial, K + 1 + 2 * D + k, m, inside, M, chunks, SUMS, ABREAST, BLOCK)
+        v = scale * totals[K + 1 + 2 * D + k]
         sharp += v * V[k]
         dV = dV + (v,)
     at: tl.constexpr = 2 * D + D * (D - 1) // 2

@@ -9,6 +9,7 @@ from functools import cache
 import oracle
 import pytest
 import torch
+from interpreted import INTERPRETED, OPERATORS
 
 from bumpnet_fast import ops, reference
 from bumpnet_fast.reference import DIAGONAL, WANTS, second_shape
@@ -17,6 +18,27 @@ from bumpnet_fast.rows import RowLayout, orientation, pack
 #: Lengths around every vector width and block size a kernel may use, and no points at all.
 POINTS = (0, 1, 7, 8, 9, 15, 16, 17, 31, 33, 255, 257, 1025)
 BUMPS = (1, 2, 3, 8, 33)
+#: Points and bumps for several chunks, tiles and threads, and to run twice; points on the edges of bumps; a few points,
+#: and more than two of the longest vectors with a tail.
+MANY = ((20000, 5), (300, 400))
+AGAIN = (1001, 17)
+EDGES = {"sharp": 500, "extreme": 200}
+FEW, VECTORS = 33, 41
+
+if INTERPRETED:  # a millisecond for every operation of a program, and the sums per bump go point by point
+    POINTS, BUMPS = (5, 33), (1, 2, 3, 8, 9)
+    MANY = ((66, 2), (3, 300))
+    AGAIN = (5, 3)
+    EDGES = {"sharp": 16, "extreme": 3}
+    FEW, VECTORS = 3, 3
+
+no_interpreter = pytest.mark.skipif(INTERPRETED, reason="says nothing of a GPU when interpreted on a CPU")
+
+
+def in_turn(choices, turn, every=2):
+    """All ``choices``; for the interpreter those whose turn it is: each is met by one test of ``every``."""
+    return choices[turn % every :: every] if INTERPRETED else choices
+
 
 #: Relative to the largest entry: value, first derivatives, second derivatives and gradients.
 TOLERANCES = {torch.float64: (1e-12, 1e-11, 1e-10), torch.float32: (1e-5, 1e-4, 5e-4)}
@@ -92,13 +114,14 @@ def arguments(x, rows, frame, want, tied):
     jet = random_like_jet((n, outputs), dim, want)
     basis = [points_last(t) for t in random_like_jet((n, m), dim, want)]
     row = random_like_jet((n,), dim, want)
-    return {
+    made = {
         "jet": bumps,
         "jet_vjp": [*jet, *bumps, True, True],
         "basis": bumps,
         "basis_vjp": [*basis, *bumps, True, True],
         "design": [*row, *bumps, True],
     }
+    return {name: made[name] for name in OPERATORS}
 
 
 def wanted(name, args):
@@ -120,7 +143,7 @@ def cases(dim, tied, want):
     """All lengths, with numbers of bumps and outputs that take turns; and their results."""
     start = 3 * dim + 2 * tied + want
     made = []
-    for i, n in enumerate(POINTS):
+    for i, n in enumerate(in_turn(POINTS, start // 2)):
         m = BUMPS[(start + i) % 5] if n < 100 else 1 + (start + i) % 3
         problems = problem(dim, tied, want, n, m, 1 + (start + i) % 3)
         made += [(name, args, wanted(name, args)) for name, args in problems.items()]
@@ -137,7 +160,8 @@ def assert_agrees(got, wanted, limits, what):
 @pytest.mark.parametrize("want", range(5), ids=WANTS)
 @pytest.mark.parametrize("dim", (1, 2, 3, 4))
 def test_agreement_with_the_reference(backend, dim, tied, want):
-    for dtype, (name, args, result) in itertools.product(TOLERANCES, cases(dim, tied, want)):
+    every = list(itertools.product(TOLERANCES, cases(dim, tied, want)))
+    for dtype, (name, args, result) in in_turn(every, tied):
         got = run(backend, name, *cast(args, dtype))
         assert {t.dtype for t in got} == {dtype}
         at = 3 * (len(args) > 6)
@@ -150,7 +174,7 @@ def sharp_cases(dim, tied):
     """Points all over the domain, bumps as sharp as the tolerances of float32 are meant for."""
     rows, frame = oracle.bumps(dim, 20, 1, tied, dtype=torch.float32)
     rows = sharpened(rows, frame, tied, 100.0)
-    x = oracle.points(dim, 500, dtype=torch.float32)
+    x = oracle.points(dim, EDGES["sharp"], dtype=torch.float32)
     problems = {want: arguments(x, rows, frame, want, tied) for want in (reference.GRADIENT, reference.HESSIAN)}
     return [(want, name, a, wanted(name, a)) for want, each in problems.items() for name, a in each.items()]
 
@@ -166,14 +190,14 @@ def test_float32_keeps_its_digits_up_to_p_A_of_100(variant, dim, tied):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_many_points_and_bumps(backend, dtype):
     """Long enough for several chunks and threads."""
-    for n, m in ((20000, 5), (300, 400)):
+    for n, m in MANY:
         for name, args in problem(2, True, reference.LAPLACIAN, n, m, 1).items():
             got = run(backend, name, *cast(args, dtype))
             limits = tolerances(backend, dtype, levels(name, reference.LAPLACIAN))
             assert_agrees(got, wanted(name, args), limits, f"{name} {n} {m}")
 
 
-@pytest.mark.parametrize("name", ops.OPERATORS)
+@pytest.mark.parametrize("name", OPERATORS)
 def test_no_points(backend, name):
     for dim, want in itertools.product((1, 2, 3, 4), range(5)):
         args = problem(dim, True, want, 0, 3, 2)[name]
@@ -192,10 +216,10 @@ def test_bumps_without_amplitudes(backend, dim):
 # --- what is asked for -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ("jet_vjp", "basis_vjp"))
+@pytest.mark.parametrize("name", [name for name in OPERATORS if name.endswith("vjp")])
 @pytest.mark.parametrize("dim", (1, 2, 3))
 def test_only_the_needed_gradients(backend, name, dim):
-    *head, _, _ = cast(problem(dim, True, reference.DIAGONAL, 33, 3, 2)[name], torch.float64)
+    *head, _, _ = cast(problem(dim, True, reference.DIAGONAL, FEW, 3, 2)[name], torch.float64)
     both = run(backend, name, *head, True, True)
     for needs in itertools.product((True, False), repeat=2):
         for got, full, need in zip(run(backend, name, *head, *needs), both, needs, strict=True):
@@ -205,11 +229,13 @@ def test_only_the_needed_gradients(backend, name, dim):
                 assert got.shape == (0,)
 
 
-@pytest.mark.parametrize("name", ("jet_vjp", "basis_vjp", "design"))
-@pytest.mark.parametrize("want", range(5), ids=WANTS)
+@pytest.mark.parametrize(
+    "name, want",
+    [(n, w) for i, n in enumerate(OPERATORS) if n not in ("jet", "basis") for w in in_turn(range(5), i)],
+)
 def test_a_missing_cotangent_counts_as_zero(backend, name, want):
-    args = cast(problem(2, True, want, 33, 3, 2)[name], torch.float64)
-    for present in itertools.product((True, False), repeat=3):
+    args = cast(problem(2, True, want, FEW, 3, 2)[name], torch.float64)
+    for present in set(itertools.product((True, False), repeat=3)) - {(True, True, True)}:
         some = [g if here else None for g, here in zip(args[:3], present, strict=True)]
         zeros = [g if here or g is None else torch.zeros_like(g) for g, here in zip(args[:3], present, strict=True)]
         results = (run(backend, name, *head, *args[3:]) for head in (some, zeros))
@@ -241,7 +267,7 @@ def offset(t):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("dim", (1, 2, 3))
 def test_any_strides(backend, dim, dtype, view):
-    for name, args in problem(dim, False, reference.HESSIAN, 33, 3, 2).items():
+    for name, args in problem(dim, False, reference.HESSIAN, FEW, 3, 2).items():
         args = cast(args, dtype)
         viewed = [view(t) if isinstance(t, torch.Tensor) else t for t in args]
         for got, expected in zip(run(backend, name, *viewed), run(backend, name, *args), strict=True):
@@ -268,7 +294,7 @@ def test_expanded_inputs(backend):
 
 
 def test_inputs_are_left_alone(backend):
-    for name, args in problem(2, True, reference.HESSIAN, 33, 3, 1).items():
+    for name, args in problem(2, True, reference.HESSIAN, FEW, 3, 1).items():
         before = [t.clone() if isinstance(t, torch.Tensor) else t for t in args]
         run(backend, name, *args)
         for t, b in zip(args, before, strict=True):
@@ -281,8 +307,8 @@ def test_inputs_are_left_alone(backend):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("dim", (1, 2, 3, 4))
 def test_a_point_that_is_no_number_gives_nan_there_only(backend, dim, dtype):
-    n = 7 if backend in PLAIN else 41  # more than two of the longest vectors, and a tail
-    for want in (reference.VALUE, reference.HESSIAN):
+    n = 7 if backend in PLAIN else VECTORS
+    for want in in_turn((reference.VALUE, reference.HESSIAN), dtype == torch.float64):
         problems = {name: cast(args, dtype) for name, args in problem(dim, True, want, n, 3, 2).items()}
         clean = {name: run(backend, name, *args) for name, args in problems.items()}
         for i in range(n):
@@ -309,9 +335,9 @@ def test_a_point_that_is_no_number_gives_nan_there_only(backend, dim, dtype):
 @pytest.mark.parametrize("tied", (True, False), ids=("tied", "free"))
 @pytest.mark.parametrize("dim", (1, 2, 3, 4))
 def test_a_row_that_is_no_number_gives_nan(backend, dim, tied, dtype):
-    problems = {name: cast(args, dtype) for name, args in problem(dim, tied, reference.HESSIAN, 19, 3, 1).items()}
+    problems = {name: cast(args, dtype) for name, args in problem(dim, tied, reference.HESSIAN, FEW, 3, 1).items()}
     rows = problems["jet"][1]
-    for column in range(rows.shape[1]):
+    for column in in_turn(range(rows.shape[1]), 2 * tied + (dtype == torch.float64), every=4):
         broken = rows.clone()
         broken[1, column] = math.nan
         is_amplitude = column == rows.shape[1] - 1
@@ -344,14 +370,14 @@ def extreme(dim, p, A, slope, reach):
     rows[:, layout.size] = torch.log(2 * A / (p * length))
     frame = torch.full((3, dim), slope / (p * length), dtype=torch.float64)
     frame[0], frame[1] = reach - A / slope, reach + A / slope
-    return points_on_edges(rows, frame, True, 200), rows, frame
+    return points_on_edges(rows, frame, True, EDGES["extreme"]), rows, frame
 
 
 @cache
 def extreme_cases(dim, *shape):
     problems = arguments(*extreme(dim, *shape), reference.HESSIAN, True)
     made = []
-    for name in ("jet", "jet_vjp", "design"):
+    for name in problems.keys() - {"basis", "basis_vjp"}:
         args = cast(problems[name], torch.float64)
         made.append((name, args, *rounding_noise(name, args)))
     return made
@@ -384,8 +410,9 @@ SHAPES = (
 )
 
 
-@pytest.mark.parametrize("p, A, slope, reach", SHAPES)
-@pytest.mark.parametrize("dim", (1, 2, 3, 4))
+@pytest.mark.parametrize(
+    "dim, p, A, slope, reach", [(d, *shape) for i, shape in enumerate(SHAPES) for d in in_turn((1, 2, 3, 4), i)]
+)
 def test_extreme_shapes(backend, dim, p, A, slope, reach):
     for name, args, expected, noise in extreme_cases(dim, p, A, slope, reach):
         for i, got in enumerate(run(backend, name, *args)):
@@ -393,6 +420,19 @@ def test_extreme_shapes(backend, dim, p, A, slope, reach):
             oracle.assert_close(got, expected[i], 1e-11 + 100 * noise[i], f"{name}, result {i}")
         single = run(backend, name, *cast(args, torch.float32))
         assert all(torch.isfinite(t).all() for t in single), f"{name} float32"
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("dim", (1, 2, 3, 4))
+def test_points_far_away(backend, dim, dtype):
+    """Nothing overflows however far a point is, and nothing spills over to the others."""
+    rows, frame = oracle.bumps(dim, 3, 1, True, dtype=torch.float32)
+    far = torch.tensor([[1e6], [-1e18], [1e18]]).expand(3, dim)
+    near = oracle.points(dim, 3, dtype=torch.float32)
+    for name, args in arguments(torch.cat([far, near]), rows, frame, reference.HESSIAN, True).items():
+        got = run(backend, name, *cast(args, dtype))
+        limits = tolerances(backend, dtype, [2] * len(got))
+        assert_agrees(got, wanted(name, args), limits, f"{name} {dtype}")
 
 
 # --- memory ----------------------------------------------------------------------------------------
@@ -412,6 +452,7 @@ with use_backend({variant!r}):
 """
 
 
+@no_interpreter
 def test_memory_is_that_of_points_and_bumps_not_of_pairs(variant):
     """4e7 pairs: one float32 for each would be 160 MB."""
     script = MEASURE.format(bumps=400, points=100_000, variant=variant)
@@ -437,9 +478,10 @@ def assert_identical(first, second):
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_two_runs_give_the_same_bits(backend, dtype):
-    assert_identical(all_results(backend, 1001, 17, dtype), all_results(backend, 1001, 17, dtype))
+    assert_identical(all_results(backend, *AGAIN, dtype), all_results(backend, *AGAIN, dtype))
 
 
+@no_interpreter
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("n, m", [(20000, 50), (200000, 3), (100, 2000)])
 def test_one_thread_and_two_give_the_same_bits(variant, threads, n, m, dtype):

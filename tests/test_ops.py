@@ -7,6 +7,7 @@ import oracle
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
+from interpreted import OPERATORS
 from torch.library import opcheck
 
 from bumpnet_fast import BumpNet, bump_basis, bump_design, bump_jet, ops, use_backend
@@ -50,7 +51,7 @@ def calls(name, level, present=(True, True, True), needs=(True, True)):
 
 
 @in_every_want
-@pytest.mark.parametrize("name", ops.OPERATORS)
+@pytest.mark.parametrize("name", OPERATORS)
 def test_opcheck(name, want):
     opcheck(getattr(OPS, name), calls(name, WANTS.index(want)), test_utils=QUICK)
 
@@ -67,7 +68,7 @@ def test_opcheck_with_one_gradient(name, needs):
     opcheck(getattr(OPS, name), calls(name, 3, needs=needs), test_utils=QUICK)
 
 
-@pytest.mark.parametrize("name", ops.OPERATORS)
+@pytest.mark.parametrize("name", OPERATORS)
 def test_opcheck_traced_with_dynamic_shapes(name):
     opcheck(getattr(OPS, name), calls(name, 3), test_utils="test_aot_dispatch_dynamic")
 
@@ -113,7 +114,7 @@ def test_gradgradcheck(backend, function, want):
     assert torch.autograd.gradgradcheck(lambda x, r: parts(function(x, r, frame, want)), (x, rows), fast_mode=True)
 
 
-@pytest.mark.parametrize("name", ops.OPERATORS)
+@pytest.mark.parametrize("name", OPERATORS)
 def test_gradgradcheck_with_batched_gradients(name):
     args = calls(name, 4)
     slots = [i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and a.requires_grad]
@@ -308,7 +309,7 @@ def test_the_private_names_that_detect_transforms():
         assert torch.autograd.forward_ad._current_level >= 0 and ops.under_transform()
 
 
-@pytest.mark.parametrize("name", ops.OPERATORS)
+@pytest.mark.parametrize("name", OPERATORS)
 def test_vmap_of_the_operators_themselves(name):
     """Batched over every tensor argument in turn, and over all of them at once."""
     args = [a.detach() if isinstance(a, torch.Tensor) else a for a in calls(name, 3)]
@@ -423,7 +424,7 @@ def test_export():
 # --- the reference behind the operators ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ops.OPERATORS)
+@pytest.mark.parametrize("name", OPERATORS)
 def test_the_reference_in_chunks_is_the_reference(name, monkeypatch):
     args = calls(name, 3)
     whole = ops._chunked(name, *args)

@@ -249,6 +249,31 @@ def test_no_variant_shares_code_with_another():
         assert not [name for name in weak if variant not in name]
 
 
+# --- a checkout that is not installed ------------------------------------------------------------
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton")
+@pytest.mark.parametrize("flags", [("-S",), ()], ids=("alone", "beside an installation"))
+def test_a_checkout_on_the_path_has_its_own_triton_kernels(tmp_path, flags):
+    """Else CUDA tensors would take the reference without a word.
+
+    -S leaves the installation of this environment out, whose finder would answer in the checkout's place.
+    """
+    shutil.copytree(ROOT / "bumpnet_fast", tmp_path / "bumpnet_fast", ignore=shutil.ignore_patterns("kernels", "_C*"))
+    shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "import sys; from bumpnet_fast import info, ops; print('triton' in sys.modules);"
+        "print(info.report()['triton']); print(ops._triton_kernels().__file__)"
+    )
+    path = os.pathsep.join([str(tmp_path), sysconfig.get_path("purelib")])
+    done = run(tmp_path.parent, *flags, "-c", code, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    eager, report, operators = done.stdout.splitlines()
+    assert eager == "False", "Triton must wait for a CUDA tensor"
+    assert "no Triton kernels" not in report
+    assert Path(operators) == tmp_path / "kernels" / "operators.py"
+
+
 # --- CUDA ----------------------------------------------------------------------------------------
 
 

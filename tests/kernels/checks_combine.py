@@ -10,12 +10,10 @@ import compiled
 import oracle
 import pytest
 import torch
+from bumpnet_fast.kernels import combine_operators
 
 from bumpnet_fast import bump_combine, native, ops, reference
 from bumpnet_fast.rows import RowLayout
-
-compiled.operators()
-from bumpnet_fast.kernels import combine_operators  # noqa: E402
 
 _LIBRARY = torch.library.Library("bumpnet_fast", "IMPL")
 for _name in ("combine", "combine_vjp"):

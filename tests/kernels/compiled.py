@@ -6,35 +6,23 @@ launcher would specialise: pointers and integers divisible by 16, integers equal
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
+from bumpnet_fast.kernels import operators
 
-ROOT = Path(__file__).parents[2]
-KERNELS = ("pack_kernel", "jet_kernel", "jet_vjp_rows_kernel", "jet_vjp_x_kernel", "unpack_gradient_kernel",
-           "basis_kernel", "basis_vjp_rows_kernel", "basis_vjp_x_kernel", "design_kernel")  # fmt: skip
+from bumpnet_fast.ops import OPERATORS
+from bumpnet_fast.reference import DIAGONAL, second_shape
+from bumpnet_fast.rows import RowLayout
 
-
-def operators():
-    """``bumpnet_fast.kernels.operators``, in a checkout that is not installed too."""
-    if importlib.util.find_spec("bumpnet_fast.kernels") is None:
-        where = ROOT / "kernels"
-        spec = importlib.util.spec_from_file_location(
-            "bumpnet_fast.kernels", where / "__init__.py", submodule_search_locations=[str(where)]
-        )
-        package = importlib.util.module_from_spec(spec)
-        sys.modules["bumpnet_fast.kernels"] = package
-        spec.loader.exec_module(package)
-    from bumpnet_fast.kernels import operators
-
-    return operators
+#: The kernels that operators.py launches.
+KERNELS = tuple(name for name in vars(operators) if name.endswith("_kernel"))
 
 
 class Launch(NamedTuple):
@@ -62,10 +50,46 @@ class Recorder:
 
 def record(monkeypatch, run=False) -> list[Launch]:
     """The list that all launches go to from now on."""
-    module, launches = operators(), []
+    launches = []
     for name in KERNELS:
-        monkeypatch.setattr(module, name, Recorder(name, getattr(module, name), launches, run))
+        monkeypatch.setattr(operators, name, Recorder(name, getattr(operators, name), launches, run))
     return launches
+
+
+def arguments(dim, want, n=2**20, m=1000, outputs=1, dtype=torch.float32, tied=True, given=(True, True)) -> dict:
+    """Of every operator that has kernels, on meta tensors; ``given``: cotangents of the values, and of the gradients.
+
+    The highest one is always there: without it the operators would do less than ``want``.
+    """
+
+    def empty(*shape):
+        return torch.empty(shape, device="meta", dtype=dtype)
+
+    kinds = [(), (dim,), second_shape(want, dim)][: min(want, DIAGONAL) + 1]
+    there = [*given, True][: len(kinds) - 1] + [True]
+
+    def weights(shape):
+        made = [empty(*shape(kind)) if here else None for kind, here in zip(kinds, there, strict=True)]
+        return made + [None] * (3 - len(made))
+
+    bumps = [empty(n, dim), empty(m, RowLayout(dim, outputs, tied).columns), empty(3, dim), want, tied]
+    made = {
+        "jet": bumps,
+        "jet_vjp": [*weights(lambda kind: (n, outputs, *kind)), *bumps, True, True],
+        "basis": bumps,
+        "basis_vjp": [*weights(lambda kind: (m, *kind, n)), *bumps, True, True],
+        "design": [*weights(lambda kind: (n, *kind)), *bumps, True],
+    }
+    return {name: made[name] for name in OPERATORS if hasattr(operators, name)}
+
+
+def launches(*case, **more) -> list[Launch]:
+    """What a step with gradients of everything launches, as it would on a GPU; the case as for :func:`arguments`."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = record(patch)
+        for name, args in arguments(*case, **more).items():
+            getattr(operators, name)(*args)
+        return made
 
 
 def is_compiled_in(value) -> bool:
@@ -73,31 +97,63 @@ def is_compiled_in(value) -> bool:
     return value is None or (not isinstance(value, torch.Tensor) and value == 1)
 
 
-def compile_launch(launch: Launch, backend: str, arch, warp: int = 32):
-    from triton import compile
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+class Build(NamedTuple):
+    """A kernel specialised as Triton's launcher would, and a target: plain data, so that any process can compile it."""
 
-    constants, options = dict(launch.options), {}
-    options["num_warps"] = constants.pop("num_warps")
+    name: str
+    signature: tuple
+    constants: tuple
+    attributes: tuple
+    options: tuple
+    target: tuple
+
+
+def specialise(launch: Launch, backend: str, arch, warp: int = 32) -> Build:
+    constants = dict(launch.options)
+    options = (("num_warps", constants.pop("num_warps")),)
     constants["FAST"] = backend == "cuda" and _real(launch) == torch.float32
     names = launch.kernel.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
-    signature, attributes = {}, {}
+    signature, attributes = {}, []
     for i, (name, value) in enumerate(zip(names, launch.args, strict=False)):
         if isinstance(value, torch.Tensor):
             signature[name] = {torch.float32: "*fp32", torch.float64: "*fp64"}[value.dtype]
             if value.data_ptr() % 16 == 0:  # meta tensors: 0
-                attributes[(i,)] = [["tt.divisibility", 16]]
+                attributes.append(i)
         elif is_compiled_in(value):
             constants[name] = value
         else:
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
             if value % 16 == 0:
-                attributes[(i,)] = [["tt.divisibility", 16]]
+                attributes.append(i)
     signature |= {name: "constexpr" for name in constants}
-    source = ASTSource(launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
-    return compile(source, target=GPUTarget(backend, arch, warp), options=options)
+    pieces = (tuple(signature.items()), tuple(constants.items()), tuple(attributes), options)
+    return Build(launch.name, *pieces, (backend, arch, warp))
+
+
+def compile_build(build: Build, kernel=None):
+    """By default the kernel of that name in operators.py."""
+    from triton import compile
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    attributes = {(i,): [["tt.divisibility", 16]] for i in build.attributes}
+    kernel = kernel or getattr(operators, build.name)
+    source = ASTSource(kernel, signature=dict(build.signature), constexprs=dict(build.constants), attrs=attributes)
+    return compile(source, target=GPUTarget(*build.target), options=dict(build.options))
+
+
+def compile_launch(launch: Launch, *target):
+    return compile_build(specialise(launch, *target), launch.kernel)
+
+
+def failure(build: Build) -> str | None:
+    """Why it does not compile, or None."""
+    try:
+        binary = compile_build(build)
+    except Exception as error:  # of any kind: it is what the test reports
+        return f"{type(error).__name__}: {error}"
+    return None if binary.asm.get("cubin") or binary.asm.get("hsaco") else "no binary"
 
 
 def _real(launch: Launch) -> torch.dtype:
@@ -108,6 +164,7 @@ def _real(launch: Launch) -> torch.dtype:
 
 _GROUPS = {
     "fp32": r"(FADD|FMUL|FFMA)(32I)?(\.|$)",
+    "fp64": r"(DADD|DMUL|DFMA|DSETP)(\.|$)",
     "mufu": r"MUFU",
     "load": r"(LDG|LDS|LD|LDC|LDL|LDCU|ULDC)(\.|$)",
 }
@@ -119,21 +176,33 @@ def tool(name: str) -> Path:
     return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
 
 
+class Usage(NamedTuple):
+    """Of a whole kernel."""
+
+    registers: int
+    stack: int
+    opcodes: Counter
+
+    @property
+    def spills(self) -> bool:
+        return self.stack > 0 or any(op.startswith(("LDL", "STL")) for op in self.opcodes)
+
+
 class Profile(NamedTuple):
     """Of the loop with the most MUFU instructions, per pair; and of the kernel."""
 
     total: float
     mufu: float
     fp32: float
+    fp64: float
     load: float
     pairs: float  # in one pass of the loop, per thread
     opcodes: Counter
-    everything: Counter  # opcodes of the whole kernel
-    registers: int
-    stack: int
+    usage: Usage
 
 
-def profile(binary, mufu_per_pair: int) -> Profile:
+def disassemble(binary) -> tuple[Usage, list[str], dict[str, int]]:
+    """What a kernel uses, its instructions, and where its labels point."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(binary.asm["cubin"])
@@ -142,13 +211,19 @@ def profile(binary, mufu_per_pair: int) -> Profile:
             return subprocess.run([*map(str, command), str(cubin)], capture_output=True, text=True, check=True).stdout
 
         sass = say(tool("nvdisasm"), "-c")
-        usage = say(tool("cuobjdump"), "--dump-resource-usage")
+        printed = say(tool("cuobjdump"), "--dump-resource-usage")
     code, labels = [], {}
     for line in sass.splitlines():
         if label := re.match(r"^(\.L_x_\d+):", line):
             labels[label[1]] = len(code)
         elif instruction := re.match(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(.*?);", line):
             code.append(instruction[1])
+    registers, stack = (int(re.search(rf"{name}:(\d+)", printed)[1]) for name in ("REG", "STACK"))
+    return Usage(registers, stack, Counter(text.split()[0] for text in code)), code, labels
+
+
+def profile(binary, mufu_per_pair: int) -> Profile:
+    usage, code, labels = disassemble(binary)
     loops = []
     for i, text in enumerate(code):
         jump = re.match(r"BRA.*\((\.L_x_\d+)\)", text)
@@ -158,7 +233,4 @@ def profile(binary, mufu_per_pair: int) -> Profile:
     counts = {name: sum(bool(re.match(pattern, op)) for op in loop) for name, pattern in _GROUPS.items()}
     pairs = counts["mufu"] / mufu_per_pair
     found = {name: count / pairs for name, count in counts.items()}
-    registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))
-    everything = Counter(text.split()[0] for text in code)
-    return Profile(len(loop) / pairs, **found, pairs=pairs, opcodes=Counter(loop), everything=everything,
-                   registers=registers, stack=stack)  # fmt: skip
+    return Profile(len(loop) / pairs, **found, pairs=pairs, opcodes=Counter(loop), usage=usage)

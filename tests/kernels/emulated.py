@@ -58,7 +58,7 @@ def emulated(arch: int, error: float = 0.0, change: Callable[[str, str], str] = 
         ]
         ptx.run(_program(text), one.grid, arguments, binary.metadata.shared, error)
 
-    module, before = compiled.operators(), torch.are_deterministic_algorithms_enabled()
+    module, before = compiled.operators, torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:
         for name, kernel in list(vars(module).items()):
             if isinstance(kernel, JITFunction):

@@ -43,7 +43,6 @@ def test_kernels_in_the_interpreter():
 
 
 def module():
-    compiled.operators()
     from bumpnet_fast.kernels import combine_operators
 
     return combine_operators
@@ -57,7 +56,7 @@ def launches(dim, functions, n, m, dtype=SINGLE, precision="tf32x3", nvidia=True
             patch.setattr(combine, name, compiled.Recorder(name, getattr(combine, name), made))
         compiled.record(patch)
         for name in ("_pack", "_unpack_gradient"):
-            patch.setattr(combine, name, getattr(compiled.operators(), name))
+            patch.setattr(combine, name, getattr(compiled.operators, name))
         patch.setattr(combine, "_nvidia", lambda x: nvidia)
         patch.setattr(combine, "_target", lambda x, precision: combine.products(precision, x.dtype, amd))
         x, frame = (torch.empty(size, dim, device="meta", dtype=dtype) for size in (n, 3))
@@ -79,9 +78,9 @@ def counted(launch, arch):
 
 def assert_lean(found, products):
     """No stack and no spills; tensor cores where products are to be theirs."""
-    assert found.stack == 0
-    assert not [op for op in found.everything if op.startswith(("LDL", "STL"))]
-    assert any(op.startswith(MATRIX) for op in found.everything) == products
+    assert found.usage.stack == 0
+    assert not [op for op in found.usage.opcodes if op.startswith(("LDL", "STL"))]
+    assert any(op.startswith(MATRIX) for op in found.usage.opcodes) == products
 
 
 # --- everything compiles ---------------------------------------------------------------------------
@@ -93,7 +92,9 @@ def assert_lean(found, products):
 def test_every_precision_on_every_nvidia_target(target, precision):
     for name, launch in launches(2, 64, 2**20, 1000, precision=precision).items():
         found = counted(launch, NVIDIA[target])
-        print(f"{target} {precision} {name}: {found.total:.1f} instructions per pair, {found.registers} registers")
+        print(
+            f"{target} {precision} {name}: {found.total:.1f} instructions per pair, {found.usage.registers} registers"
+        )
         assert_lean(found, precision != "ieee")
         # without tensor cores the compiler makes a quarter of a tile again rather than move it
         most = {"ieee": 7.5}.get(precision, 6) if name in KERNELS[2:] else 5
@@ -158,9 +159,9 @@ def test_instructions_per_pair(case):
     instructions, registers = LIMITS[case]
     found = counted(launches(dim, functions, 2**20, 1000)[name], 90)
     print(f"{name} d = {dim}, {functions} functions: {found.total:.1f} instructions, {found.mufu:g} MUFU per pair; "
-          f"{found.registers} registers")  # fmt: skip
+          f"{found.usage.registers} registers")  # fmt: skip
     assert found.total <= instructions
-    assert found.registers <= registers
+    assert found.usage.registers <= registers
     assert_lean(found, True)
 
 

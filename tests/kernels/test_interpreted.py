@@ -1,4 +1,4 @@
-"""Runs checks_interpreted.py in a process whose Triton interprets."""
+"""Runs tests in processes whose Triton interprets: those that all backends share, and checks_interpreted.py."""
 
 import importlib.util
 import os
@@ -8,15 +8,26 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
+
+#: The files, and which of their tests: of PyTorch's machinery what calls the kernels in another way than the rest does.
+RUNS = {
+    "test_kernels.py": "",
+    "test_ops.py": "(opcheck or gradcheck or part_of or both_ways) and not (other_dimensions or batched or dynamic)",
+    "kernels/checks_interpreted.py": "",
+}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton")
-def test_kernels_in_the_interpreter():
-    path = os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+@pytest.mark.parametrize("file", RUNS)
+def test_in_the_interpreter(file):
+    path = os.pathsep.join([str(TESTS / "kernels"), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     ours = {"TRITON_INTERPRET": "1", "BUMPNET_FAST_BACKEND": "reference", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "checks_interpreted.py")]
-    done = subprocess.run(
-        command, env=os.environ | ours, capture_output=True, text=True, cwd=HERE.parents[1], check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    chosen = ["-k", RUNS[file]] if RUNS[file] else []
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", *chosen, str(TESTS / file)]
+    done = subprocess.run(command, env=os.environ | ours, capture_output=True, text=True, cwd=TESTS.parent, check=False)
+    said = done.stdout + done.stderr
+    closing = next((line for line in reversed(done.stdout.splitlines()) if " in " in line), "no closing line")
+    print(f"{file}: {closing}")
+    if done.returncode != 0:  # 5, nothing collected, too
+        pytest.fail(f"{file} in the interpreter: {closing}\n{said[-20000:]}", pytrace=False)

@@ -30,7 +30,7 @@ from test_kernels import TOLERANCES, arguments, cast, levels, offset, problem, s
 from bumpnet_fast.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS
 from bumpnet_fast.rows import RowLayout
 
-operators = compiled.operators()
+operators = compiled.operators
 NAMES = ("jet", "jet_vjp")
 LAUNCHES = ["pack_kernel", "jet_kernel", "pack_kernel", "jet_vjp_rows_kernel", "unpack_gradient_kernel",
             "jet_vjp_x_kernel"]  # fmt: skip
