@@ -41,7 +41,7 @@ class AllenCahn(Problem):
     dirichlet = ((1, 0),)
     default_bumps = (24, 3)
     default_windows = 10
-    options = MappingProxyType({"graded": 0.5, "refine": 2, "iterations": 30})
+    options = MappingProxyType({"graded": 0.5, "scale": 20.0, "refine": 2, "iterations": 30})
 
     nu: float = 1e-4
     a: float = 5.0

@@ -32,9 +32,9 @@ class Burgers(Problem):
     want = "diagonal"
     linear = False
     time = 1
-    default_bumps = (24, 3)
-    default_windows = 20
-    options = MappingProxyType({"graded": 0.5, "scale": 1.0, "refine": 2, "iterations": 30})
+    default_bumps = (30, 3)
+    default_windows = 24
+    options = MappingProxyType({"graded": 0.5, "scale": 10.0, "refine": 2, "iterations": 36})
 
     nu: float = 0.01 / math.pi
     lower: tuple[float, ...] = (-1.0, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
@@ -28,7 +29,8 @@ class ConvectionDiffusion(Problem):
     summary = "u_x = eps (u_xx + u_yy) on a box: a boundary layer of thickness eps"
     want = "diagonal"
     linear = True
-    default_bumps = (12, 4)
+    default_bumps = (16, 3)
+    options = MappingProxyType({"refine": 12, "iterations": 160})
 
     eps: float = 0.01
     lower: tuple[float, ...] = (0.0, 0.0)
