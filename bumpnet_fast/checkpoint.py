@@ -9,6 +9,7 @@ kwargs   arguments that rebuild the :class:`~bumpnet_fast.layer.BumpNet`
 model    its ``state_dict``
 problem  ``{"name": ..., "settings": {...}}``, or None
 boundary "hard", "soft", or None
+windows  one ``state_dict`` for every window of a solution that was marched in time, or none
 ======== ==========================================================================
 """
 
@@ -19,7 +20,7 @@ import dataclasses
 import os
 import pickle
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,9 +30,10 @@ from torch import Tensor
 from . import problems
 from .jet import Jet
 from .layer import BumpNet
+from .solvers.marching import Part, chain, chained_jet
 
 #: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
-VERSION = 1
+VERSION = 2
 
 
 class CheckpointError(ValueError):
@@ -77,15 +79,17 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise
 
 
-def save(path: str | os.PathLike, net: BumpNet, *, problem: Any = None, boundary: str | None = None) -> None:
+def save(
+    path: str | os.PathLike, net: BumpNet | Sequence[BumpNet], *, problem: Any = None, boundary: str | None = None
+) -> None:
     """Write a net, and what it solves, to ``path``, atomically.
 
     Parameters
     ----------
     path : str or path
         File to write; its directory must exist.
-    net : BumpNet
-        The bumps.
+    net : BumpNet, or sequence of them
+        The bumps; several if the problem was marched in time, one for every window.
     problem : Problem, optional
         What the net was trained for.  Its name and its fields are saved, not its code.
     boundary : "hard", "soft" or None
@@ -104,10 +108,13 @@ def save(path: str | os.PathLike, net: BumpNet, *, problem: Any = None, boundary
     >>> load(path).net
     BumpNet(dim=2, bumps=9, outputs=1, outer='tied', parameters=63, dtype=float32)
     """
+    nets = [net] if isinstance(net, BumpNet) else list(net)
+    states = [{key: value.detach().cpu() for key, value in n.state_dict().items()} for n in nets]
     content = {
         "version": VERSION,
-        "kwargs": _kwargs(net),
-        "model": {key: value.detach().cpu() for key, value in net.state_dict().items()},
+        "kwargs": _kwargs(nets[0]),
+        "model": states[0],
+        "windows": [] if isinstance(net, BumpNet) else states,
         "problem": None if problem is None else {"name": problem.name, "settings": problem_settings(problem)},
         "boundary": boundary,
     }
@@ -143,11 +150,14 @@ class Model:
         What it was trained for.
     boundary : "hard", "soft" or None
         How the boundary conditions enter: "hard" means ``u = lift + distance * net``.
+    windows : tuple
+        The parts of a solution that was marched in time; ``net`` is then the first part's.
     """
 
     net: BumpNet
     problem: Any = None
     boundary: str | None = None
+    windows: tuple[Part, ...] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
         """The values [N, K] of u at the points ``x`` [N, d]."""
@@ -155,6 +165,8 @@ class Model:
 
     def jet(self, x: Tensor, want: str = "hessian") -> Jet:
         """Values and derivatives of u at ``x`` [N, d]; ``want`` as in :meth:`BumpNet.jet`."""
+        if self.windows:
+            return chained_jet(self.windows, x, want)
         if self.boundary != "hard":
             return self.net.jet(x, want=want)
         return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want)
@@ -197,14 +209,16 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Model:
     if "evolution" in content:
         raise CheckpointError(f"{path} holds an evolution: load it with evolution_checkpoint.load")
     try:
-        net = BumpNet(**content["kwargs"])
-        net.load_state_dict(content["model"])
+        nets = [BumpNet(**content["kwargs"]) for _ in content.get("windows", []) or [None]]
+        for net, state in zip(nets, content.get("windows") or [content["model"]], strict=True):
+            net.load_state_dict(state)
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged: {_line(error)}") from error
     saved, boundary = content["problem"], content["boundary"]
     if problem is None and saved is not None:
-        problem = _problem(path, saved, needed=boundary == "hard")
-    return Model(net, problem, boundary)
+        problem = _problem(path, saved, needed=boundary == "hard" or bool(content.get("windows")))
+    windows = chain(problem, nets, boundary) if content.get("windows") else ()
+    return Model(nets[0], problem, boundary, tuple(windows))
 
 
 def _read(path: str | os.PathLike) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from . import __version__
 if TYPE_CHECKING:
     from .layer import BumpNet
     from .problems.base import Problem
-    from .solvers.least_squares import Progress, Solution
+    from .solvers import March, Progress, Solution
 
 #: Exit codes besides 0.
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Examples
     --------
     >>> main(["list"])
-    poisson      u_xx + u_yy = f on a box, u = sin(a1 pi x) sin(a2 pi y)
-                 lower=-1,-1 upper=1,1 a1=1 a2=1
+    poisson              u_xx + u_yy = f on a box, u = sin(a1 pi x) sin(a2 pi y)
+                         lower=-1,-1 upper=1,1 a1=1 a2=1
     ...
     0
     """
@@ -130,7 +130,8 @@ def _add_solve_arguments(add: Callable[..., Any]) -> None:
     add("problem", metavar="PROBLEM", help="one of 'bumpnet list'")
     add("--bumps", type=_bumps, metavar="N|NxM", help="number of bumps, or of grid cells per axis, such as 4x10")
     add("--method", choices=METHODS, default="auto", help="default: varpro for linear problems, else gauss-newton")
-    add("--boundary", choices=("hard", "soft"), default="hard", help="exact or by least squares; default: %(default)s")
+    add("--windows", type=_windows, metavar="N", help="march in time, with a net of --bumps for each of N windows")
+    add("--boundary", choices=("hard", "soft"), help="exact or by least squares; default: hard if possible")
     add("--dtype", choices=("float32", "float64"), default="float64", help="default: %(default)s")
     add("--seed", type=_seed, metavar="N", help=random)
     add("--set", action="append", default=[], type=_assignment, metavar="KEY=VALUE", dest="settings", help=setting)
@@ -149,6 +150,10 @@ def _integer(text: str, least: int, most: float = math.inf) -> int:
 
 def _seed(text: str) -> int:
     return _integer(text, 0, 2**63 - 1)
+
+
+def _windows(text: str) -> int:
+    return _integer(text, 1)
 
 
 def _threads(text: str) -> int:
@@ -188,7 +193,9 @@ def _settable(problem: type[Problem]) -> dict[str, dict[str, Any]]:
     from .layer import BumpNet
     from .solvers.least_squares import solve
 
-    return {"problem": problem.settings(), "solver": _options(solve), "net": _options(BumpNet), "run": {"perturb": 0.0}}
+    march, run = {"graded": 0.0}, {"perturb": 0.0}
+    scopes = {"solver": _options(solve), "net": _options(BumpNet), "march": march, "run": run}
+    return {"problem": problem.settings(), **scopes}
 
 
 def _sorted_settings(name: str, assignments: Sequence[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -199,7 +206,7 @@ def _sorted_settings(name: str, assignments: Sequence[tuple[str, Any]]) -> dict[
         raise UsageError(f"unknown problem {name!r}; there are: {', '.join(PROBLEMS)}")
     settable = _settable(PROBLEMS[name])
     chosen: dict[str, dict[str, Any]] = {scope: {} for scope in settable}
-    for key, value in assignments:
+    for key, value in [*PROBLEMS[name].options.items(), *assignments]:
         scope = next((scope for scope, known in settable.items() if key in known), None)
         if scope is None:
             known = ", ".join(key for keys in settable.values() for key in keys)
@@ -215,11 +222,11 @@ def _list(arguments: argparse.Namespace) -> int:
     from .problems import PROBLEMS
 
     for name, problem in PROBLEMS.items():
-        print(f"{name:<12} {problem.summary}\n{'':<12} {_pairs(problem.settings())}")
+        print(f"{name:<20} {problem.summary}\n{'':<20} {_pairs(problem.settings())}")
     print("\nFor every problem, --set also reaches")
     for scope, options in _settable(problem).items():
         if scope != "problem":
-            print(f"{scope:<12} {_pairs(options)}")
+            print(f"{scope:<20} {_pairs(options)}")
 
     from . import cli_evolve
 
@@ -264,7 +271,7 @@ def _solve(arguments: argparse.Namespace) -> int:
         problem, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", arguments.problem)
         _check_writable(folder, arguments.json)
-        solution = _run(problem, net, arguments, settings["solver"])
+        solution = _run(problem, net, arguments, settings)
         summary = _summary(solution, arguments, settings)
         _write(folder, arguments.json, solution, summary)
     if not arguments.quiet:
@@ -324,10 +331,21 @@ def _check_writable(folder: Path, file: str | None) -> None:
         raise UsageError(f"cannot write the file {file}: {error.strerror}") from error
 
 
-def _run(problem: Problem, net: BumpNet, arguments: argparse.Namespace, options: dict[str, Any]) -> Solution:
-    from .solvers.least_squares import solve
+def _run(problem: Problem, net: BumpNet, arguments: argparse.Namespace, settings: dict[str, Any]) -> Solution | March:
+    from .solvers import least_squares, marching
 
     choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
+    choices |= settings["solver"]
+
+    def run(**follow: Any) -> Solution | March:
+        windows = arguments.windows or problem.default_windows
+        if windows is None:
+            return least_squares.solve(problem, net, **choices, **follow)
+        start = {"net": settings["net"] | {"dtype": arguments.dtype}, "perturb": settings["run"]["perturb"]}
+        return marching.march(
+            problem, arguments.bumps, windows=windows, **start, **settings["march"], **choices, **follow
+        )
+
     started = False
 
     def follow(progress: Progress) -> None:
@@ -337,7 +355,7 @@ def _run(problem: Problem, net: BumpNet, arguments: argparse.Namespace, options:
 
     with _progress(arguments) as report:
         try:
-            return solve(problem, net, **choices, **options, callback=follow)
+            return run(callback=follow)
         except ValueError as error:
             if started:  # not about the arguments any more
                 raise
@@ -391,8 +409,8 @@ def _show(summary: dict[str, Any], folder: Path, stream: Any) -> None:
         print(f"bumpnet: warning: {warning}", file=sys.stderr)
 
 
-_SHOWN = ("problem", "method", "boundary", "bumps", "parameters", "rel_l2", "max_error", "loss", "seconds",
-          "iterations", "stop_reason", "dtype", "backend", "threads")  # fmt: skip
+_SHOWN = ("problem", "method", "boundary", "bumps", "parameters", "windows", "unknowns", "rel_l2",
+          "max_error", "loss", "seconds", "iterations", "stop_reason", "dtype", "backend", "threads")  # fmt: skip
 _FORMATS: dict[str, Callable[[Any], str]] = dict.fromkeys(("rel_l2", "max_error", "loss"), "{:.2e}".format)
 _FORMATS["seconds"] = "{:.2f}".format
 
@@ -400,19 +418,24 @@ _FORMATS["seconds"] = "{:.2f}".format
 # --- what is written -----------------------------------------------------------------------------
 
 
-def _summary(solution: Solution, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _summary(
+    solution: Solution | March, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     import torch
 
     from .checkpoint import problem_settings
     from .functional import backend
 
-    net = solution.net
+    net, nets = solution.net, _nets(solution)
     return {
         "problem": arguments.problem,
         "method": solution.method,
         "boundary": solution.boundary,
         "bumps": len(net.rows),
         "parameters": net.rows.numel(),
+        "windows": len(nets),
+        "parameters_per_window": nets[0].rows.numel(),
+        "unknowns": getattr(solution, "unknowns", None) or None,
         "rel_l2": solution.rel_l2,
         "max_error": solution.max_error,
         "loss": solution.loss,
@@ -424,7 +447,7 @@ def _summary(solution: Solution, arguments: argparse.Namespace, settings: dict[s
         "threads": torch.get_num_threads(),
         "seed": arguments.seed,
         "settings": settings | {"problem": problem_settings(solution.problem)},
-        "warnings": net.check(),
+        "warnings": [warning for part in nets for warning in part.check()],
         "versions": {
             "bumpnet_fast": __version__,
             "torch": str(torch.__version__),
@@ -433,11 +456,16 @@ def _summary(solution: Solution, arguments: argparse.Namespace, settings: dict[s
     }
 
 
-def _write(folder: Path, file: str | None, solution: Solution, summary: dict[str, Any]) -> None:
+def _nets(solution: Solution | March) -> list[BumpNet]:
+    return [part.net for part in getattr(solution, "parts", [solution])]
+
+
+def _write(folder: Path, file: str | None, solution: Solution | March, summary: dict[str, Any]) -> None:
     from .checkpoint import atomic, save
     from .plotting import solution_figure
 
-    save(folder / "model.pt", solution.net, problem=solution.problem, boundary=solution.boundary)
+    nets = _nets(solution) if hasattr(solution, "parts") else solution.net
+    save(folder / "model.pt", nets, problem=solution.problem, boundary=solution.boundary)
     _write_json(folder / "history.json", solution.history)
     _write_json(folder / "summary.json", summary)
     if file == "-":

@@ -171,7 +171,7 @@ BAD = {
     "cut short": (saved()[:-200], "not a checkpoint, or is damaged"),
     "code": (pickle.dumps(Malicious(), protocol=2), "not a checkpoint, or is damaged"),
     "somebody else's": (saved({"version": "left out"}), "not written by bumpnet_fast"),
-    "a newer format": (saved({"version": 2}), "format 2"),
+    "a newer format": (saved({"version": 3}), "format 3"),
     "unknown arguments": (saved({"kwargs": {"dims": 2}}), "damaged"),
     "bad arguments": (saved({"kwargs": checkpoint._kwargs(a_net()) | {"dim": -1}}), "dim must be"),
     "no weights": (saved({"model": {}}), "Missing key.*rows"),

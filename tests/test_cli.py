@@ -214,6 +214,8 @@ MISTAKES = {
     "solve poisson --method adam": "invalid choice: 'adam'",
     "solve poisson --boundary none": "invalid choice: 'none'",
     "solve poisson --dtype float16": "invalid choice: 'float16'",
+    "solve poisson --windows 0": "--windows: '0' is not",
+    "solve poisson --windows 2": "problem 'poisson' cannot be marched in time",
     "solve poisson --seed one": "--seed: 'one' is not a whole number",
     "solve poisson --seed 99999999999999999999": "--seed",
     "solve poisson --threads 0": "--threads: '0' is not a whole number from 1",
@@ -336,6 +338,24 @@ def test_the_example_runs_as_printed(tmp_path):
     assert run.returncode == 0, run.stderr
     assert float(re.search(r"relative L2 error (\S+) with 280 parameters", run.stdout)[1]) < 1e-4
     assert {path.name for path in tmp_path.iterdir()} == {"helmholtz.pt", "helmholtz.png"}
+
+
+def test_the_example_of_a_nonlinear_problem_is_short_and_solves_it(tmp_path):
+    example = ROOT / "examples" / "nonlinear.py"
+    assert len(example.read_text(encoding="utf-8").splitlines()) < 30
+    run = run_python(str(example), folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert float(re.search(r"relative L2 error (\S+) .* by gauss-newton", run.stdout)[1]) < 1e-5
+
+
+def test_marching_writes_a_model_of_all_windows(no_picture, tmp_path):
+    code, summary = solve("--out", tmp_path, "--windows", 2, problem="heat")
+    assert code == 0 and (summary["windows"], summary["bumps"], summary["stop_reason"]) == (2, 18, "marched")
+    assert summary["parameters"] == 2 * summary["parameters_per_window"]
+    u = checkpoint.load(tmp_path / "model.pt")
+    x = lattice(u.problem.domain)
+    exact = u.problem.exact(x)
+    assert float(torch.norm(u(x).detach()[:, 0] - exact) / torch.norm(exact)) == pytest.approx(summary["rel_l2"])
 
 
 def code_blocks(page: str) -> list[str]:

@@ -76,16 +76,27 @@ class Problem:
     linear : bool or None
         Whether the residual is affine in u; None lets the solver find out.
     default_bumps : int or tuple of int
-        A size of net that solves it well.
+        A size of net that solves it well; of each window, where it is marched in time.
+    default_windows : int or None
+        Into how many windows of time `bumpnet solve` divides it; None for one solution at once.
+    options : dict
+        Settings that suit it, by the names that `bumpnet solve --set` knows: it uses them unless told otherwise.
     residual_scale : float
         Typical size of the terms of the residual, which divides it in the loss.
     time : int or None
         The axis that is time: u is given at its lower face, and nothing at its upper one.
+    time_order : int
+        1, or 2 where the velocity is given at the start as well: then :meth:`distance` vanishes twice there, and
+        :meth:`lift` must have the velocity, which is zero unless overridden.
     periodic : tuple of int
         Axes along which u is periodic, with the width of the box as the period.
     dirichlet : tuple of (int, int), or None
         Faces on which u is given: the axis, and 0 for its lower or 1 for its upper face.  None means all
         but those of periodic axes and the end of time.
+    forms : tuple of str
+        Forms of the boundary that make sense, "hard" or "soft", the better one first.
+    points : Tensor or None
+        [N, d], where the equation holds, if that is not the whole domain.
     unknowns : dict of str to float
         First guesses of scalars that the equation needs and that are found along with u; :meth:`residual`
         gets them by name.
@@ -123,10 +134,15 @@ class Problem:
     want: ClassVar[str] = "laplacian"
     linear: ClassVar[bool | None] = None
     default_bumps: ClassVar[Any] = 40
+    default_windows: ClassVar[int | None] = None
+    options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     residual_scale: ClassVar[Any] = 1.0
     time: ClassVar[int | None] = None
+    time_order: ClassVar[int] = 1
     periodic: ClassVar[tuple[int, ...]] = ()
     dirichlet: ClassVar[tuple[tuple[int, int], ...] | None] = None
+    forms: ClassVar[tuple[str, ...]] = ("hard", "soft")
+    points: ClassVar[Tensor | None] = None
     unknowns: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     lower: tuple[float, ...] = (-1.0, -1.0)
@@ -173,7 +189,7 @@ class Problem:
     def inside(self, x: Tensor) -> Tensor:
         """Which of the points of the box belong to the domain, [N] bool: by default all.
 
-        A problem on a part of the box overrides this and :meth:`boundary_points`, or else
+        A problem on a part of the box also overrides :meth:`boundary_points`, with ``forms = ("soft",)``, or
         :meth:`distance` and :meth:`lift`.
         """
         return torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -204,7 +220,8 @@ class Problem:
         factors = [torch.ones_like(x[:, 0])]
         for axis, side in self.faces:
             width = (hi - lo)[axis] / len(self._sides(axis))
-            factors.append((hi[axis] - x[:, axis] if side else x[:, axis] - lo[axis]) / width)
+            factor = (hi[axis] - x[:, axis] if side else x[:, axis] - lo[axis]) / width
+            factors.append(factor**self.time_order if axis == self.time else factor)
         return torch.prod(torch.stack(factors), dim=0)
 
     def lift(self, x: Tensor) -> Tensor:
@@ -276,14 +293,16 @@ class Problem:
         weights = [self._jet(weight, x + x.new_tensor(shift), want) for shift in self.shifts()]
         return lambda *v: functools.reduce(Jet.__add__, (w * jet for w, jet in zip(weights, v, strict=True)))
 
-    def extend(self, jet: Callable[[Tensor], Jet], x: Tensor, want: str) -> Jet:
-        """The jet of u in the hard form at ``x`` [N, d], from that of the bumps, ``jet(x)``.
+    def extend(self, jet: Callable[[Tensor], Jet], x: Tensor, want: str, boundary: str = "hard") -> Jet:
+        """The jet of u at ``x`` [N, d], from that of the bumps, ``jet(x)``; in the soft form they are the same.
 
         >>> from bumpnet_fast.problems import get
         >>> constant = lambda x: Jet("value", torch.ones(len(x), 1))
         >>> get("poisson").extend(constant, torch.zeros(1, 2), "value").value.item()
         1.0
         """
+        if boundary == "soft":
+            return jet(x)
         return self.compose(x, want)(*(jet(x + x.new_tensor(shift)) for shift in self.shifts()))
 
     def boundary_points(self, counts: tuple[int, ...]) -> Tensor:

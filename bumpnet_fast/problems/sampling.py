@@ -85,6 +85,12 @@ def faces(domain: Tensor, counts: tuple[int, ...], held: Sequence[tuple[int, int
     return lo + (hi - lo) * torch.cat(parts)
 
 
+def within(domain: Tensor, x: Tensor) -> Tensor:
+    """Which of the points ``x`` [n, d] lie in the closed box ``domain`` [2, d]."""
+    lo, hi = domain.to(x)
+    return ((x >= lo) & (x <= hi)).all(1)
+
+
 def lattice(domain: Tensor, most: int = 10_201) -> Tensor:
     """A regular grid [n, d] over the closed box with at most ``most`` points, to measure errors on: 101 x 101 in 2D."""
     lo, hi = domain.double()

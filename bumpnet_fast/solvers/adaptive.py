@@ -321,7 +321,7 @@ def _score(score: str | Score) -> Score | None:
 
 
 def _check(problem: Problem, net: BumpNet, iterations: int, options: dict[str, Any], bumps: int) -> None:
-    check_fit(problem, net, options.get("boundary", "hard"))
+    check_fit(problem, net, options.get("boundary") or problem.forms[0])
     for name, value in (("bumps", bumps), ("iterations", iterations)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")

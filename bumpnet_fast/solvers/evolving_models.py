@@ -18,7 +18,7 @@ from ..reference import DIAGONAL, WANTS, second_shape
 from .descent import descend
 from .evolving_basis import Space
 from .models import Separable, ridge_solve
-from .system import Block, Coefficients, _linearise
+from .system import Block, Coefficients, linearise
 
 #: Singular values below this fraction of the largest are left out of the pseudo-inverse.
 _CUT = 1e-10
@@ -157,7 +157,7 @@ class Frozen(_Model):
         """rhs [K, N], or another function of x and a jet, at a jet, and its coefficients by equation and output."""
         whole = function or (lambda x, u: self.problem.rhs(x, u, t))
         block = Block(self.problem.name, self.x, self.problem.want, lambda u: whole(self.x, u), 1.0)
-        rhs, by_equation = _linearise(block, (jet,), {})
+        rhs, by_equation = linearise(block, (jet,), {})
         return rhs, [by_output for (by_output,) in by_equation]
 
     def operator(self, coefficients: list[list[Coefficients]]) -> Tensor:

@@ -26,6 +26,7 @@ from ..problems.base import Problem
 from ..problems.sampling import lattice
 from .descent import descend
 from .models import Joint, Projected, Separable
+from .refine import refined
 from .system import System, blocks, check_fit, collocation
 
 METHODS = ("auto", "varpro", "gauss-newton", "lm")
@@ -96,9 +97,7 @@ class Solution:
 
     def jet(self, x: Tensor, want: str = "value") -> Jet:
         """Jet of the solution at the points ``x`` [N, d], boundary composition included."""
-        if self.boundary == "soft":
-            return self.net.jet(x, want=want)
-        return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want)
+        return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want, self.boundary)
 
     def predict(self, x: Tensor) -> Tensor:
         """The solution [N, K] at the points ``x`` [N, d], boundary composition included."""
@@ -110,7 +109,7 @@ def solve(
     net: BumpNet,
     *,
     method: str = "auto",
-    boundary: str = "hard",
+    boundary: str | None = None,
     points: int | tuple[int, ...] | Tensor | None = None,
     sampling: str = "grid",
     iterations: int = 100,
@@ -120,6 +119,7 @@ def solve(
     damping: float = 1.0,
     step_cap: float = 1.0,
     condition_weight: float = 1.0,
+    refine: int = 0,
     seed: int = 0,
     callback: Callable[[Progress], Any] | None = None,
 ) -> Solution:
@@ -136,8 +136,9 @@ def solve(
     method : str
         "varpro" (linear problems; the amplitudes are eliminated), "gauss-newton" (any; they are eliminated
         from every linearisation), "lm" (any; all parameters together), or "auto": the first that can.
-    boundary : str
+    boundary : str, optional
         "hard" builds given values and periods into the solution, "soft" adds the problem's conditions as rows.
+        Default: "hard" where the problem allows it.
     points : int, tuple of int, or Tensor, optional
         Collocation points: how many, how many per axis, or [N, d].  Default: 5 per parameter.
     sampling : str
@@ -156,6 +157,8 @@ def solve(
         Largest change of a raw shape parameter in a step.
     condition_weight : float
         Factor on the weights of all conditions of the soft form.
+    refine : int
+        So many times on the way, choose half as many points again where the residual is large.
     seed : int
         Of the scattered kinds of points.
     callback : callable, optional
@@ -188,23 +191,29 @@ def solve(
     (True, torch.Size([5, 1]))
     """
     start = time.perf_counter()
-    _check_options(method, iterations, max_seconds, tolerance, ridge, damping, step_cap, condition_weight, seed)
+    _check_options(method, iterations, max_seconds, tolerance, ridge, damping, step_cap, condition_weight, refine, seed)
+    boundary = problem.forms[0] if boundary is None else boundary
     check_fit(problem, net, boundary)
     x, counts = collocation(problem, net, points, sampling, seed)
     with torch.no_grad(), _few_threads(net.rows.numel() * len(x)):
-        rows = blocks(problem, boundary, counts, x, float(condition_weight))
-        system = System(rows, net, problem.unknowns)
-        method, model = _model(method, problem, system, ridge)
-        point = model.start(net.rows.detach().double())
-        if not math.isfinite(point.loss):
-            raise ValueError(f"the residual of problem {problem.name!r} is not finite at the start")
-        run = _Run(model, _Error(problem, net, boundary), start, callback)
-        reason = run.follow(point, damping, step_cap, iterations, max_seconds, tolerance)
-        net.rows.copy_(model.rows(run.best))
+        run = _Run(_Error(problem, net, boundary), start, callback, max_seconds, tolerance)
+        guesses, place, weights = problem.unknowns, x, None
+        for round in range(refine + 1):
+            rows = blocks(problem, boundary, counts, place, float(condition_weight), weights)
+            system = System(rows, net, guesses)
+            method, model = _model(method, problem, system, ridge)
+            point = model.start(net.rows.detach().double())
+            if not math.isfinite(point.loss):
+                raise ValueError(f"the residual of problem {problem.name!r} is not finite at the start")
+            reason = run.follow(model, point, damping, step_cap, iterations * (round + 1) // (refine + 1))
+            net.rows.copy_(model.rows(run.best))
+            guesses = dict(zip(system.names, model.unknowns(run.best).tolist(), strict=True))
+            if round == refine or reason in ("interrupted", "time"):
+                break
+            place, weights = refined(problem, net, boundary, guesses, x, max(1, len(x) // 2), seed + round)
         rel_l2, max_error = run.error(net.rows)
-        unknowns = dict(zip(system.names, model.unknowns(run.best).tolist(), strict=True))
     seconds, steps, loss = time.perf_counter() - start, max(0, len(run.history) - 1), run.best.loss
-    found = rel_l2, max_error, seconds, steps, reason, method, unknowns
+    found = rel_l2, max_error, seconds, steps, reason, method, guesses
     return Solution(net, problem, boundary, run.history, loss, *found)
 
 
@@ -220,10 +229,12 @@ def _model(method: str, problem: Problem, system: System, ridge: float):
     return method, models[method](system, ridge)
 
 
-def _check_options(method, iterations, max_seconds, tolerance, ridge, damping, step_cap, condition_weight, seed):
+def _check_options(
+    method, iterations, max_seconds, tolerance, ridge, damping, step_cap, condition_weight, refine, seed
+):
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    for name, value in (("iterations", iterations), ("seed", seed)):
+    for name, value in (("iterations", iterations), ("refine", refine), ("seed", seed)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
     not_negative = {"tolerance": tolerance, "ridge": ridge}
@@ -252,29 +263,32 @@ def _few_threads(entries: int) -> Iterator[None]:
 class _Run:
     """Follows a sequence of accepted points, keeps the best and the history, and says why it ended."""
 
-    def __init__(self, model, error: _Error, start: float, callback):
-        self.model, self.error, self.start, self.callback = model, error, start, callback
+    def __init__(self, error: _Error, start: float, callback, max_seconds: float | None, tolerance: float):
+        self.error, self.start, self.callback = error, start, callback
+        self.max_seconds, self.tolerance = max_seconds, tolerance
         self.history: list[dict[str, Any]] = []
 
-    def follow(self, point, damping, step_cap, iterations, max_seconds, tolerance) -> str:
-        self.best = point
-        floor = _FLOOR * self.model.reference_loss
+    def follow(self, model, point, damping: float, step_cap: float, last: int) -> str:
+        """Descend from ``point`` to iteration ``last`` at most; says why it ended."""
+        self.model, self.best = model, point
+        first = max(0, len(self.history) - 1)
         try:
-            self._record(0, last=iterations == 0)
-            steps = descend(self.model, point, damping, step_cap)
-            for iteration in range(1, iterations + 1):
-                if point.loss <= floor:
+            if not self.history:
+                self._record(0, last == 0)
+            steps = descend(model, point, damping, step_cap)
+            for iteration in range(first + 1, last + 1):
+                if point.loss <= _FLOOR * model.reference_loss:
                     return "loss floor"
-                if max_seconds is not None and time.perf_counter() - self.start >= max_seconds:
+                if self.max_seconds is not None and time.perf_counter() - self.start >= self.max_seconds:
                     return "time"
                 point = next(steps, None)
                 if point is None:
                     return "no further decrease"
                 self.best = point
-                self._record(iteration, last=iteration == iterations)
-                if iteration >= _PATIENCE:
+                self._record(iteration, iteration == last)
+                if iteration - first >= _PATIENCE:
                     earlier = self.history[-1 - _PATIENCE]["loss"]
-                    if earlier - point.loss <= tolerance * earlier:
+                    if earlier - point.loss <= self.tolerance * earlier:
                         return "converged"
         except KeyboardInterrupt:
             return "interrupted"

@@ -51,11 +51,18 @@ class Block:
         return self.factor * rows.reshape(len(self.x), -1).T
 
 
-def blocks(problem: Problem, boundary: str, counts: tuple[int, ...], x: Tensor, condition_weight: float) -> list[Block]:
+def blocks(
+    problem: Problem,
+    boundary: str,
+    counts: tuple[int, ...],
+    x: Tensor,
+    condition_weight: float,
+    weights: Tensor | None = None,
+) -> list[Block]:
     """The rows of a problem: its equation at ``x`` [N, d], its side conditions and, softly, its conditions.
 
     The sum of squares of all rows is the mean square of the scaled residual plus the weighted mean
-    squares of the conditions.
+    squares of the conditions.  ``weights`` [N] multiply the rows of the equation.
     """
     hard = boundary == "hard"
     shifts = problem.shifts()[1:] if hard else []
@@ -68,7 +75,12 @@ def blocks(problem: Problem, boundary: str, counts: tuple[int, ...], x: Tensor, 
 
     compose, others = composed(x, problem.want)
     factor = 1 / (problem.residual_scale * math.sqrt(max(1, len(x))))
-    rows = [Block(problem.name, x, problem.want, lambda *v, **k: problem.residual(x, compose(*v), **k), factor, others)]
+
+    def equation(*v: Jet, **unknowns: Tensor) -> Tensor:
+        residual = problem.residual(x, compose(*v), **unknowns)
+        return residual if weights is None else residual * weights.reshape(-1, *(1,) * (residual.dim() - 1))
+
+    rows = [Block(problem.name, x, problem.want, equation, factor, others)]
     for condition in [*([] if hard else problem.conditions()), *problem.side_conditions()]:
         points = condition.points(counts).to(x)
         factor = math.sqrt(condition_weight * condition.weight / max(1, len(points)))
@@ -153,7 +165,7 @@ class System:
             If some equation does not depend on the net at all.
         """
         named = self._named(unknowns)
-        parts = [_linearise(block, js, named) for block, js in zip(self.blocks, jets or self._zero, strict=True)]
+        parts = [linearise(block, js, named) for block, js in zip(self.blocks, jets or self._zero, strict=True)]
         return torch.cat([r.flatten() for r, _ in parts]), [coefficients for _, coefficients in parts]
 
     def sensitivity(self, jets: list[tuple[Jet, ...]], unknowns: Tensor) -> Tensor:
@@ -251,7 +263,8 @@ class System:
         return out
 
 
-def _linearise(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]):
+def linearise(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]):
+    """Rows [E, n] of a block at the given jets, and their coefficients by equation, argument and output."""
     with torch.enable_grad():
         leaves = [[t.detach().requires_grad_() for t in jet._parts() if t is not None] for jet in jets]
         residual = block.residual(tuple(Jet(block.want, *parts) for parts in leaves), unknowns)
@@ -280,9 +293,11 @@ def _of_output(grads: tuple[Tensor | None, ...], k: int, want: str) -> Coefficie
 def collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int) -> tuple[Tensor, tuple[int, ...]]:
     """Points [N, d] for the equation, and the numbers per axis that suit the conditions.
 
-    ``points`` is their number, the numbers per axis, the points themselves, or None for five points
-    per parameter.  A number is spread so that the points are as dense along each axis as the bumps.
+    ``points`` is their number, the numbers per axis, the points themselves, or None for those of the
+    problem or else five points per parameter.  A number is spread so that the points are as dense along
+    each axis as the bumps.
     """
+    points = problem.points if points is None else points
     domain, d = problem.domain, net.layout.dim
     widths = tuple(((domain[1] - domain[0]) * net.frame[2].cpu().double()).tolist())
     if isinstance(points, Tensor):
@@ -307,9 +322,11 @@ def collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int) ->
 
 def check_fit(problem: Problem, net: BumpNet, boundary: str) -> None:
     """Raise ValueError unless the net can represent the problem's solution on the problem's domain."""
+    domain, name = problem.domain, problem.name or type(problem).__name__
     if boundary not in BOUNDARIES:
         raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
-    domain, name = problem.domain, problem.name or type(problem).__name__
+    if boundary not in problem.forms:
+        raise ValueError(f"boundary of problem {name!r} must be {' or '.join(problem.forms)}, got {boundary!r}")
     if net.layout.dim != domain.shape[1]:
         raise ValueError(f"net has {net.layout.dim} dimensions and problem {name!r} has {domain.shape[1]}")
     if net.layout.outputs != problem.outputs:

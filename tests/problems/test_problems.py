@@ -6,27 +6,61 @@ import pytest
 import torch
 
 from bumpnet_fast import Jet
-from bumpnet_fast.problems import PROBLEMS, Problem, get, sampling
+from bumpnet_fast.problems import PROBLEMS, Problem, Regression, get, sampling
 
 BOXES = [{}, {"lower": (0, 0), "upper": (1, 1)}, {"lower": (0, -3), "upper": (10, -2)}]
 WAVES = [{}, {"a1": 2, "a2": 3}, {"a1": 1.3, "a2": 0.6}]
 
 
 def inside(problem, count=50):
-    return sampling.interior(problem.domain, (count, 1), "uniform")
+    return sampling.interior(problem.domain, (count,) + (1,) * (len(problem.lower) - 1), "uniform")
+
+
+EXACT = [name for name in PROBLEMS if name != "allen-cahn"]
+
+
+def true_unknowns(problem):
+    return {name: getattr(problem, f"true_{name}") for name in problem.unknowns}
+
+
+def without_residual(problem):
+    x = inside(problem)
+    x = x[problem.inside(x)]
+    exact, unknowns = Jet.of(problem.exact, x, problem.want), true_unknowns(problem)
+    assert problem.residual(x, exact, **unknowns).abs().max() < 1e-11 * problem.residual_scale
+    other = exact + Jet.of(lambda x: torch.sin(3 * x[:, 0] + x.sum(1)), x, problem.want)
+    assert problem.residual(x, other, **unknowns).abs().max() > 1e-3 * problem.residual_scale
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_solution_has_no_residual(name):
+    without_residual(get(name))
+
+
+@pytest.mark.parametrize("name", ["poisson", "helmholtz"])
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("waves", WAVES)
+def test_exact_solution_has_no_residual_whatever_the_settings(name, box, waves):
+    without_residual(get(name, **box, **waves))
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-@pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize("waves", WAVES)
-def test_exact_solution_has_no_residual(name, box, waves):
-    problem = get(name, **box, **waves)
+def test_every_problem_is_whole(name):
+    problem = get(name)
     x = inside(problem)
-    exact = Jet.of(problem.exact, x, problem.want)
-    residual = problem.residual(x, exact)
-    assert residual.abs().max() < 1e-11 * problem.residual_scale
-    twice = problem.residual(x, exact + exact)
-    assert twice.abs().max() > 1e-2 * problem.residual_scale
+    reference = problem.reference(x)
+    assert torch.isfinite(reference).all() and len(reference) == len(x)
+    assert problem.boundary_values(x).reshape(len(x), -1).shape[1] in (1, problem.outputs)
+    for condition in [*problem.conditions(), *problem.side_conditions()]:
+        points = condition.points((5,) * x.shape[1])
+        assert points.shape[1] == x.shape[1] and len(points) > 0, condition.name
+    if problem.exact(x) is not None:
+        for condition in problem.conditions():
+            points = condition.points((5,) * x.shape[1])
+            u = Jet.of(problem.exact, points, condition.want)
+            if condition.period:
+                u = u - Jet.of(problem.exact, points + points.new_tensor(condition.period), condition.want)
+            assert condition.residual(points, u).abs().max() < 1e-12, condition.name
 
 
 def test_wave_number_enters_helmholtz():
@@ -72,6 +106,136 @@ def test_composed_values_can_be_differentiated_by_the_points():
     by_graph = torch.autograd.grad(u.sum(), x)[0]
     whole = Jet.of(lambda x: problem.lift(x) + problem.distance(x), x, "gradient").gradient[:, 0]
     torch.testing.assert_close(by_graph, whole)
+
+
+# --- faces, time, periods ------------------------------------------------------------------------
+
+
+@dataclass
+class Timed(Problem):
+    name, want, time = "timed", "diagonal", 1
+    lower: tuple = (-1.0, 2.0)
+    upper: tuple = (1.0, 5.0)
+
+    def boundary_values(self, x):
+        return torch.cos(x[:, 0]) * (1 + x[:, 1])
+
+
+class Held(Timed):
+    dirichlet = ((0, 1),)
+
+
+class Ring(Timed):
+    periodic = (0,)
+
+    def boundary_values(self, x):
+        return torch.cos(torch.pi * x[:, 0]) * (1 + x[:, 1])
+
+
+class Free(Timed):
+    dirichlet = ()
+
+
+@pytest.mark.parametrize("kind", [Timed, Held, Ring, Free])
+def test_the_given_faces_are_those_declared_and_hold(kind):
+    problem = kind()
+    faces = {Timed: {(0, 0), (0, 1), (1, 0)}, Held: {(0, 1)}, Ring: {(1, 0)}, Free: set()}[kind]
+    assert set(problem.faces) == faces
+    for face in [(0, 0), (0, 1), (1, 0), (1, 1)]:
+        x = sampling.faces(problem.domain, (7, 7), [face])[1:-1]
+        if face in faces:
+            assert problem.distance(x).abs().max() < 1e-12
+            torch.testing.assert_close(problem.lift(x), problem.boundary_values(x))
+        else:
+            assert (problem.distance(x) > 0).all()
+    assert (problem.distance(inside(problem)) > 0).all()
+    named = {c.name for c in problem.conditions()}
+    start = {"initial"} if (1, 0) in faces else set()
+    sides = {"boundary"} if faces - {(1, 0)} else set()
+    assert named == start | sides | ({"period of axis 0"} if kind is Ring else set())
+
+
+def test_a_start_with_velocity_has_a_distance_that_vanishes_twice():
+    problem = get("wave")
+    x = sampling.faces(problem.domain, (9, 9), [(1, 0)])
+    distance = Jet.of(problem.distance, x, "gradient")
+    assert distance.value.abs().max() == 0 and distance.gradient.abs().max() == 0
+    assert "at rest" in {c.name for c in problem.conditions()}
+
+
+@pytest.mark.parametrize("periodic", [(0,), (0, 1)])
+def test_what_is_wrapped_is_periodic_to_the_second_derivative(periodic):
+    @dataclass
+    class Torus(Problem):
+        lower: tuple = (-1.0, 0.0)
+        upper: tuple = (1.0, 3.0)
+
+    Torus.periodic = periodic
+    problem = Torus()
+
+    def wild(x):
+        return torch.exp(x[:, 0]) * torch.sin(2 + x[:, 1]) + x[:, 1] ** 3
+
+    for axis in periodic:
+        faces = [sampling.faces(problem.domain, (5, 6), [(axis, side)]) for side in (0, 1)]
+        ends = [problem.extend(lambda x: Jet.of(wild, x, "hessian"), x, "hessian") for x in faces]
+        for low, high in zip(ends[0]._parts(), ends[1]._parts(), strict=True):
+            torch.testing.assert_close(low, high, atol=1e-9, rtol=1e-9)
+
+
+def test_wrapping_keeps_what_is_periodic():
+    problem = get("advection")
+    x = inside(problem, 200)
+    u = problem.wrap(x, "gradient")(*(Jet.of(problem.exact, x + x.new_tensor(s), "gradient") for s in problem.shifts()))
+    exact = Jet.of(problem.exact, x, "gradient")
+    torch.testing.assert_close(u.value, exact.value)
+    torch.testing.assert_close(u.gradient, exact.gradient)
+
+
+# --- single problems -----------------------------------------------------------------------------
+
+
+def test_burgers_solution_forms_a_shock_layer():
+    problem = get("burgers")
+    x = torch.tensor([[-1e-3, 0.0], [-1e-3, 0.5], [0.0, 0.5], [-0.5, 0.0]], dtype=torch.float64)
+    u = problem.exact(x)
+    assert u[0] < 0.01 and 0.05 < u[1] < 0.3 and abs(u[2]) < 1e-12 and u[3] == pytest.approx(1)
+
+
+def test_allen_cahn_reference_fulfils_the_equation_from_its_start():
+    problem = get("allen-cahn")
+    x = sampling.interior(problem.domain, (40, 1), "uniform") * torch.tensor([0.9, 0.8]) + torch.tensor([0.0, 0.1])
+
+    def at(dx=0.0, dt=0.0):
+        return problem.reference(x + x.new_tensor([dx, dt]))
+
+    h, u = 1e-3, at()
+    rate = (at(dt=h) - at(dt=-h)) / (2 * h)
+    curvature = (at(dx=h) - 2 * u + at(dx=-h)) / h**2
+    assert (rate - problem.nu * curvature - problem.a * (u - u**3)).abs().max() < 1e-2 * rate.abs().max()
+    start = torch.stack([x[:, 0], torch.zeros(len(x))], 1)
+    torch.testing.assert_close(problem.reference(start), problem.boundary_values(start), atol=1e-6, rtol=0)
+
+
+def test_the_l_shape_and_its_boundary():
+    problem = get("lshape")
+    x = problem.boundary_points((20, 20))
+    on_box = (x.abs() == 1).any(1)
+    on_corner_edges = ((x[:, 1] == 0) & (x[:, 0] >= 0)) | ((x[:, 0] == 0) & (x[:, 1] <= 0))
+    assert problem.inside(x).all() and (on_box | on_corner_edges).all() and on_corner_edges.sum() >= 38
+    assert problem.exact(x[on_corner_edges]).abs().max() < 1e-12
+
+
+def test_regression_of_a_function_and_through_data():
+    problem = Regression.of(lambda x: torch.stack([x.sum(1), x.prod(1)], 1), [0, 0, 0], [1, 2, 3], outputs=2)
+    x = inside(problem)
+    assert problem.domain.tolist() == [[0, 0, 0], [1, 2, 3]] and problem.exact(x).shape == (50, 2)
+    assert problem.residual(x, Jet("value", problem.exact(x))).abs().max() == 0
+    through = Regression.through(x, x[:, 0])
+    assert torch.equal(through.points, x) and through.exact(x) is None
+    assert through.residual(x, Jet("value", x[:, :1])).abs().max() == 0
+    with pytest.raises(ValueError, match=r"x must be \[N, d\] and values \[N\] or \[N, K\], got \(50, 3\), \(3,\)"):
+        Regression.through(x, x[0])
 
 
 def test_nan_stays_nan():

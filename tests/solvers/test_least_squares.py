@@ -8,7 +8,7 @@ import torch
 from cases import Cubic, Rotation, Tangle
 
 from bumpnet_fast import BumpNet, use_backend
-from bumpnet_fast.problems import get
+from bumpnet_fast.problems import Regression, get
 from bumpnet_fast.solvers.descent import descend
 from bumpnet_fast.solvers.least_squares import solve
 from bumpnet_fast.solvers.models import Joint, Projected, Separable, ridge_solve
@@ -266,6 +266,69 @@ def test_problem_without_exact_solution():
     assert (solution.predict(x)[:, 0] - f(x)).abs().max() < 5e-3
 
 
+@pytest.mark.parametrize("method", ["gauss-newton", "lm"])
+@pytest.mark.parametrize("boundary", ["hard", "soft"])
+def test_an_unknown_coefficient_is_found(method, boundary):
+    problem = get("inverse-heat", true_k=0.35)
+    solution = solve(problem, net_for(problem), method=method, boundary=boundary, iterations=80, condition_weight=100.0)
+    assert solution.unknowns == {"k": pytest.approx(0.35, rel=1e-3)} and solution.rel_l2 < 1e-3
+
+
+def test_an_unknown_coefficient_from_noisy_data():
+    problem = get("inverse-heat", noise=0.01, measurements=100)
+    solution = solve(problem, net_for(problem), iterations=40)
+    assert solution.unknowns["k"] == pytest.approx(0.2, rel=0.05)
+
+
+def test_side_conditions_are_imposed_in_the_hard_form_too():
+    problem = get("allen-cahn", nu=0.002, a=1.0)
+    solution = solve(problem, net_for(problem, (8, 3)), iterations=30)
+    ends = torch.tensor([[-1.0, 0.7], [1.0, 0.7]], dtype=torch.float64)
+    u = solution.jet(ends, "gradient")
+    assert abs(u.value[0] - u.value[1]) < 1e-3 and abs(u.d(0)[0] - u.d(0)[1]) < 0.1
+    assert solution.rel_l2 < 1e-2
+
+
+def test_periodic_problem_is_exactly_periodic():
+    problem = get("advection", nu=2)
+    solution = solve(problem, net_for(problem), iterations=30)
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    ends = [solution.jet(torch.stack([torch.full_like(t, end), t], 1), "gradient") for end in (0, 2 * math.pi)]
+    torch.testing.assert_close(ends[0].value, ends[1].value, atol=1e-9, rtol=0)
+    torch.testing.assert_close(ends[0].gradient, ends[1].gradient, atol=1e-6, rtol=0)
+    assert solution.rel_l2 < 1e-4
+
+
+def test_three_outputs_and_three_coordinates():
+    flow = solve(get("kovasznay"), net_for(get("kovasznay"), (4, 5)), iterations=15)
+    assert flow.rel_l2 < 1e-2
+    heat = solve(get("heat2d"), net_for(get("heat2d"), (3, 3, 2)), iterations=15)
+    assert heat.rel_l2 < 1e-2
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 4])
+def test_regression_in_any_dimension(dim):
+    problem = Regression.of(lambda x: torch.exp(-x.square().sum(1)), [-1] * dim, [1] * dim)
+    bumps = {1: 6, 2: (4, 4), 3: (3, 3, 3), 4: (2, 2, 2, 2)}[dim]
+    assert solve(problem, net_for(problem, bumps), iterations=20).rel_l2 < 1e-2
+
+
+def test_regression_through_data_collocates_at_the_data():
+    x = 2 * torch.rand(300, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 1
+    problem = Regression.through(x, torch.sin(x.sum(1)))
+    solution = solve(problem, net_for(problem), iterations=20)
+    assert solution.rel_l2 is None and (solution.predict(x)[:, 0] - torch.sin(x.sum(1))).abs().max() < 1e-3
+
+
+def test_an_l_shape_is_solved_on_the_l():
+    problem = get("lshape")
+    net = net_for(problem, (5, 5))
+    solution = solve(problem, net, iterations=40)
+    assert solution.boundary == "soft" and solution.rel_l2 < 5e-2
+    with pytest.raises(ValueError, match="boundary of problem 'lshape' must be soft, got 'hard'"):
+        solve(problem, net, boundary="hard")
+
+
 # --- course of a run -----------------------------------------------------------------------------
 
 
@@ -358,6 +421,7 @@ def test_no_iterations_is_the_best_amplitudes():
     ({"ridge": -1e-9}, "ridge must be at least 0"),
     ({"tolerance": float("inf")}, "tolerance must be at least 0"),
     ({"seed": "a"}, "seed must be an integer"),
+    ({"refine": -1}, "refine must be an integer of at least 0, got -1"),
 ])  # fmt: skip
 def test_wrong_options_are_named_before_anything_happens(options, message):
     problem = get("poisson")

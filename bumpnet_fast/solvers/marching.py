@@ -1,0 +1,324 @@
+"""Time-marching: one net after the other, each for a window of time, from where the one before it ended.
+
+Least squares over a long time has directions in which the loss is nearly flat, a solution that fades
+away among them; over a short window it has not.  A window starts from the shapes of the one before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..jet import Jet
+from ..layer import BumpNet
+from ..problems.base import Condition, Problem
+from ..problems.sampling import lattice
+from .least_squares import Progress, Solution, solve
+from .placement import grade
+
+#: A window that ends with a loss so many times the best so far is solved again from uniform bumps.
+_BAD_LOSS = 20.0
+
+#: What a window starts from: the jet of the solution before it, at points and in a form of one's choice.
+State = Callable[[Tensor, str], Jet]
+
+
+def window(problem: Problem, start: float, stop: float, state: State | None = None) -> Problem:
+    """``problem`` between two times, started from ``state`` or, if None, as the problem itself is.
+
+    Raises
+    ------
+    ValueError
+        If the problem has no axis of time, or is not started by values alone.
+    """
+    axis = problem.time
+    lower = tuple(start if j == axis else a for j, a in enumerate(problem.lower))
+    upper = tuple(stop if j == axis else b for j, b in enumerate(problem.upper))
+    settings = {f.name: getattr(problem, f.name) for f in fields(problem)} | {"lower": lower, "upper": upper}
+    return (type(problem) if state is None else _continued(type(problem), state))(**settings)
+
+
+def _continued(kind: type[Problem], state: State) -> type[Problem]:
+    """A class of problems that start from ``state``."""
+
+    class Window(kind):
+        def compose(self, x: Tensor, want: str) -> Callable[[Jet], Jet]:
+            now = _at_time(x, self.time, self.lower[self.time])
+            before = _frozen(state(now, "diagonal" if want == "laplacian" else want), self.time, want)
+            distance, change = (self._jet(f, x, want) for f in (self.distance, self._change_at_sides))
+            wrap = self.wrap(x, want)
+            return lambda *v: distance * wrap(*v) + change + before
+
+        def _change_at_sides(self, x: Tensor) -> Tensor:
+            """What the given values at the sides have changed by since the start, carried inwards."""
+            if all(axis == self.time for axis, _ in self.faces):
+                return torch.zeros_like(x[:, 0])
+            return self.lift(x) - self.lift(_at_time(x, self.time, self.lower[self.time]))
+
+        def conditions(self) -> list[Condition]:
+            def started(x: Tensor, u: Jet) -> Tensor:
+                return u.value - state(x, "value").value
+
+            return [replace(c, residual=started) if c.name == "initial" else c for c in super().conditions()]
+
+    return Window
+
+
+def _at_time(x: Tensor, axis: int, now: float) -> Tensor:
+    columns = list(x.unbind(1))
+    columns[axis] = torch.full_like(columns[axis], now)
+    return torch.stack(columns, 1)
+
+
+def _frozen(jet: Jet, axis: int, want: str) -> Jet:
+    """The jet of a function that is constant along ``axis``, from one of a function that agrees with it here."""
+    gradient, second = jet.gradient, jet.second
+    if gradient is not None:
+        keep = torch.ones_like(gradient[0, 0])
+        keep[axis] = 0
+        gradient = gradient * keep
+        if second is not None:
+            second = second * (keep[:, None] * keep if jet.want == "hessian" else keep)
+    return Jet(want, jet.value, gradient, second.sum(-1) if want == "laplacian" else second)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The solution in one window."""
+
+    problem: Problem
+    net: BumpNet
+    boundary: str
+
+    def jet(self, x: Tensor, want: str = "value") -> Jet:
+        """Jet at the points ``x`` [N, d]."""
+        return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want, self.boundary)
+
+
+def chain(problem: Problem, nets: Sequence[BumpNet], boundary: str) -> list[Part]:
+    """The parts of a solution from the nets of its windows, which are equally long."""
+    parts: list[Part] = []
+    for net, (start, stop) in zip(nets, itertools.pairwise(_edges(problem, len(nets))), strict=True):
+        part = window(problem, start, stop, parts[-1].jet if parts else None)
+        parts.append(Part(part, net, boundary))
+    return parts
+
+
+def chained_jet(parts: Sequence[Part], x: Tensor, want: str) -> Jet:
+    """Jet at ``x`` [N, d] of a solution in parts; on a seam, that of the earlier one."""
+    axis = parts[0].problem.time
+    ends = torch.tensor([part.problem.upper[axis] for part in parts[:-1]], dtype=torch.float64, device=x.device)
+    which = torch.bucketize(x[:, axis].detach().double().contiguous(), ends)
+    order = torch.argsort(which, stable=True)
+    counts = torch.bincount(which, minlength=len(parts)).tolist()
+    pieces = [part.jet(xs, want) for part, xs in zip(parts, x[order].split(counts), strict=True) if len(xs)]
+    columns, back = zip(*(piece._parts() for piece in pieces), strict=True), torch.argsort(order)
+    return Jet(want, *(None if column[0] is None else torch.cat(column)[back] for column in columns))
+
+
+def _edges(problem: Problem, windows: int) -> list[float]:
+    first, last = problem.lower[problem.time], problem.upper[problem.time]
+    return [first + (last - first) * k / windows for k in range(windows)] + [last]
+
+
+@dataclass
+class March:
+    """A solution in windows of time; has what a :class:`~bumpnet_fast.solvers.Solution` has.
+
+    Attributes
+    ----------
+    problem : Problem
+        What was solved; its time ends where the march ended.
+    parts : list of Part
+        The windows, in order.
+    history : list of dict
+        As of one solution, with ``window``; the iterations count on, and errors are those in the window.
+    loss : float
+        The largest of the windows.
+    rel_l2, max_error : float or None
+        Over the whole time.
+    boundary, seconds, iterations, stop_reason, method
+        As of a solution; the reason is "marched" when the end was reached.
+    """
+
+    problem: Problem
+    boundary: str
+    parts: list[Part] = field(repr=False)
+    history: list[dict[str, Any]] = field(repr=False)
+    loss: float
+    rel_l2: float | None
+    max_error: float | None
+    seconds: float
+    iterations: int
+    stop_reason: str
+    method: str
+
+    @property
+    def net(self) -> BumpNet:
+        """All bumps of all windows in one net: to count and to draw, not to evaluate."""
+        first = self.parts[0].net
+        frame = first.frame.clone()
+        frame[1, self.problem.time] = self.parts[-1].net.frame[1, self.problem.time]
+        rows = torch.cat([part.net.rows.detach() for part in self.parts])
+        centres = torch.cat([part.net.centres.detach() for part in self.parts])
+        rows[:, first.layout.centre] = torch.atanh((2 * centres - frame[0] - frame[1]) / (frame[1] - frame[0]))
+        return BumpNet.from_rows(rows, frame, self.problem.domain, first.tied)
+
+    def jet(self, x: Tensor, want: str = "value") -> Jet:
+        """Jet of the solution at the points ``x`` [N, d]."""
+        return chained_jet(self.parts, x, want)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The solution [N, K] at the points ``x`` [N, d]."""
+        return self.jet(x).value
+
+
+def march(
+    problem: Problem,
+    bumps: int | tuple[int, ...] | None = None,
+    *,
+    windows: int = 10,
+    net: Mapping[str, Any] | None = None,
+    graded: float = 0.0,
+    perturb: float = 0.0,
+    max_seconds: float | None = None,
+    seed: int = 0,
+    callback: Callable[[Progress], Any] | None = None,
+    **options: Any,
+) -> March:
+    """Solve a problem in time, window by window.
+
+    Parameters
+    ----------
+    problem : Problem
+        With an axis of time, in which it is of first order.
+    bumps : int or tuple of int, optional
+        Of every window; by default the problem's.
+    windows : int
+        How many windows, equally long.  About half a period of the fastest wave is a good length.
+    net : mapping, optional
+        Further arguments of :class:`~bumpnet_fast.layer.BumpNet`.
+    graded : float
+        Share, less than 1, of the bumps that every window starts with where its initial state is steep, which is
+        for layers and shocks.  With 0 the bumps go on from the shapes of the window before.
+    perturb : float
+        Standard deviation of a random change of the initial shapes, where these are new.
+    max_seconds : float, optional
+        Stop after about this time.
+    seed : int
+        Of all that is random.
+    callback : callable, optional
+        Called with a :class:`Progress` after every iteration.
+    options
+        Further arguments of :func:`~bumpnet_fast.solvers.solve`, for every window.
+
+    Returns
+    -------
+    March
+
+    Raises
+    ------
+    ValueError
+        Before any computing, if the problem cannot be marched or an argument is out of range.
+
+    Examples
+    --------
+    >>> from bumpnet_fast import problems
+    >>> solution = march(problems.get("advection", nu=3), (4, 4), windows=2, iterations=20)
+    >>> solution.rel_l2 < 1e-2, solution.predict(torch.zeros(5, 2, dtype=torch.float64)).shape
+    (True, torch.Size([5, 1]))
+    """
+    began = time.perf_counter()
+    _check_march(problem, windows, graded, max_seconds)
+    bumps, net = bumps or problem.default_bumps, {"dtype": "float64"} | dict(net or {})
+    solutions: list[Solution] = []
+    log = _Log(began, callback)
+    for k, (start, stop) in enumerate(itertools.pairwise(_edges(problem, windows))):
+        part = window(problem, start, stop, solutions[-1].jet if solutions else None)
+        fresh = BumpNet(len(part.lower), bumps, part.domain, part.outputs, **net)
+        if graded:
+            grade(fresh, part, graded)
+        if perturb:
+            fresh.perturb_(perturb, torch.Generator().manual_seed(seed))
+        now = dict(options, seed=seed, callback=log)
+        if max_seconds is not None:
+            now["max_seconds"] = max(1e-9, max_seconds + began - time.perf_counter()) / (windows - k)
+        before = solutions[-1] if solutions and not graded else None
+        solutions.append(_window_solution(part, fresh, before, now))
+        log.add(k, solutions[-1])
+        if solutions[-1].stop_reason == "interrupted":
+            break
+    return _marched(problem, solutions, log)
+
+
+def _check_march(problem: Problem, windows: int, graded: float, max_seconds: float | None) -> None:
+    name = problem.name or type(problem).__name__
+    if problem.time is None or problem.time_order != 1:
+        wanted = "time: it must declare an axis `time`, in which it is of first order"
+        raise ValueError(f"problem {name!r} cannot be marched in {wanted}")
+    if not isinstance(windows, int) or isinstance(windows, bool) or windows < 1:
+        raise ValueError(f"windows must be an integer of at least 1, got {windows!r}")
+    if not isinstance(graded, (int, float)) or not 0 <= graded < 1:
+        raise ValueError(f"graded must be at least 0 and less than 1, got {graded!r}")
+    if max_seconds is not None and not (isinstance(max_seconds, (int, float)) and 0 < max_seconds < math.inf):
+        raise ValueError(f"max_seconds must be positive, got {max_seconds!r}")
+
+
+def _window_solution(part: Problem, fresh: BumpNet, before: Solution | None, options: dict[str, Any]) -> Solution:
+    """From the shapes of the window before, or afresh if there is none or that has failed."""
+    if before is None:
+        return solve(part, fresh, **options)
+    warm = BumpNet.from_rows(before.net.rows, fresh.frame, part.domain, fresh.tied)
+    solution = solve(part, warm, **options)
+    if solution.loss <= _BAD_LOSS * before.loss or solution.stop_reason == "interrupted":
+        return solution
+    again = solve(part, fresh, **options)
+    return min(solution, again, key=lambda s: s.loss)
+
+
+class _Log:
+    """The history over all windows; tells the callback, with iterations that count on."""
+
+    def __init__(self, began: float, callback: Callable[[Progress], Any] | None):
+        self.began, self.callback = began, callback
+        self.history: list[dict[str, Any]] = []
+        self.iterations = 0
+
+    def __call__(self, progress: Progress) -> None:
+        if self.callback is not None:
+            seconds = time.perf_counter() - self.began
+            self.callback(replace(progress, iteration=self.iterations + progress.iteration, seconds=seconds))
+
+    def add(self, k: int, solution: Solution) -> None:
+        end = time.perf_counter() - self.began
+        for entry in solution.history:
+            later = {"iteration": self.iterations + entry["iteration"], "window": k}
+            self.history.append(entry | later | {"seconds": max(0.0, end - solution.seconds + entry["seconds"])})
+        self.iterations += solution.iterations
+
+
+def _marched(problem: Problem, solutions: list[Solution], log: _Log) -> March:
+    last = solutions[-1]
+    reached = window(problem, problem.lower[problem.time], last.problem.upper[problem.time])
+    parts = [Part(s.problem, s.net, s.boundary) for s in solutions]
+    rel_l2 = max_error = None
+    with torch.no_grad():
+        x = lattice(reached.domain)
+        x = x[reached.inside(x)].to(last.net.rows.device)
+        exact = reached.reference(x)
+        if exact is not None:
+            exact = exact.reshape(len(x), -1)
+            difference = chained_jet(parts, x.to(last.net.rows), "value").value.double() - exact
+            rel_l2 = float(torch.linalg.vector_norm(difference) / (torch.linalg.vector_norm(exact) or 1.0))
+            max_error = float(difference.abs().max())
+    loss, seconds = max(s.loss for s in solutions), time.perf_counter() - log.began
+    reason = last.stop_reason if last.stop_reason == "interrupted" else "marched"
+    found = loss, rel_l2, max_error, seconds, log.iterations, reason, last.method
+    return March(reached, last.boundary, parts, log.history, *found)

@@ -1,0 +1,63 @@
+"""Where bumps start: closer together where the start of the solution is steep."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..jet import Jet
+from ..layer import BumpNet
+from ..problems.base import Problem
+
+#: Points along the axis that is graded, and along each of the others.
+_ALONG, _ACROSS = 2001, 5
+#: Slopes no larger are rounding.
+_FLAT = 1e-9
+
+
+def grade(net: BumpNet, problem: Problem, share: float) -> BumpNet:
+    """Move the bumps of a uniform grid, in place, along each axis but that of time.
+
+    ``share`` of them go where the lift of the problem, its solution without bumps, has its slopes; the
+    others stay spread evenly.  Side lengths and sharpness follow the spacing.
+    """
+    layout, frame = net.layout, net.frame
+    with torch.no_grad():
+        for axis in range(layout.dim):
+            density = None if axis == problem.time else _density(problem, axis, share)
+            if density is None:
+                continue
+            lo, hi = (float(end[axis]) for end in net.domain)
+            centres = net.centres[:, axis]
+            moved, stretch = _warp((centres - lo) / (hi - lo), density)
+            unit = 2 * (lo + (hi - lo) * moved - frame[0, axis]) / (frame[1, axis] - frame[0, axis]) - 1
+            net.rows[:, axis] = torch.atanh(unit)
+            net.rows[:, layout.size][:, axis] += torch.log(stretch)
+            net.rows[:, layout.sharpness] -= 0.5 * torch.log(stretch)
+    return net
+
+
+def _density(problem: Problem, axis: int, share: float) -> Tensor | None:
+    """Bumps per length at equal steps along the unit axis, 1 on average; None if nothing is steep."""
+    lo, hi = problem.domain
+    ticks = [(torch.arange(_ACROSS, dtype=torch.float64) + 0.5) / _ACROSS for _ in lo]
+    ticks[axis] = torch.linspace(0, 1, _ALONG, dtype=torch.float64)
+    if problem.time is not None:
+        ticks[problem.time] = torch.zeros(1, dtype=torch.float64)
+    x = lo + (hi - lo) * torch.cartesian_prod(*ticks).reshape(-1, len(lo))
+    none = [Jet("gradient", x.new_zeros(len(x), problem.outputs), x.new_zeros(len(x), problem.outputs, len(lo)))]
+    slopes = problem.compose(x, "gradient")(*none * len(problem.shifts())).d(axis).abs().sum(1)
+    profile = slopes.reshape([len(t) for t in ticks]).movedim(axis, 0).reshape(_ALONG, -1).mean(1)
+    mean = float(profile.mean())
+    return 1 - share + share * profile / mean if mean > _FLAT else None
+
+
+def _warp(unit: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
+    """Where points of a uniform grid on [0, 1] go, and how much the spacing grows there."""
+    steps = torch.cumsum(0.5 * (density[1:] + density[:-1]), 0)
+    share = torch.cat([steps.new_zeros(1), steps / steps[-1]]).to(unit)
+    right = torch.searchsorted(share, unit.contiguous()).clamp(1, len(share) - 1)
+    left = share[right - 1]
+    width = share[right] - left
+    moved = (right - 1 + (unit - left) / width) / (len(share) - 1)
+    return moved, 1 / (width * (len(share) - 1))

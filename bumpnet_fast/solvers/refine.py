@@ -1,0 +1,82 @@
+"""More collocation points where the residual is large: between points far apart it can be anything."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..jet import Jet
+from ..layer import BumpNet
+from ..problems import sampling
+from ..problems.base import Problem
+from ..rows import orientation
+from .system import Block, linearise
+
+#: Candidates for every point that is chosen, half of them spread evenly and half near the edges of the bumps.
+_CANDIDATES = 20
+#: Bumps' candidates fill their boxes, enlarged so much.
+_ENLARGED = 1.3
+#: Share of the points that go where the residual is not large.
+_EVEN = 0.1
+
+
+def refined(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, number: int, seed: int):
+    """Points ``x`` [N, d] and ``number`` more where the residual is large, and weights of all their rows.
+
+    Candidates are spread over the domain, and over the boxes of the bumps: where these are small, the
+    solution may have features that no even spread would find.  A point's weight is less than 1 where
+    the terms of the equation are larger than usual, as in a layer: their errors there are large and
+    add up over a short way only.
+
+    Returns
+    -------
+    points : Tensor
+        [N + number, d], the first N as given.
+    weights : Tensor
+        [N + number].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    half = number * _CANDIDATES // 2
+    spread = sampling.interior(problem.domain, (half,) + (1,) * (net.layout.dim - 1), "sobol", seed)
+    near = _near_bumps(net, half, generator)
+    candidates = torch.cat([spread, near[sampling.within(problem.domain, near)]])
+    candidates = candidates[problem.inside(candidates)].to(x)
+    residual, weights = _residual_and_weights(problem, net, boundary, unknowns, torch.cat([x, candidates]))
+    density = (residual * weights).square()[len(x) :].cpu()
+    density = density / density.sum() + _EVEN / len(density)
+    chosen = torch.multinomial(density, min(number, len(density)), generator=generator).to(x.device)
+    return torch.cat([x, candidates[chosen]]), torch.cat([weights[: len(x)], weights[len(x) :][chosen]])
+
+
+def _residual_and_weights(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor):
+    """Length [n] of the residual at ``x`` and weight [n] that the size of its terms suggests."""
+
+    def bumps(x: Tensor) -> Jet:
+        return net.jet(x.to(net.rows), want=problem.want)._map(Tensor.double)
+
+    u = problem.extend(bumps, x, problem.want) if boundary == "hard" else bumps(x)
+    block = Block(problem.name, x, problem.want, lambda u, **k: problem.residual(x, u, **k), 1 / problem.residual_scale)
+    residual, by_equation = linearise(block, (u,), unknowns)
+    terms = x.new_zeros(len(x))
+    for (by_output,) in by_equation:
+        for k, coefficients in enumerate(by_output):
+            for c, part in zip(coefficients, u.output(k)._parts(), strict=True):
+                if c is not None:
+                    terms += (
+                        (c.flatten(1) * part.reshape(len(x), -1)).abs().sum(1)
+                        if c.dim() > 1
+                        else (c * part[:, 0]).abs()
+                    )
+    return torch.linalg.vector_norm(residual, dim=0), 1 / (1 + terms)
+
+
+def _near_bumps(net: BumpNet, number: int, generator: torch.Generator) -> Tensor:
+    """Points [about number, d] spread evenly over the bumps' boxes, as many in a small one as in a large one."""
+    layout, frame = net.layout, net.frame.cpu().double()
+    rows = net.rows.detach().cpu().double()
+    d, each = layout.dim, max(1, number // len(rows))
+    unit = _ENLARGED * (torch.rand(len(rows), each, d, dtype=torch.float64, generator=generator) - 0.5)
+    _, Q, _ = orientation(rows[:, layout.skew], d)
+    offset = (unit * torch.exp(rows[:, None, layout.size])) @ Q / frame[2]
+    centre = frame[0] + (frame[1] - frame[0]) * 0.5 * (1 + torch.tanh(rows[:, layout.centre]))
+    return (centre[:, None] + offset).reshape(-1, d)

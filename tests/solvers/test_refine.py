@@ -1,0 +1,66 @@
+"""Collocation points where the residual is large."""
+
+import pytest
+import torch
+from cases import Cubic, Rotation
+
+from bumpnet_fast import BumpNet
+from bumpnet_fast.problems import get
+from bumpnet_fast.solvers import solve
+from bumpnet_fast.solvers.refine import refined
+from bumpnet_fast.solvers.system import collocation
+
+
+def net_for(problem, bumps):
+    return BumpNet(len(problem.lower), bumps, problem.domain, problem.outputs, dtype="float64")
+
+
+def test_points_go_where_the_residual_is_large():
+    problem = get("sharp-poisson")
+    net = net_for(problem, (4, 4))
+    x, _ = collocation(problem, net, 100, "grid", 0)
+    points, weights = refined(problem, net, "hard", {}, x, 200, 0)
+    assert torch.equal(points[: len(x)], x) and len(points) == len(weights) == len(x) + 200
+    distance = (points[len(x) :] - torch.tensor([0.3, 0.2])).norm(dim=1)
+    assert (distance < 0.3).double().mean() > 0.4  # of the area, 0.07
+    assert (points.abs() <= 1).all() and (weights > 0).all() and (weights <= 1).all()
+
+
+def test_a_thin_bump_between_the_points_is_found():
+    problem = get("poisson")
+    net = BumpNet(2, (3, 3), problem.domain, dtype="float64", outer="free")
+    with torch.no_grad():
+        net.rows[4, net.layout.size] = torch.log(torch.tensor(1e-3))
+        net.rows[4, net.layout.sharpness] = torch.log(torch.tensor(4e3))
+        net.rows[4, net.layout.amplitude] = 1.0
+    x, _ = collocation(problem, net, 100, "grid", 0)
+    points, _ = refined(problem, net, "hard", {}, x, 100, 0)
+    near = (points[len(x) :] - net.centres[4]).abs().amax(1) < 2e-3
+    assert near.double().mean() > 0.1  # of the area, 4e-6
+
+
+def test_rows_count_less_where_the_terms_of_the_equation_are_large():
+    problem = get("convection-diffusion", eps=0.05)
+    net = net_for(problem, (8, 4))
+    solve(problem, net, iterations=40)
+    x, _ = collocation(problem, net, 400, "grid", 0)
+    points, weights = refined(problem, net, "hard", {}, x, 10, 0)
+    layer = points[:, 0] > 0.95
+    assert weights[layer].median() < 0.4 * weights[points[:, 0] < 0.8].median()
+
+
+@pytest.mark.parametrize(("problem", "bumps"), [(Cubic(), 8), (Rotation(), 6), (get("inverse-heat"), (4, 4))], ids=str)
+@pytest.mark.parametrize("boundary", ["hard", "soft"])
+def test_refining_serves_every_kind_of_problem(problem, bumps, boundary):
+    if problem.name == "cubic" and boundary == "soft":
+        bumps = 10
+    solution = solve(
+        problem, net_for(problem, bumps), boundary=boundary, refine=2, iterations=60, condition_weight=10.0
+    )
+    assert solution.rel_l2 < 1e-3
+
+
+def test_a_boundary_layer_needs_it():
+    problem = get("convection-diffusion", eps=0.01)
+    plain, refined = (solve(problem, net_for(problem, (12, 3)), iterations=100, refine=n).rel_l2 for n in (0, 8))
+    assert refined < 5e-3 and refined < 0.3 * plain
