@@ -3,7 +3,7 @@
 Five operators in the namespace ``torch.ops.bumpnet_fast`` make the ladder (docs/design.md):
 ``jet``, ``jet_vjp``, ``basis``, ``basis_vjp`` and ``design``.  Each has a schema, a fake, autograd,
 vmap and autocast.  On the CPU the compiled extension serves d <= 4, on CUDA devices the Triton
-kernels serve ``jet`` and ``jet_vjp`` up to d = 4 and K = 4; ``reference.py`` serves everything else.
+kernels do, jets of up to four outputs; ``reference.py`` serves everything else.
 Beside the ladder stands ``compact``, which keeps some rows of several tensors: compiled for the CPU,
 for CUDA where that part is built, and plain PyTorch elsewhere.
 
@@ -94,6 +94,10 @@ _REFERENCE = {
 }
 
 
+def _arguments_before_x(name: str) -> int:
+    return 0 if name in ("jet", "basis") else 3
+
+
 def _join(parts: list[Tensor], dim: int | None) -> Tensor:
     """Results of chunks of points put together: summed, concatenated, or an empty placeholder."""
     if dim is None or parts[0].shape == (0,):
@@ -104,7 +108,7 @@ def _join(parts: list[Tensor], dim: int | None) -> Tensor:
 def _chunked(name: str, *args):
     """The reference over chunks of points, so that its memory does not grow with N."""
     function, points_dim, result_dims = _REFERENCE[name]
-    at = 0 if name in ("jet", "basis") else 3
+    at = _arguments_before_x(name)
     x, rows = args[at], args[at + 1]
     step = max(1, _CHUNK_ENTRIES // max(1, rows.shape[0] * x.shape[1] ** 2))
     if x.shape[0] <= step:
@@ -137,14 +141,15 @@ def _triton_kernels():
 
 def _on_cuda(name: str, *args):
     """An operator on CUDA tensors: its Triton kernel, or the reference."""
-    x, rows, _, _, tied = args[:5] if name == "jet" else args[3:8]
+    at = _arguments_before_x(name)
+    x, rows, _, _, tied = args[at : at + 5]
     kernels = _triton_kernels()
-    if kernels is None or not kernels.serves(x.shape[1], RowLayout.of(rows, x.shape[1], tied).outputs, x.dtype):
+    if kernels is None or not kernels.serves(name, x.shape[1], RowLayout.of(rows, x.shape[1], tied).outputs, x.dtype):
         return _chunked(name, *args)
     return getattr(kernels, name)(*args)
 
 
-for _name in ("jet", "jet_vjp"):
+for _name in OPERATORS:
     _LIBRARY.impl(_name, functools.partial(_on_cuda, _name), "CUDA")
 
 

@@ -59,6 +59,19 @@ def load_scalars(ptr, COUNT: tl.constexpr):
 
 
 @triton.jit
+def load_points(x, n, inside, D: tl.constexpr, SPLIT: tl.constexpr):
+    """Coordinates of the points ``n``, as a column where bumps lie side by side; an infinity becomes NaN."""
+    X = ()
+    for i in tl.static_range(D):
+        v = tl.load(x + n * D + i, mask=inside, other=0.0)
+        v = v + (v - v)
+        if SPLIT > 1:
+            v = v[:, None]
+        X = X + (v,)
+    return X
+
+
+@triton.jit
 def load_bumps(ptr, m, M, TS: tl.constexpr, SPLIT: tl.constexpr):
     """Bump ``m`` as scalars, or bumps m ... m + SPLIT - 1 as [1, SPLIT]; past the end come zeros, which add nothing."""
     if SPLIT == 1:

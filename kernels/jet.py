@@ -5,7 +5,9 @@
 A program owns BLOCK points, several to a thread, and runs over the bumps, whose table entries are the same for all
 threads: each is loaded four numbers at a time and shared by the points of a thread.  Few points do not fill a GPU:
 then a tile is BLOCK x SPLIT, SPLIT bumps side by side, summed in the program (no second launch, one order of sums).
-Traffic: N d numbers in, the jet out, M TS per program from the caches; bound by instruction issue.
+In float32 very many bumps are summed in two levels: a run of RUN x SPLIT bumps is added to what the program has stored
+before, which takes no registers for sums.  Traffic: N d numbers in, the jet out, M TS per program from the caches;
+bound by instruction issue.
 
 Versions tried (instructions per pair on sm_90, d = 2, Hessian diagonal): the table by columns 179, by entries 91, both
 with one point per thread; four points 70; eight 66.5, of which 65 are needed.  Partial sums of a split in memory need
@@ -15,31 +17,20 @@ a launch more.
 import triton
 import triton.language as tl
 
-from .bump_math import evaluate_axes, load_bumps, pair_jet, psi
+from .bump_math import evaluate_axes, load_bumps, load_points, pair_jet, psi
 
 
 @triton.jit
-def jet_kernel(x, table, value, gradient, second, N, M, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr,
-               TS: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr,
-               FAST: tl.constexpr):  # fmt: skip
-    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = n < N
-    X = ()
-    for i in tl.static_range(D):
-        v = tl.load(x + n * D + i, mask=inside, other=0.0)
-        v = v + (v - v)  # an infinity becomes NaN
-        if SPLIT > 1:
-            v = v[:, None]
-        X = X + (v,)
-    kind = x.dtype.element_ty
-    zero = tl.zeros([BLOCK, SPLIT], kind) if SPLIT > 1 else tl.zeros([BLOCK], kind)
+def sum_of_jets(X, zero, table, first, last, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr, TS: tl.constexpr,
+                C: tl.constexpr, SPLIT: tl.constexpr, FAST: tl.constexpr):  # fmt: skip
+    """Components [K C] of the bumps first ... last - 1 at the points X, summed."""
     sums = ()
     for i in tl.static_range(K * C):
         sums = sums + (zero,)
     at: tl.constexpr = D * D + 4 * D + 2
-    entry = table
-    for m in tl.range(0, M, SPLIT):
-        R = load_bumps(entry, m, M, TS, SPLIT)
+    entry = table + tl.cast(first, tl.int64) * TS
+    for m in tl.range(first, last, SPLIT):
+        R = load_bumps(entry, m, last, TS, SPLIT)
         _, g, d = evaluate_axes(X, R, D, WANT == 0, FAST)
         p = psi(g, R, D, FAST)
         added = ()
@@ -61,23 +52,56 @@ def jet_kernel(x, table, value, gradient, second, N, M, D: tl.constexpr, K: tl.c
                         added = added + (sums[k * C + 1 + i] + R[at + 1 + k] * (weight * terms[i]),)
         sums = added
         entry += TS * SPLIT
+    return sums
+
+
+@triton.jit
+def put(ptr, v, more, inside):
+    """Store ``v``, or with ``more`` add it to what this program stored before."""
+    if more:
+        v += tl.load(ptr, mask=inside)
+    tl.store(ptr, v, mask=inside)
+
+
+@triton.jit
+def store_jet(sums, value, gradient, second, more, n, inside, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr,
+              C: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
     for k in tl.static_range(K):
         for i in tl.static_range(C):
             v = sums[k * C + i]
             if SPLIT > 1:
                 v = tl.sum(v, axis=1)
             if i == 0:
-                tl.store(value + n * K + k, v, mask=inside)
+                put(value + n * K + k, v, more, inside)
             elif i <= D:
-                tl.store(gradient + (n * K + k) * D + (i - 1), v, mask=inside)
+                put(gradient + (n * K + k) * D + (i - 1), v, more, inside)
             elif WANT == 2:
-                tl.store(second + (n * K + k) * D + (i - 1 - D), v, mask=inside)
+                put(second + (n * K + k) * D + (i - 1 - D), v, more, inside)
             elif WANT == 4:
-                tl.store(second + (n * K + k), v, mask=inside)
+                put(second + (n * K + k), v, more, inside)
             else:
                 for a in tl.static_range(D):
                     for b in tl.static_range(a, D):
                         if 1 + D + a * D - a * (a - 1) // 2 + b - a == i:
-                            tl.store(second + (n * K + k) * (D * D) + (a * D + b), v, mask=inside)
+                            put(second + (n * K + k) * (D * D) + (a * D + b), v, more, inside)
                             if a != b:
-                                tl.store(second + (n * K + k) * (D * D) + (b * D + a), v, mask=inside)
+                                put(second + (n * K + k) * (D * D) + (b * D + a), v, more, inside)
+
+
+@triton.jit
+def jet_kernel(x, table, value, gradient, second, N, M, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr,
+               TS: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr, RUN: tl.constexpr,
+               FAST: tl.constexpr):  # fmt: skip
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = n < N
+    X = load_points(x, n, inside, D, SPLIT)
+    kind = x.dtype.element_ty
+    zero = tl.zeros([BLOCK, SPLIT], kind) if SPLIT > 1 else tl.zeros([BLOCK], kind)
+    if RUN == 0:
+        sums = sum_of_jets(X, zero, table, 0, M, D, K, WANT, TS, C, SPLIT, FAST)
+        store_jet(sums, value, gradient, second, False, n, inside, D, K, WANT, C, SPLIT)
+    else:
+        for first in tl.range(0, M, RUN * SPLIT):
+            last = tl.minimum(first + RUN * SPLIT, M)
+            sums = sum_of_jets(X, zero, table, first, last, D, K, WANT, TS, C, SPLIT, FAST)
+            store_jet(sums, value, gradient, second, first > 0, n, inside, D, K, WANT, C, SPLIT)

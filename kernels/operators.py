@@ -1,4 +1,4 @@
-"""The operators ``jet`` and ``jet_vjp`` on CUDA tensors: buffers, launches and their configurations.
+"""The operators on CUDA tensors: buffers, launches and their configurations.
 
 A training step is five launches: packing and the jet; packing (bumps and points in one), the sums per bump, and the
 gradient of the rows.  Memory beyond the results is O(N + M); nothing here waits for the device, so a step can be
@@ -8,6 +8,7 @@ captured in a CUDA graph.  Configurations come from tables, not from autotuning,
 from __future__ import annotations
 
 import contextlib
+from typing import NamedTuple
 
 import torch
 import triton
@@ -18,6 +19,7 @@ from ..rows import RowLayout
 from .jet import jet_kernel
 from .jet_vjp import jet_vjp_rows_kernel, jet_vjp_x_kernel
 from .pack import pack_kernel, unpack_gradient_kernel
+from .pairs import basis_kernel, basis_vjp_rows_kernel, basis_vjp_x_kernel, design_kernel
 
 MAX_DIM = 4
 MAX_OUTPUTS = 4
@@ -26,11 +28,14 @@ _PACK_BLOCK = 64
 _PROGRAMS = 1056
 #: Fewest points that a program of the backward is worth.
 _CHUNK = 64
+#: Points that a sum in float32 should not take in at once; its chunks are added up in double precision.
+_LONGEST = 2**14
 
 
-def serves(dim: int, outputs: int, dtype: torch.dtype) -> bool:
-    """Whether these kernels are written for so many dimensions and outputs, and for the dtype."""
-    return 1 <= dim <= MAX_DIM and 1 <= outputs <= MAX_OUTPUTS and dtype in (torch.float32, torch.float64)
+def serves(name: str, dim: int, outputs: int, dtype: torch.dtype) -> bool:
+    """Whether the operator is written for so many dimensions and outputs (if it takes part in them), and the dtype."""
+    fits = 1 <= outputs <= MAX_OUTPUTS if name in ("jet", "jet_vjp") else True
+    return fits and 1 <= dim <= MAX_DIM and dtype in (torch.float32, torch.float64)
 
 
 def components(dim: int, want: int) -> int:
@@ -41,6 +46,12 @@ def components(dim: int, want: int) -> int:
 
 def table_stride(dim: int, outputs: int) -> int:
     return -(2 * dim * dim + 5 * dim + 3 + outputs) // 4 * -4
+
+
+def chain_stride(dim: int) -> int:
+    """Numbers behind a table entry that lead to the columns of the row."""
+    skews = dim * (dim - 1) // 2
+    return -(2 * dim - 1 + skews * skews) // 4 * -4
 
 
 def point_stride(dim: int, outputs: int, want: int) -> int:
@@ -66,10 +77,31 @@ def by_bumps(n: int, m: int, numbers: int, single: bool) -> tuple[int, int, int,
     two_to_a_thread = numbers <= 16 and single
     block = max(32, min(triton.next_power_of_2(m), 256 if two_to_a_thread else 128))
     warps = max(1, min(4, block // 32))
-    tiles = triton.cdiv(m, block)
-    chunks = max(1, min(triton.cdiv(n, _CHUNK), triton.cdiv(_PROGRAMS, tiles), 65535))
+    fills = triton.cdiv(_PROGRAMS, triton.cdiv(m, block))
+    # The rounding of a sum grows with its length; what the chunks leave behind must not outgrow the points.
+    short = min(triton.cdiv(n, _LONGEST), n // (4 * m)) if single else 1
+    chunks = max(1, min(triton.cdiv(n, _CHUNK), max(fills, short), 65535))
     length = triton.cdiv(n, chunks)
     return block, warps, length, triton.cdiv(n, length)
+
+
+def run_of_bumps(m: int, dtype: torch.dtype) -> int:
+    """Bumps that are summed at a time, or 0 for all: in float32 the rounding of a sum grows with its length."""
+    return 256 if m > 4096 and dtype == torch.float32 else 0
+
+
+def by_pairs(n: int, m: int, single: bool) -> tuple[int, int, int]:
+    """Points in a block, bumps of a program, and warps, where every pair of the two has results of its own."""
+    block = 128 if n < 2**16 or not single else 256
+    share = max(1, min(16, triton.cdiv(n, block) * m // (2 * _PROGRAMS)))
+    return block, max(share, triton.cdiv(m, 65535)), 4
+
+
+def _needed(want: int, g1: Tensor | None, g2: Tensor | None) -> int:
+    """How far the jet must go for the cotangents that are there."""
+    if g2 is None:
+        want = min(want, GRADIENT)
+    return VALUE if g1 is None and want == GRADIENT else want
 
 
 def _device(t: Tensor):
@@ -81,21 +113,45 @@ def _fast(t: Tensor) -> bool:
     return t.is_cuda and torch.version.hip is None and t.dtype == torch.float32
 
 
-def _pack(rows: Tensor, frame: Tensor, tied: bool, points=None, x=None, cotangents=(None,) * 3, want: int = VALUE):
-    """The table of the bumps, and with ``points`` also that of the points, by one launch."""
-    dim = frame.shape[1]
-    m, outputs = rows.shape[0], RowLayout.of(rows, dim, tied).outputs
-    table = rows.new_empty(m, table_stride(dim, outputs))
+class Points(NamedTuple):
+    """Points with the cotangents of ``outputs`` outputs, and the table that both are packed to."""
+
+    table: Tensor
+    x: Tensor
+    cotangents: tuple[Tensor | None, ...]
+    outputs: int
+    want: int
+
+    @classmethod
+    def of(cls, x: Tensor, cotangents, outputs: int, want: int) -> Points:
+        """With room for the table; a cotangent beyond ``want`` is left out."""
+        table = x.new_empty(x.shape[0], point_stride(x.shape[1], outputs, want))
+        return cls(table, x, tuple(g if i <= want else None for i, g in enumerate(cotangents)), outputs, want)
+
+
+def _pack(rows: Tensor, frame: Tensor, tied: bool, outputs: int, points: Points | None = None, chain: bool = False):
+    """The table of the bumps, with ``outputs`` amplitudes, and that of the points, by one launch."""
+    dim, m = frame.shape[1], rows.shape[0]
+    table = rows.new_empty(m, table_stride(dim, outputs) + (chain_stride(dim) if chain else 0))
     bump_programs = triton.cdiv(m, _PACK_BLOCK)
-    n = 0 if x is None else x.shape[0]
-    anything = [rows if t is None else t for t in (x, *cotangents)]
+    to, x, cotangents, each, want = points or Points(table, rows, (None,) * 3, 0, VALUE)
+    n = x.shape[0] if points else 0
     pack_kernel[(bump_programs + triton.cdiv(n, _PACK_BLOCK),)](
-        rows, frame, table, *anything, table if points is None else points, m, n, bump_programs,
-        D=dim, K=outputs, WANT=want, TIED=tied, HAS0=cotangents[0] is not None, HAS1=cotangents[1] is not None,
-        POINTS=points is not None, TS=table.shape[1], PS=0 if points is None else points.shape[1],
-        C=components(dim, want), BLOCK=_PACK_BLOCK, num_warps=2,
+        rows, frame, table, x, *(rows if g is None else g for g in cotangents), to, rows.shape[1], m, n, bump_programs,
+        D=dim, K=outputs, CHAIN=chain, WANT=want, TIED=tied, HAS0=cotangents[0] is not None,
+        HAS1=cotangents[1] is not None, OUTPUTS=each, TS=table.shape[1], PS=to.shape[1], C=components(dim, want),
+        BLOCK=_PACK_BLOCK, num_warps=2,
     )  # fmt: skip
     return table
+
+
+def _unpack_gradient(partial: Tensor, rows: Tensor, frame: Tensor, gradient: Tensor, tied: bool, outputs: int):
+    """The gradient of the rows from partial sums [chunks, sums, M], the first of them those of the amplitudes."""
+    dim, m = frame.shape[1], rows.shape[0]
+    unpack_gradient_kernel[(triton.cdiv(m, 16),)](
+        partial, rows, frame, gradient, rows.shape[1], m, partial.shape[0], D=dim, K=outputs, TIED=tied, ABREAST=16,
+        BLOCK=16, num_warps=2,
+    )  # fmt: skip
 
 
 def jet(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,13 +165,14 @@ def jet(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tuple[
     if n == 0 or m == 0:
         return value, gradient, second
     x, rows, frame = x.contiguous(), rows.contiguous(), frame.contiguous()
-    count = components(dim, want)
-    block, split, warps = by_points(n, dim + outputs * count, x.dtype == torch.float32)
+    count, run = components(dim, want), run_of_bumps(m, x.dtype)
+    numbers = (dim + outputs * count) * (3 if run else 2) // 2  # with the addresses of what a run is added to
+    block, split, warps = by_points(n, numbers, x.dtype == torch.float32)
     with _device(x):
-        table = _pack(rows, frame, tied)
+        table = _pack(rows, frame, tied, outputs)
         jet_kernel[(triton.cdiv(n, block),)](
             x, table, value, gradient if want >= GRADIENT else value, second if want >= DIAGONAL else value, n, m,
-            D=dim, K=outputs, WANT=want, TS=table.shape[1], C=count, BLOCK=block, SPLIT=split, FAST=_fast(x),
+            D=dim, K=outputs, WANT=want, TS=table.shape[1], C=count, BLOCK=block, SPLIT=split, RUN=run, FAST=_fast(x),
             num_warps=warps,
         )  # fmt: skip
     return value, gradient, second
@@ -125,10 +182,7 @@ def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, nee
     """See ``bumpnet_fast.reference.jet_vjp``; what is not needed comes back empty."""
     (n, dim), m = x.shape, rows.shape[0]
     outputs = RowLayout.of(rows, dim, tied).outputs
-    if g2 is None:
-        want = min(want, GRADIENT)
-    if g1 is None and want == GRADIENT:
-        want = VALUE
+    want = _needed(want, g1, g2)
     g0, g1, g2 = (g if g is None else g.contiguous() for g in (g0, g1, g2))
     nothing = n == 0 or m == 0
     empty = x.new_zeros if nothing else x.new_empty
@@ -139,9 +193,8 @@ def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, nee
     x, rows, frame = x.contiguous(), rows.contiguous(), frame.contiguous()
     count, single = components(dim, want), x.dtype == torch.float32
     with _device(x):
-        points = x.new_empty(n, point_stride(dim, outputs, want))
-        cotangents = (g0, g1 if want >= GRADIENT else None, g2 if want >= DIAGONAL else None)
-        table = _pack(rows, frame, tied, points, x, cotangents, want)
+        packed = Points.of(x, (g0, g1, g2), outputs, want)
+        points, table = packed.table, _pack(rows, frame, tied, outputs, packed)
         shapes = dict(D=dim, K=outputs, WANT=want, TS=table.shape[1], PS=points.shape[1], C=count, FAST=_fast(x))
         if need_rows:
             block, warps, length, chunks = by_bumps(n, m, dim * dim + outputs * count, single)
@@ -149,16 +202,88 @@ def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, nee
             jet_vjp_rows_kernel[(triton.cdiv(m, block), chunks)](
                 points, table, partial, n, m, length, **shapes, BLOCK=block, num_warps=warps
             )
-            unpack_gradient_kernel[(triton.cdiv(m, 16),)](
-                partial, rows, frame, rows_gradient, m, chunks, D=dim, K=outputs, TIED=tied, ABREAST=16, BLOCK=16,
-                num_warps=2,
-            )  # fmt: skip
+            _unpack_gradient(partial, rows, frame, rows_gradient, tied, outputs)
         if need_x:
             block, split, warps = by_points(n, 2 * dim + outputs * count, single)
             jet_vjp_x_kernel[(triton.cdiv(n, block),)](
                 points, table, x_gradient, n, m, **shapes, BLOCK=block, SPLIT=split, num_warps=warps
             )
     return x_gradient, rows_gradient
+
+
+def basis(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``bumpnet_fast.reference.basis``; with the points last."""
+    (n, dim), m = x.shape, rows.shape[0]
+    value = x.new_empty(m, n)
+    gradient = x.new_empty(m, dim, n) if want >= GRADIENT else x.new_empty(0)
+    second = x.new_empty(m, *second_shape(want, dim), n) if want >= DIAGONAL else x.new_empty(0)
+    if n == 0 or m == 0:
+        return value, gradient, second
+    x, rows, frame = x.contiguous(), rows.contiguous(), frame.contiguous()
+    block, share, warps = by_pairs(n, m, x.dtype == torch.float32)
+    with _device(x):
+        table = _pack(rows, frame, tied, 0)
+        basis_kernel[(triton.cdiv(n, block), triton.cdiv(m, share))](
+            x, table, value, gradient, second, n, m, share, D=dim, WANT=want, TS=table.shape[1],
+            C=components(dim, want), BLOCK=block, FAST=_fast(x), num_warps=warps,
+        )  # fmt: skip
+    return value, gradient, second
+
+
+def basis_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, need_rows: bool):
+    """See ``bumpnet_fast.reference.basis_vjp``; cotangents with the points last, empty what is not needed."""
+    (n, dim), m = x.shape, rows.shape[0]
+    want = _needed(want, g1, g2)
+    nothing = n == 0 or m == 0
+    x_gradient = (x.new_zeros if nothing else x.new_empty)(x.shape if need_x else 0)
+    rows_gradient = rows.new_zeros(rows.shape if need_rows else 0)  # the amplitudes' columns stay zero
+    if nothing or not (need_x or need_rows):
+        return x_gradient, rows_gradient
+    given = [g0, g1 if want >= GRADIENT else None, g2 if want >= DIAGONAL else None]
+    cotangents = [x if g is None else g.contiguous() for g in given]
+    x, rows, frame = x.contiguous(), rows.contiguous(), frame.contiguous()
+    single = x.dtype == torch.float32
+    with _device(x):
+        table = _pack(rows, frame, tied, 0)
+        shapes = dict(D=dim, WANT=want, HAS0=given[0] is not None, HAS1=given[1] is not None, TS=table.shape[1],
+                      FAST=_fast(x))  # fmt: skip
+        if need_rows:
+            chunks = max(1, min(triton.cdiv(n, 512), triton.cdiv(4 * _PROGRAMS, m), 65535))
+            length = triton.cdiv(n, chunks)
+            chunks = triton.cdiv(n, length)
+            partial = x.new_empty(chunks, 1 + 2 * dim + dim * dim, m)
+            basis_vjp_rows_kernel[(m, chunks)](
+                *cotangents, x, table, partial, n, m, length, **shapes, BLOCK=128, num_warps=4
+            )
+            _unpack_gradient(partial, rows, frame, rows_gradient, tied, 0)
+        if need_x:
+            block, split, warps = by_points(n, 2 * dim + components(dim, want), single)
+            basis_vjp_x_kernel[(triton.cdiv(n, block),)](
+                *cotangents, x, table, x_gradient, n, m, **shapes, BLOCK=block, SPLIT=split, num_warps=warps
+            )
+    return x_gradient, rows_gradient
+
+
+def design(c0, c1, c2, x, rows, frame, want: int, tied: bool, derivatives: bool) -> tuple[Tensor, Tensor]:
+    """See ``bumpnet_fast.reference.design``; with the points last."""
+    (n, dim), m = x.shape, rows.shape[0]
+    columns = RowLayout(dim, 0, tied).shape_columns if derivatives else 0
+    phi, by_shape = x.new_empty(m, n), x.new_empty(m, columns, n) if derivatives else x.new_empty(0)
+    if n == 0 or m == 0:
+        return phi, by_shape
+    want = _needed(want, c1, c2)
+    coefficients = [c if c is None else c.contiguous() for c in (c0, c1, c2)]
+    x, rows, frame = x.contiguous(), rows.contiguous(), frame.contiguous()
+    block, share, warps = by_pairs(n, m, x.dtype == torch.float32)
+    with _device(x):
+        points = Points.of(x, coefficients, 1, want)
+        table = _pack(rows, frame, tied, 0, points, chain=derivatives)
+        design_kernel[(triton.cdiv(n, block), triton.cdiv(m, share))](
+            points.table, table, phi, by_shape, n, m, share, D=dim, WANT=want, TIED=tied, COLUMNS=columns,
+            TS=table_stride(dim, 0), CHAIN=chain_stride(dim) if derivatives else 0, PS=points.table.shape[1],
+            C=components(dim, want), BLOCK=block, FAST=_fast(x), num_warps=warps,
+        )  # fmt: skip
+    return phi, by_shape
 
 
 assert HESSIAN == 3  # the kernels spell the wants as numbers

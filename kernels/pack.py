@@ -7,7 +7,7 @@ of the backward in, a row out.
 
 Orientation.  With U = L Q (Gram-Schmidt) and dQ = Omega Q, the strict upper part of the antisymmetric Omega is that of
 L^-1 dU Q^T, and L^-1 = Q U^-1.  A cotangent Y of Q thus gives, with Z = Y Q^T, the one of U:
-sum over i < j of L^-1_ia (Z_ij - Z_ji) Q_jb.
+sum over i < j of L^-1_ia (Z_ij - Z_ji) Q_jb.  As V'_kj is Q_kj times a number of the column, Z is dV' V'^T.
 
 Versions tried: packing in torch operations (as above); the exponentials in float32, whose error is multiplied by p A in
 the second derivatives.
@@ -66,8 +66,27 @@ def orientation(row, inside, zero, D: tl.constexpr):
 
 
 @triton.jit
+def chain_factors(U, Q, D: tl.constexpr):
+    """L^-1_ia Q_jb for every a < b (rows) and i < j (columns): skews from the upper triangle of Z - Z^T."""
+    inverse = ()  # L^-1 = Q U^-1, row by row
+    for i in tl.static_range(D):
+        for j in tl.static_range(D):
+            v = Q[i * D + j]
+            for other in tl.static_range(j):
+                v -= inverse[i * D + other] * U[other * D + j]
+            inverse = inverse + (v,)
+    E = ()
+    for a in tl.static_range(D):
+        for b in tl.static_range(a + 1, D):
+            for i in tl.static_range(D):
+                for j in tl.static_range(i + 1, D):
+                    E = E + (inverse[i * D + a] * Q[j * D + b],)
+    return E
+
+
+@triton.jit
 def unpack(row, frame, inside, zero, D: tl.constexpr, TIED: tl.constexpr):
-    """Used values of bumps: c, dc/d(column), A', V', the factors V'_kj / Q_kj [d], s; and U, Q, length."""
+    """Used values of bumps: c, dc/d(column), A', V', s; and U, Q, length."""
     L: tl.constexpr = 1.4426950408889634
     U, Q, length = orientation(row, inside, zero, D)
     at: tl.constexpr = 2 * D + D * (D - 1) // 2
@@ -94,7 +113,7 @@ def unpack(row, frame, inside, zero, D: tl.constexpr, TIED: tl.constexpr):
     for k in tl.static_range(D):
         for j in tl.static_range(D):
             V = V + (factor[j] * Q[k * D + j],)
-    return c, by_centre, A, V, factor, s, U, Q, length
+    return c, by_centre, A, V, s, U, Q, length
 
 
 @triton.jit
@@ -107,15 +126,15 @@ def one_less_exp(z):
 
 
 @triton.jit
-def _pack_bumps(rows, frame, table, M, first, D: tl.constexpr, K: tl.constexpr, TIED: tl.constexpr, TS: tl.constexpr,
-                BLOCK: tl.constexpr):  # fmt: skip
+def _pack_bumps(rows, frame, table, columns, M, first, D: tl.constexpr, K: tl.constexpr, TIED: tl.constexpr,
+                CHAIN: tl.constexpr, TS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     L: tl.constexpr = 1.4426950408889634
     m = first.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = m < M
     zero = tl.zeros([BLOCK], tl.float64)
     shape: tl.constexpr = 2 * D + D * (D - 1) // 2 + (1 if TIED else 2)
-    row = rows + m * (shape + K)
-    c, _, A, V, _, s, _, _, _ = unpack(row, frame, inside, zero, D, TIED)
+    row = rows + m * columns
+    c, by_centre, A, V, s, U, Q, length = unpack(row, frame, inside, zero, D, TIED)
     R = V + c + A
     for k in tl.static_range(D):
         R = R + (tl.exp(-2.0 / L * A[k]),)
@@ -132,8 +151,17 @@ def _pack_bumps(rows, frame, table, M, first, D: tl.constexpr, K: tl.constexpr, 
             norm += V[k * D + j] * V[k * D + j]
         R = R + (norm / (8.0 * L * L),)
     filled: tl.constexpr = 2 * D * D + 5 * D + 3 + K
+    if CHAIN:  # from the next multiple of 4 on
+        for j in tl.static_range((4 - filled % 4) % 4):
+            R = R + (zero,)
+        R = R + by_centre
+        for j in tl.static_range(1, D):
+            R = R + (U[j] / (length * length),)
+        R = R + chain_factors(U, Q, D)
+    SKEWS: tl.constexpr = D * (D - 1) // 2
+    known: tl.constexpr = (filled + 3) // 4 * 4 + 2 * D - 1 + SKEWS * SKEWS if CHAIN else filled
     for j in tl.static_range(TS):
-        value = R[j] if j < filled else zero
+        value = R[j] if j < known else zero
         tl.store(table + m * TS + j, value.to(table.dtype.element_ty), mask=inside)
 
 
@@ -179,20 +207,26 @@ def _pack_points(x, g0, g1, g2, points, N, first, D: tl.constexpr, K: tl.constex
 
 
 @triton.jit
-def pack_kernel(rows, frame, table, x, g0, g1, g2, points, M, N, bump_programs, D: tl.constexpr, K: tl.constexpr,
-                WANT: tl.constexpr, TIED: tl.constexpr, HAS0: tl.constexpr, HAS1: tl.constexpr, POINTS: tl.constexpr,
-                TS: tl.constexpr, PS: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Table [M, TS] of the bumps and, with POINTS, [N, PS]: each point with its cotangents, output by output."""
+def pack_kernel(rows, frame, table, x, g0, g1, g2, points, columns, M, N, bump_programs, D: tl.constexpr,
+                K: tl.constexpr, CHAIN: tl.constexpr, WANT: tl.constexpr, TIED: tl.constexpr, HAS0: tl.constexpr,
+                HAS1: tl.constexpr, OUTPUTS: tl.constexpr, TS: tl.constexpr, PS: tl.constexpr, C: tl.constexpr,
+                BLOCK: tl.constexpr):  # fmt: skip
+    """Table [M, TS] of the bumps and, if OUTPUTS, [N, PS]: each point with its cotangents, output by output.
+
+    A row has ``columns`` numbers; the table takes K amplitudes along, none where they take no part, and with CHAIN
+    what leads from the packed values to the columns of the row: dc/d(column) [d], (log of U_1's length)/dU_1b [d - 1],
+    and chain_factors.
+    """
     program = tl.program_id(0)
-    if POINTS:
+    if OUTPUTS > 0:
         if program >= bump_programs:
             _pack_points(
-                x, g0, g1, g2, points, N, program - bump_programs, D, K, WANT, HAS0, HAS1, PS, C, BLOCK
+                x, g0, g1, g2, points, N, program - bump_programs, D, OUTPUTS, WANT, HAS0, HAS1, PS, C, BLOCK
             )  # fmt: skip
         else:
-            _pack_bumps(rows, frame, table, M, program, D, K, TIED, TS, BLOCK)
+            _pack_bumps(rows, frame, table, columns, M, program, D, K, TIED, CHAIN, TS, BLOCK)
     else:
-        _pack_bumps(rows, frame, table, M, program, D, K, TIED, TS, BLOCK)
+        _pack_bumps(rows, frame, table, columns, M, program, D, K, TIED, CHAIN, TS, BLOCK)
 
 
 @triton.jit
@@ -207,18 +241,21 @@ def _total(partial, j, m, inside, M, chunks, SUMS: tl.constexpr, ABREAST: tl.con
 
 
 @triton.jit
-def unpack_gradient_kernel(partial, rows, frame, gradient, M, chunks, D: tl.constexpr, K: tl.constexpr,
+def unpack_gradient_kernel(partial, rows, frame, gradient, columns, M, chunks, D: tl.constexpr, K: tl.constexpr,
                            TIED: tl.constexpr, ABREAST: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Gradient of the rows from partial sums [chunks, SUMS, M]: of h [K], s ds, A' [d], B' [d], V' [d d]."""
+    """Gradient of the rows from partial sums [chunks, SUMS, M]: of h [K], s ds, A' [d], B' [d], V' [d d].
+
+    K is 0 where the amplitudes take no part: then their columns, of ``columns`` in all, are left alone.
+    """
     m = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = m < M
     zero = tl.zeros([BLOCK], tl.float64)
     shape: tl.constexpr = 2 * D + D * (D - 1) // 2 + (1 if TIED else 2)
     SUMS: tl.constexpr = K + 1 + 2 * D + D * D
-    row = rows + m * (shape + K)
-    out = gradient + m * (shape + K)
+    row = rows + m * columns
+    out = gradient + m * columns
     kind = gradient.dtype.element_ty
-    _, by_centre, A, V, factor, _, U, Q, length = unpack(row, frame, inside, zero, D, TIED)
+    _, by_centre, A, V, _, U, Q, length = unpack(row, frame, inside, zero, D, TIED)
     scale = zero + 1.0
     if K == 1:  # the sums were taken without the amplitude
         scale = _read(row, shape, inside)
@@ -250,25 +287,19 @@ def unpack_gradient_kernel(partial, rows, frame, gradient, M, chunks, D: tl.cons
     else:
         tl.store(out + at, sharp.to(kind), mask=inside)
         tl.store(out + at + 1, s_ds.to(kind), mask=inside)
-    if D > 1:
-        inverse = ()  # L^-1 = Q U^-1, row by row
-        Z = ()
-        for i in tl.static_range(D):
-            for j in tl.static_range(D):
-                v = Q[i * D + j]
-                for other in tl.static_range(j):
-                    v -= inverse[i * D + other] * U[other * D + j]
-                inverse = inverse + (v,)
-                z = zero
-                for other in tl.static_range(D):
-                    z += (dV[i * D + other] * factor[other]) * Q[j * D + other]
-                Z = Z + (z,)
-        for a in tl.static_range(D):
-            for b in tl.static_range(a + 1, D):
-                v = zero
-                if a == 0:
-                    v = U[b] / (length * length) * sharp
-                for i in tl.static_range(D):
-                    for j in tl.static_range(i + 1, D):
-                        v += inverse[i * D + a] * (Z[i * D + j] - Z[j * D + i]) * Q[j * D + b]
-                tl.store(out + (2 * D + a * D - a * (a + 1) // 2 + b - a - 1), v.to(kind), mask=inside)
+    E = chain_factors(U, Q, D)
+    W = ()  # the upper triangle of Z - Z^T
+    for i in tl.static_range(D):
+        for j in tl.static_range(i + 1, D):
+            w = zero
+            for other in tl.static_range(D):
+                w += dV[i * D + other] * V[j * D + other] - dV[j * D + other] * V[i * D + other]
+            W = W + (w,)
+    SKEWS: tl.constexpr = D * (D - 1) // 2
+    for a in tl.static_range(SKEWS):
+        v = zero
+        if a < D - 1:  # the first row of U, whose length is in V' and A'
+            v = U[1 + a] / (length * length) * sharp
+        for b in tl.static_range(SKEWS):
+            v += E[a * SKEWS + b] * W[b]
+        tl.store(out + (2 * D + a), v.to(kind), mask=inside)

@@ -20,10 +20,10 @@ from bumpnet_fast.rows import RowLayout
 
 operators = compiled.operators()
 _LIBRARY = torch.library.Library("bumpnet_fast", "IMPL")
-for _name in ("jet", "jet_vjp"):
+for _name in ops.OPERATORS:
     _LIBRARY.impl(_name, getattr(operators, _name), "CPU")
 
-NAMES = ("jet", "jet_vjp")
+NAMES = ops.OPERATORS
 
 
 def run(name, *args):
@@ -72,6 +72,25 @@ def test_blocks_of_any_size(blocks, want, dtype):
     for dim, outputs in ((1, 2), (2, 1)):
         blocks(8, 1, 4, 5)
         check(dim, True, want, 11, 6, outputs, dtype)
+
+
+@pytest.mark.parametrize("split", (1, 4))
+@pytest.mark.parametrize("want", range(5), ids=WANTS)
+def test_a_sum_of_very_many_bumps_in_two_levels(blocks, monkeypatch, want, split):
+    """Runs of bumps, the last one short, added to what the program has stored; every entry of a Hessian once."""
+    blocks(8, split, 4, 5)
+    monkeypatch.setattr(operators, "run_of_bumps", lambda *_: 2)
+    args = problem(2, True, want, 11, 9, 2)["jet"]
+    limits = [TOLERANCES[torch.float64][k] for k in levels("jet", want)]
+    assert_agrees(run("jet", *cast(args, torch.float64)), wanted("jet", args), limits, f"runs of {2 * split}")
+
+
+def test_sums_in_float32_are_short():
+    assert operators.run_of_bumps(1000, torch.float32) == operators.run_of_bumps(10**6, torch.float64) == 0
+    assert 1 < operators.run_of_bumps(10**4, torch.float32) < 1000
+    for n, m in ((10**6, 1000), (10**8, 1000), (10**9, 40)):
+        _, _, length, chunks = operators.by_bumps(n, m, 9, True)
+        assert length <= 2**14 and (chunks - 1) * length < n <= chunks * length and chunks < 2**16
 
 
 @pytest.mark.parametrize("n", (2**13 + 1, 2**16 + 1))
@@ -164,9 +183,11 @@ def test_no_points_or_no_bumps(n, m):
 def test_what_the_kernels_do_not_serve_is_left_to_the_reference(monkeypatch):
     monkeypatch.delenv("BUMPNET_FAST_BACKEND")
     ops._triton_kernels.cache_clear()
-    assert operators.serves(4, 4, torch.float32) and operators.serves(1, 1, torch.float64)
-    assert not any(operators.serves(*a) for a in ((5, 1, torch.float32), (2, 5, torch.float32), (2, 0, torch.float64)))
-    assert not operators.serves(2, 1, torch.float16)
+    assert operators.serves("jet", 4, 4, torch.float32) and operators.serves("basis", 1, 9, torch.float64)
+    assert not any(
+        operators.serves("jet", *a) for a in ((5, 1, torch.float32), (2, 5, torch.float32), (2, 0, torch.float64))
+    )
+    assert not operators.serves("design", 2, 1, torch.float16)
     for outputs in (1, 5):
         args = problem(2, True, LAPLACIAN, 7, 3, outputs)
         for name in NAMES:

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import torch
 
 ROOT = Path(__file__).parents[2]
-KERNELS = ("pack_kernel", "jet_kernel", "jet_vjp_rows_kernel", "jet_vjp_x_kernel", "unpack_gradient_kernel")
+KERNELS = ("pack_kernel", "jet_kernel", "jet_vjp_rows_kernel", "jet_vjp_x_kernel", "unpack_gradient_kernel",
+           "basis_kernel", "basis_vjp_rows_kernel", "basis_vjp_x_kernel", "design_kernel")  # fmt: skip
 
 
 def operators():

@@ -1,0 +1,404 @@
+"""h-adaptivity: bumps taken out and put in while a net is trained, with their share of the optimiser's state.
+
+The paper prunes bumps by the size of h and calls that irreversible (arXiv:2512.17198, section 3).  Here
+a bump is judged by its peak-normalised amplitude or by the exact increase of a least-squares loss, and
+bumps can be grown where a residual is large.  Nothing here knows a solver or a problem: it serves any
+training loop, and ``solvers/adaptive.py`` builds on it.
+
+``net.rows`` becomes a new Parameter, which takes the old one's place in the optimiser: autograd keeps
+the size of a Parameter for as long as some graph with it is alive, such as that of the last loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+
+from .functional import bump_compact
+from .layer import BumpNet
+
+#: A growing bump keeps this distance from others that grow with it, in side lengths.
+_APART = 0.5
+
+
+def peak_scores(net: BumpNet) -> Tensor:
+    """Largest peak-normalised amplitude ``|h psi(centre)|`` of every bump over its outputs: [M].
+
+    Raw h is no measure: where psi's peak is far below 1, h reaches 1e9 for a bump of height 1.
+
+    Examples
+    --------
+    >>> net = BumpNet(1, 3)
+    >>> peak_scores(net)
+    tensor([0., 0., 0.])
+    """
+    return net.peaks.detach().abs().amax(1)
+
+
+def loss_increases(design: Tensor, amplitudes: Tensor, ridge: float = 1e-12) -> Tensor:
+    """By how much a least-squares loss grows if one bump goes and all others are solved for again.
+
+    For ``|A^T h - b|^2`` at its minimum over h, taking out the amplitudes h_i of bump i costs exactly
+    ``h_i^T [(G^-1)_ii]^-1 h_i`` with the Gram matrix ``G = A A^T`` (the optimal brain surgeon).
+
+    Parameters
+    ----------
+    design : Tensor
+        A [M K, R]: the rows' derivatives by the amplitudes, those of a bump's K outputs together.
+    amplitudes : Tensor
+        h [M, K], a minimiser.
+    ridge : float
+        Tikhonov weight on the amplitudes, after the rows of A are scaled to unit length.
+
+    Returns
+    -------
+    Tensor
+        [M], at least 0.
+
+    Examples
+    --------
+    Of two orthogonal functions of unit length each costs its own amplitude squared:
+
+    >>> loss_increases(torch.eye(2, 5), torch.tensor([[3.0], [4.0]]))
+    tensor([ 9., 16.])
+    """
+    m, k = amplitudes.shape
+    if design.dim() != 2 or design.shape[0] != m * k:
+        raise ValueError(f"design must have shape [{m * k}, R] for amplitudes {m, k}, got {tuple(design.shape)}")
+    A, h = design.double(), amplitudes.double()
+    length = torch.linalg.vector_norm(A, dim=1)
+    length = length.clamp_min(1e-6 * float(length.max()) or 1.0)
+    augmented = torch.cat([A / length[:, None], math.sqrt(ridge) * torch.eye(m * k).to(A)], 1)
+    upper = torch.linalg.qr(augmented.T, mode="r").R
+    inverse = torch.linalg.solve_triangular(upper, torch.eye(m * k).to(A), upper=True)  # G^-1 = inverse inverse^T
+    rows = inverse.view(m, k, m * k)
+    scaled = (h * length.view(m, k))[..., None]
+    cost = scaled.mT @ torch.linalg.solve(rows @ rows.mT, scaled)
+    return cost[:, 0, 0].to(design.dtype)
+
+
+@torch.no_grad()
+def keep_bumps(net: BumpNet, keep: Tensor, optimizer: Optimizer | None = None) -> int:
+    """Take the bumps out that are not to be kept, in place, with their share of the optimiser's state.
+
+    Parameters
+    ----------
+    net : BumpNet
+        Gets a new Parameter ``rows``.
+    keep : Tensor
+        [M], bool, on the device of the net; at least one bump must stay.
+    optimizer : torch.optim.Optimizer, optional
+        One that trains ``net.rows``.  Its moments are compacted with the rows; the curvature pairs of
+        LBFGS, which mix all parameters, are dropped.
+
+    Returns
+    -------
+    int
+        Number of bumps taken out.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a mask of another type, shape or device, one that keeps nothing, or an optimiser that does
+        not train the net; nothing is changed then.
+
+    Notes
+    -----
+    Everything moves by one :func:`bumpnet_fast.bump_compact`.
+
+    Examples
+    --------
+    >>> net = BumpNet(1, 4)
+    >>> optimizer = torch.optim.Adam(net.parameters())
+    >>> net(torch.rand(9, 1)).sum().backward()
+    >>> optimizer.step()
+    >>> keep_bumps(net, torch.tensor([True, False, True, True]), optimizer)
+    1
+    >>> net.rows.shape, optimizer.state[net.rows]["exp_avg"].shape
+    (torch.Size([3, 4]), torch.Size([3, 4]))
+    """
+    rows, before = net.rows, len(net.rows)
+    if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
+        raise TypeError(f"keep must be a bool tensor [{before}], got {getattr(keep, 'dtype', type(keep).__name__)}")
+    if keep.shape != (before,) or keep.device != rows.device:
+        raise ValueError(f"keep must be of shape [{before}] on {rows.device}, got {tuple(keep.shape)} on {keep.device}")
+    if not bool(keep.any()):
+        raise ValueError("keep must keep at least one bump")
+    places = _moments(rows, optimizer)
+    kept = bump_compact(keep, [rows.data, *(store[key] for store, key in places)])
+    _replace(net, optimizer, places, kept)
+    return before - len(net.rows)
+
+
+@torch.no_grad()
+def add_bumps(net: BumpNet, rows: Tensor, optimizer: Optimizer | None = None) -> None:
+    """Append bumps, in place; the optimiser's moments of the new ones start at zero.
+
+    Parameters
+    ----------
+    net : BumpNet
+        Gets a new Parameter ``rows``.
+    rows : Tensor
+        [new, columns], finite, of the net's dtype and device; see :func:`rows_at`.
+    optimizer : torch.optim.Optimizer, optional
+        One that trains ``net.rows``.
+
+    Raises
+    ------
+    ValueError
+        For rows that do not fit the net, or an optimiser that does not train it.
+
+    Examples
+    --------
+    >>> net = BumpNet(1, 4)
+    >>> add_bumps(net, rows_at(net, torch.tensor([[0.3]])))
+    >>> len(net.rows)
+    5
+    """
+    own = net.rows
+    if rows.dim() != 2 or rows.shape[1] != own.shape[1] or rows.dtype != own.dtype or rows.device != own.device:
+        wanted = f"[new, {own.shape[1]}], {own.dtype} on {own.device}"
+        raise ValueError(f"rows must be {wanted}, got {tuple(rows.shape)}, {rows.dtype} on {rows.device}")
+    if not bool(torch.isfinite(rows).all()):
+        raise ValueError("rows must be finite")
+    places = _moments(own, optimizer)
+    longer = [torch.cat([own.data, rows.detach()])]
+    for store, key in places:
+        zeros = store[key].new_zeros(len(rows), *store[key].shape[1:])
+        longer.append(torch.cat([store[key], zeros]))
+    _replace(net, optimizer, places, longer)
+
+
+def _moments(rows: Tensor, optimizer: Optimizer | None) -> list[tuple[dict, str]]:
+    """Where the optimiser keeps tensors with a row for every bump."""
+    if optimizer is None:
+        return []
+    if not any(p is rows for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("optimizer must train net.rows: it has no such parameter")
+    if isinstance(optimizer, LBFGS):
+        return []
+    state = optimizer.state.get(rows, {})
+    like_rows = (key for key, v in state.items() if isinstance(v, Tensor) and v.dim() == 2 and len(v) == len(rows))
+    return [(state, key) for key in like_rows]
+
+
+def _replace(net: BumpNet, optimizer: Optimizer | None, places: list[tuple[dict, str]], tensors: Sequence[Tensor]):
+    """Put ``tensors``, those of the rows first, where they belong."""
+    old, new = net.rows, torch.nn.Parameter(tensors[0], net.rows.requires_grad)
+    for (store, key), t in zip(places, tensors[1:], strict=True):
+        store[key] = t
+    net.rows = new
+    if optimizer is None:
+        return
+    for group in optimizer.param_groups:
+        group["params"][:] = [new if p is old else p for p in group["params"]]
+    if isinstance(optimizer, LBFGS):
+        optimizer.state.clear()
+        optimizer._numel_cache = None  # it remembers how many numbers it trains
+    elif old in optimizer.state:
+        optimizer.state[new] = optimizer.state.pop(old)
+
+
+@torch.no_grad()
+def rows_at(net: BumpNet, x: Tensor, shrink: float = 1.0) -> Tensor:
+    """Rows of new bumps centred at ``x`` [new, d], shaped like their nearest neighbours, with amplitude zero.
+
+    Parameters
+    ----------
+    net : BumpNet
+        Gives the frame and the neighbours.
+    x : Tensor
+        [new, d], finite; a point outside the box of the centres goes to its edge.
+    shrink : float
+        Side lengths in those of the neighbour; the sharpness grows so that edges stay as thin in
+        proportion, ``p`` with the square root as in the initial grid.
+
+    Returns
+    -------
+    Tensor
+        [new, columns], in the net's dtype.
+
+    Examples
+    --------
+    >>> net = BumpNet(2, 9)
+    >>> rows = rows_at(net, torch.tensor([[0.5, 0.25]]))
+    >>> BumpNet.from_rows(rows, net.frame, net.domain).centres.detach()
+    tensor([[0.5000, 0.2500]])
+    """
+    layout, (lo, hi, scale) = net.layout, net.frame
+    if x.dim() != 2 or x.shape[1] != layout.dim or not bool(torch.isfinite(x).all()):
+        raise ValueError(f"x must be finite and of shape [new, {layout.dim}], got {tuple(x.shape)}")
+    if not 0 < shrink < math.inf:
+        raise ValueError(f"shrink must be positive, got {shrink!r}")
+    x = x.to(net.rows)
+    nearest = torch.cdist(x * scale, net.centres.detach() * scale).argmin(1)
+    rows = net.rows.detach()[nearest].clone()
+    unit = (2 * x - lo - hi) / (hi - lo)
+    rows[:, layout.centre] = torch.atanh(unit.clamp(-0.999, 0.999))
+    rows[:, layout.size] += math.log(shrink)
+    rows[:, layout.sharpness] -= 0.5 * math.log(shrink)
+    rows[:, layout.amplitude] = 0
+    return rows
+
+
+@torch.no_grad()
+def residual_peaks(net: BumpNet, x: Tensor, residual: Tensor, count: int) -> Tensor:
+    """Up to ``count`` of the points ``x`` [N, d] where ``residual`` is largest, half a bump's side apart.
+
+    Parameters
+    ----------
+    net : BumpNet
+        Gives the scale of each coordinate and the side of a bump, the median.
+    x : Tensor
+        [N, d].
+    residual : Tensor
+        [N] or [N, E].
+    count : int
+        At least 1.
+
+    Examples
+    --------
+    >>> net, x = BumpNet(1, 8), torch.linspace(-1, 1, 201)[:, None]
+    >>> [round(p, 2) for p in residual_peaks(net, x, torch.exp(-((x - 0.5) ** 2)) + (x == -0.5), 2).flatten().tolist()]
+    [-0.5, 0.5]
+    """
+    if residual.shape[:1] != x.shape[:1] or residual.dim() not in (1, 2):
+        raise ValueError(f"residual must have shape [{len(x)}] or [{len(x)}, E], got {tuple(residual.shape)}")
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    height = residual.reshape(len(x), -1).norm(dim=1).double().nan_to_num(-1.0)
+    scaled = x.to(net.frame) * net.frame[2]
+    apart = _APART * float(net.sizes.detach().median())
+    found: list[int] = []
+    while len(found) < count and float(height.max()) > 0:
+        found.append(int(height.argmax()))
+        near = torch.linalg.vector_norm(scaled - scaled[found[-1]], dim=1) < apart
+        height[near] = -1.0
+    return x[found]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Bumps taken out or put in: at which step, what was done ("prune" or "grow"), and the numbers of bumps."""
+
+    step: int
+    kind: str
+    before: int
+    after: int
+    loss: float | None = None
+
+
+@dataclass
+class Pruning:
+    """Prunes a net on a schedule in any training loop: call :meth:`step` after each step of the optimiser.
+
+    Parameters
+    ----------
+    net : BumpNet
+        What is trained.
+    optimizer : torch.optim.Optimizer, optional
+        What trains it.
+    threshold : float
+        Bumps with a score below this fraction of the largest go; 0 to 1.
+    every, start, stop : int
+        At the steps start, start + every, ... up to stop.
+    least : int
+        Never fewer bumps than this.
+    score : callable
+        ``score(net)`` -> [M], :func:`peak_scores` by default.
+
+    Attributes
+    ----------
+    events : list of Event
+        What was done; a checkpoint can hold :meth:`state_dict`.
+
+    Examples
+    --------
+    >>> net = BumpNet(1, 8)
+    >>> with torch.no_grad():
+    ...     net.amplitudes[:, 0] = torch.tensor([1.0, 1.0, 1e-4, 1.0, 1.0, 1e-4, 1.0, 1.0])
+    ...
+    >>> pruning = Pruning(net, threshold=0.05, every=1, start=1)
+    >>> pruning.step(loss=0.25)
+    Event(step=1, kind='prune', before=8, after=6, loss=0.25)
+    """
+
+    net: BumpNet
+    optimizer: Optimizer | None = None
+    threshold: float = 0.05
+    every: int = 500
+    start: int = 500
+    stop: int | None = None
+    least: int = 1
+    score: Callable[[BumpNet], Tensor] = peak_scores
+    events: list[Event] = field(default_factory=list)
+    taken: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be between 0 and 1, got {self.threshold!r}")
+        for name in ("every", "start", "least"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if self.stop is not None and self.stop < self.start:
+            raise ValueError(f"stop must be at least start, {self.start}, got {self.stop!r}")
+
+    def step(self, loss: float | Tensor | None = None) -> Event | None:
+        """Count a step and, if it is time, prune; returns what was done."""
+        self.taken += 1
+        at, last = self.taken - self.start, math.inf if self.stop is None else self.stop
+        if at < 0 or at % self.every or self.taken > last:
+            return None
+        before = len(self.net.rows)
+        keep = worth_keeping(self.score(self.net), self.threshold, self.least)
+        if bool(keep.all()):
+            return None
+        keep_bumps(self.net, keep, self.optimizer)
+        self.events.append(
+            Event(self.taken, "prune", before, len(self.net.rows), None if loss is None else float(loss))
+        )
+        return self.events[-1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps taken and events, as plain data."""
+        return {"taken": self.taken, "events": [asdict(event) for event in self.events]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.taken, self.events = int(state["taken"]), [Event(**event) for event in state["events"]]
+
+
+def worth_keeping(scores: Tensor, threshold: float, least: int = 1) -> Tensor:
+    """Mask [M] of the bumps with a score of at least ``threshold`` times the largest, and of the ``least`` best ones.
+
+    A score that is no number is kept: what cannot be judged must not vanish.
+
+    >>> worth_keeping(torch.tensor([1.0, 0.01, float("nan"), 0.2]), 0.05)
+    tensor([ True, False,  True,  True])
+    """
+    if scores.dim() != 1:
+        raise ValueError(f"scores must have shape [M], got {tuple(scores.shape)}")
+    known = scores.nan_to_num(math.inf, posinf=math.inf)
+    finite = known[torch.isfinite(known)]
+    keep = known >= threshold * (finite.max() if len(finite) else 0.0)
+    best = torch.topk(known, min(least, len(known))).indices
+    return keep.index_fill(0, best, True)
+
+
+__all__ = [
+    "Event",
+    "Pruning",
+    "add_bumps",
+    "keep_bumps",
+    "loss_increases",
+    "peak_scores",
+    "residual_peaks",
+    "rows_at",
+    "worth_keeping",
+]
