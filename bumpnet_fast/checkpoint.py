@@ -14,67 +14,20 @@ boundary "hard", "soft", or None
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import pickle
-import secrets
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import problems
+from .files import CheckpointError, atomic, read
 from .jet import Jet
 from .layer import BumpNet
 
 #: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
 VERSION = 1
-
-
-class CheckpointError(ValueError):
-    """The file is not a checkpoint that this version can read; the message says why."""
-
-
-@contextlib.contextmanager
-def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Open ``path`` for writing so that a reader finds the old file or the whole new one, never a part.
-
-    The bytes go to a temporary file in the same directory, reach the disk, and take the place of
-    ``path`` when the block ends.  If the block raises, ``path`` stays as it was.
-
-    Raises
-    ------
-    OSError
-        If the directory does not exist or cannot be written.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp(), "greeting")
-    >>> with atomic(path) as file:
-    ...     _ = file.write(b"hello")
-    >>> path.read_bytes()
-    b'hello'
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():  # a device or a pipe must not be replaced, and keeps nothing
-        with open(path, "wb") as file:
-            yield file
-        return
-    path = path.resolve()
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def save(path: str | os.PathLike, net: BumpNet, *, problem: Any = None, boundary: str | None = None) -> None:
@@ -98,8 +51,8 @@ def save(path: str | os.PathLike, net: BumpNet, *, problem: Any = None, boundary
 
     Examples
     --------
-    >>> import tempfile
-    >>> path, net = Path(tempfile.mkdtemp(), "model.pt"), BumpNet(2, 9)
+    >>> import pathlib, tempfile
+    >>> path, net = pathlib.Path(tempfile.mkdtemp(), "model.pt"), BumpNet(2, 9)
     >>> save(path, net)
     >>> load(path).net
     BumpNet(dim=2, bumps=9, outputs=1, outer='tied', parameters=63, dtype=float32)
@@ -186,14 +139,14 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Model:
     Examples
     --------
     >>> from bumpnet_fast import problems
-    >>> import tempfile
-    >>> path, poisson = Path(tempfile.mkdtemp(), "model.pt"), problems.get("poisson", a1=2)
+    >>> import pathlib, tempfile
+    >>> path, poisson = pathlib.Path(tempfile.mkdtemp(), "model.pt"), problems.get("poisson", a1=2)
     >>> save(path, BumpNet(2, 9, poisson.domain), problem=poisson, boundary="hard")
     >>> u = load(path)
     >>> u.problem.a1, u(torch.rand(5, 2)).shape
     (2.0, torch.Size([5, 1]))
     """
-    content = _read(path)
+    content = read(path, "model", VERSION, ("kwargs", "model", "problem", "boundary"))
     try:
         net = BumpNet(**content["kwargs"])
         net.load_state_dict(content["model"])
@@ -203,23 +156,6 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Model:
     if problem is None and saved is not None:
         problem = _problem(path, saved, needed=boundary == "hard")
     return Model(net, problem, boundary)
-
-
-def _read(path: str | os.PathLike) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-            # torch's own message advises to load it unsafely
-            raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from error
-    if not isinstance(content, dict) or not isinstance(content.get("version"), int):
-        raise CheckpointError(f"{path} was not written by bumpnet_fast")
-    if not 1 <= content["version"] <= VERSION:
-        known = f"this version of bumpnet_fast reads formats up to {VERSION}"
-        raise CheckpointError(f"{path} has format {content['version']}; {known}")
-    if missing := [key for key in ("kwargs", "model", "problem", "boundary") if key not in content]:
-        raise CheckpointError(f"{path} is damaged: it has no {', '.join(missing)}")
-    return content
 
 
 def _problem(path: str | os.PathLike, saved: dict[str, Any], needed: bool) -> Any:

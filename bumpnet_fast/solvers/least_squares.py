@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..adapt import Event
 from ..functional import bump_jet
 from ..jet import Jet
 from ..layer import BumpNet
@@ -75,6 +76,8 @@ class Solution:
         The method that was used.
     unknowns : dict of str to float
         The unknowns of the equation, as found.
+    events : list of Event
+        Bumps taken out and put in on the way.
     """
 
     net: BumpNet
@@ -89,6 +92,7 @@ class Solution:
     stop_reason: str
     method: str = "varpro"
     unknowns: dict[str, float] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
 
     def jet(self, x: Tensor, want: str = "value") -> Jet:
         """Jet of the solution at the points ``x`` [N, d], boundary composition included."""
