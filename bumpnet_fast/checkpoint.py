@@ -25,6 +25,8 @@ from . import problems
 from .files import CheckpointError, atomic, read
 from .jet import Jet
 from .layer import BumpNet
+from .solvers import first_order, runs
+from .solvers.least_squares import Solution
 
 #: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
 VERSION = 1
@@ -158,6 +160,46 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Model:
     return Model(net, problem, boundary)
 
 
+def resume(path: str | os.PathLike, *, problem: Any = None, **options: Any) -> Solution:
+    """Go on with the training whose state :func:`bumpnet_fast.solvers.train` wrote to ``path``.
+
+    On the same machine the rows come out as if the training had never stopped, bit for bit.
+
+    Parameters
+    ----------
+    path : str or path
+        The ``checkpoint`` of that training; it is written further.
+    problem : Problem, optional
+        Needed if it is not among :data:`bumpnet_fast.problems.PROBLEMS`.
+    options
+        ``iterations``, ``max_seconds``, ``every`` and ``callback``, see
+        :func:`bumpnet_fast.solvers.first_order.resume`; all else is as it was.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is no state of a training, is damaged, or comes from a newer version.
+    ValueError
+        For another problem than that of the training, or for a number out of range.
+
+    Examples
+    --------
+    >>> from bumpnet_fast import problems
+    >>> from bumpnet_fast.solvers import train
+    >>> import pathlib, tempfile
+    >>> path, poisson = pathlib.Path(tempfile.mkdtemp(), "run.pt"), problems.get("poisson")
+    >>> train(poisson, BumpNet(2, 9, poisson.domain), iterations=20, checkpoint=path).iterations
+    20
+    >>> resume(path, iterations=30).iterations
+    30
+    """
+    if problem is None:
+        problem = _problem(path, runs.load(path)["problem"], needed=True)
+    return first_order.resume(path, problem, **options)
+
+
 def _problem(path: str | os.PathLike, saved: dict[str, Any], needed: bool) -> Any:
     """The saved problem; None if it is unknown here and the net alone is the solution."""
     try:
@@ -165,7 +207,7 @@ def _problem(path: str | os.PathLike, saved: dict[str, Any], needed: bool) -> An
     except (KeyError, TypeError, ValueError) as error:
         if not needed:
             return None
-        advice = "pass it as load(path, problem=...)"
+        advice = "pass it as problem=..."
         raise CheckpointError(f"{path} needs its problem, {_line(error)}; {advice}") from error
 
 
@@ -173,4 +215,4 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-__all__ = ["VERSION", "CheckpointError", "Model", "atomic", "load", "save"]
+__all__ = ["VERSION", "CheckpointError", "Model", "atomic", "load", "resume", "save"]

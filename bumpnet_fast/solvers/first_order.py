@@ -171,7 +171,7 @@ def resume(
     path : str or path
         The checkpoint, which is written further.
     problem : Problem
-        What the run solves; :func:`bumpnet_fast.checkpoint.resume` finds those of the library itself.
+        What the run solves; :func:`bumpnet_fast.checkpoint.resume` finds the library's own by name.
     iterations : int or tuple of int, optional
         New numbers for all methods of the chain; the learning rate goes on as if they had been so from the start.
     max_seconds, every, callback
@@ -313,12 +313,12 @@ class _Run:
                 self.write(path)
 
     def _look(self, last: bool, tell: bool = False) -> float:
-        """The loss here, which goes into the history unless it is there already."""
+        """The loss here, once: it goes into the history, and a run that is resumed finds it there."""
+        if self.history and self.history[-1]["iteration"] == self.taken:
+            return self.history[-1]["loss"]
         loss = self.stage.observe()
         if loss < self.best["loss"]:
             self.best = self._here(loss)
-        if self.history and self.history[-1]["iteration"] == self.taken:
-            return loss
         rel_l2 = None
         if last or self.taken % (_MEASURE_EVERY * self.settings.log_every) == 0:
             rel_l2, _ = self._measured()
