@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__
+from . import __version__, cli_solve
 
 if TYPE_CHECKING:
     from .layer import BumpNet
@@ -114,14 +114,16 @@ def _parser() -> argparse.ArgumentParser:
 def _add_solve_arguments(add: Callable[..., Any]) -> None:
     random = f"perturb the initial shapes at random, by {PERTURB} unless perturb is set"
     setting = "a field of the problem, an option of the solver or of the net, or perturb; see 'bumpnet list'"
-    add("problem", metavar="PROBLEM", help="one of 'bumpnet list'")
+    add("problem", metavar="PROBLEM", nargs="?", help="one of 'bumpnet list'")
     add("--bumps", type=_bumps, metavar="N|NxM", help="number of bumps, or of grid cells per axis, such as 4x10")
-    add("--method", choices=METHODS, default="auto", help="default: varpro for linear problems, else gauss-newton")
+    methods = f"{', '.join(METHODS)}, or {', '.join(cli_solve.FIRST_ORDER)}, joined by +; default: %(default)s"
+    add("--method", type=cli_solve.method_type(METHODS), metavar="METHOD", default="auto", help=methods)
     add("--boundary", choices=("hard", "soft"), default="hard", help="exact or by least squares; default: %(default)s")
     add("--dtype", choices=("float32", "float64"), default="float64", help="default: %(default)s")
     add("--seed", type=_seed, metavar="N", help=random)
     add("--set", action="append", default=[], type=_assignment, metavar="KEY=VALUE", dest="settings", help=setting)
     add("--out", type=Path, metavar="DIR", help="where to write; default: runs/PROBLEM")
+    add("--resume", type=Path, metavar="DIR", help="go on with the run of a first-order method that wrote to DIR")
     add("--json", metavar="FILE", help="write the summary to FILE as well; - is the standard output")
     add("--threads", type=_threads, metavar="N", help="most threads to compute with; default: those of torch")
     add("--quiet", action="store_true", help="neither progress nor summary")
@@ -165,26 +167,28 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 def _options(function: Callable) -> dict[str, Any]:
     """Keyword-only parameters that have no flag of their own, with their defaults."""
-    flags = {"method", "boundary", "seed", "dtype", "device", "callback"}
+    flags = {"method", "boundary", "seed", "dtype", "device", "callback", "checkpoint"}
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in flags}
 
 
-def _settable(problem: type[Problem]) -> dict[str, dict[str, Any]]:
+def _settable(problem: type[Problem], method: str = "auto") -> dict[str, dict[str, Any]]:
     """All that ``--set`` reaches, with the defaults, by what it belongs to."""
     from .layer import BumpNet
-    from .solvers.least_squares import solve
 
+    solve = cli_solve.options_of(method)
     return {"problem": problem.settings(), "solver": _options(solve), "net": _options(BumpNet), "run": {"perturb": 0.0}}
 
 
-def _sorted_settings(name: str, assignments: Sequence[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
+def _sorted_settings(
+    name: str, assignments: Sequence[tuple[str, Any]], method: str = "auto"
+) -> dict[str, dict[str, Any]]:
     """The assignments by what they belong to: ``{"problem": ..., "solver": ..., "net": ..., "run": ...}``."""
     from .problems import PROBLEMS
 
     if name not in PROBLEMS:
         raise UsageError(f"unknown problem {name!r}; there are: {', '.join(PROBLEMS)}")
-    settable = _settable(PROBLEMS[name])
+    settable = _settable(PROBLEMS[name], method)
     chosen: dict[str, dict[str, Any]] = {scope: {} for scope in settable}
     for key, value in assignments:
         scope = next((scope for scope, known in settable.items() if key in known), None)
@@ -207,6 +211,8 @@ def _list(arguments: argparse.Namespace) -> int:
     for scope, options in _settable(problem).items():
         if scope != "problem":
             print(f"{scope:<12} {_pairs(options)}")
+    first_order = _settable(problem, cli_solve.FIRST_ORDER[0])["solver"]
+    print(f"\nand with {', '.join(cli_solve.FIRST_ORDER)}\n{'solver':<12} {_pairs(first_order)}")
     return 0
 
 
@@ -227,14 +233,26 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _solve(arguments: argparse.Namespace) -> int:
-    settings = _sorted_settings(arguments.problem, arguments.settings)
+    if arguments.resume:
+        return cli_solve.resume(arguments, _parser().parse_args(["solve"]))
+    if arguments.problem is None:
+        raise UsageError("the following arguments are required: PROBLEM")
+    settings = _sorted_settings(arguments.problem, arguments.settings, arguments.method)
     with _computing_threads(arguments.threads):
         problem, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", arguments.problem)
         _check_writable(folder, arguments.json)
-        solution = _run(problem, net, arguments, settings["solver"])
-        summary = _summary(solution, arguments, settings)
-        _write(folder, arguments.json, solution, summary)
+        cli_solve.remember(folder, arguments, settings)
+        solution = _run(problem, net, arguments, settings["solver"], folder)
+        return _finish(solution, arguments, settings, folder)
+
+
+def _finish(
+    solution: Solution, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path
+) -> int:
+    """Write and show a solution; the exit code."""
+    summary = _summary(solution, arguments, settings)
+    _write(folder, arguments.json, solution, summary)
     if not arguments.quiet:
         _show(summary, folder, sys.stderr if arguments.json == "-" else sys.stdout)
     return INTERRUPTED if solution.stop_reason == "interrupted" else 0
@@ -274,10 +292,11 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     return problem, net
 
 
-def _check_writable(folder: Path, file: str | None) -> None:
+def _check_writable(folder: Path, file: str | None, create: bool = True) -> None:
     """Create ``folder`` and make sure that it, and the folder of ``file``, can be written to."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UsageError(f"cannot write to the directory {folder}: {error.strerror}") from error
@@ -292,9 +311,10 @@ def _check_writable(folder: Path, file: str | None) -> None:
         raise UsageError(f"cannot write the file {file}: {error.strerror}") from error
 
 
-def _run(problem: Problem, net: BumpNet, arguments: argparse.Namespace, options: dict[str, Any]) -> Solution:
-    from .solvers.least_squares import solve
-
+def _run(
+    problem: Problem, net: BumpNet | None, arguments: argparse.Namespace, options: dict[str, Any], folder: Path
+) -> Solution:
+    solve = cli_solve.solver(arguments, folder)
     choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
     started = False
 
@@ -387,6 +407,7 @@ def _summary(solution: Solution, arguments: argparse.Namespace, settings: dict[s
         "seconds": solution.seconds,
         "iterations": solution.iterations,
         "stop_reason": solution.stop_reason,
+        "events": [vars(event) for event in solution.events],
         "dtype": arguments.dtype,
         "backend": backend(),
         "threads": torch.get_num_threads(),

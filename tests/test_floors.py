@@ -24,7 +24,7 @@ FLOORS = [
     {"plotting"},
     {"info"},
     {"integrations"},
-    {"cli"},
+    {"cli", "cli_solve"},
     {"__main__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
