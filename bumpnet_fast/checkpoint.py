@@ -15,68 +15,24 @@ windows  one ``state_dict`` for every window of a solution that was marched in t
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import pickle
-import secrets
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import problems
+from .files import CheckpointError, atomic, read
 from .jet import Jet
 from .layer import BumpNet
+from .solvers import first_order, runs
+from .solvers.least_squares import Solution
 from .solvers.marching import Part, chain, chained_jet
 
 #: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
 VERSION = 2
-
-
-class CheckpointError(ValueError):
-    """The file is not a checkpoint that this version can read; the message says why."""
-
-
-@contextlib.contextmanager
-def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Open ``path`` for writing so that a reader finds the old file or the whole new one, never a part.
-
-    The bytes go to a temporary file in the same directory, reach the disk, and take the place of
-    ``path`` when the block ends.  If the block raises, ``path`` stays as it was.
-
-    Raises
-    ------
-    OSError
-        If the directory does not exist or cannot be written.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp(), "greeting")
-    >>> with atomic(path) as file:
-    ...     _ = file.write(b"hello")
-    >>> path.read_bytes()
-    b'hello'
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():  # a device or a pipe must not be replaced, and keeps nothing
-        with open(path, "wb") as file:
-            yield file
-        return
-    path = path.resolve()
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def save(
@@ -102,8 +58,8 @@ def save(
 
     Examples
     --------
-    >>> import tempfile
-    >>> path, net = Path(tempfile.mkdtemp(), "model.pt"), BumpNet(2, 9)
+    >>> import pathlib, tempfile
+    >>> path, net = pathlib.Path(tempfile.mkdtemp(), "model.pt"), BumpNet(2, 9)
     >>> save(path, net)
     >>> load(path).net
     BumpNet(dim=2, bumps=9, outputs=1, outer='tied', parameters=63, dtype=float32)
@@ -198,8 +154,8 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Model:
     Examples
     --------
     >>> from bumpnet_fast import problems
-    >>> import tempfile
-    >>> path, poisson = Path(tempfile.mkdtemp(), "model.pt"), problems.get("poisson", a1=2)
+    >>> import pathlib, tempfile
+    >>> path, poisson = pathlib.Path(tempfile.mkdtemp(), "model.pt"), problems.get("poisson", a1=2)
     >>> save(path, BumpNet(2, 9, poisson.domain), problem=poisson, boundary="hard")
     >>> u = load(path)
     >>> u.problem.a1, u(torch.rand(5, 2)).shape
@@ -222,20 +178,47 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Model:
 
 
 def _read(path: str | os.PathLike) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-            # torch's own message advises to load it unsafely
-            raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from error
-    if not isinstance(content, dict) or not isinstance(content.get("version"), int):
-        raise CheckpointError(f"{path} was not written by bumpnet_fast")
-    if not 1 <= content["version"] <= VERSION:
-        known = f"this version of bumpnet_fast reads formats up to {VERSION}"
-        raise CheckpointError(f"{path} has format {content['version']}; {known}")
-    if missing := [key for key in ("kwargs", "model", "problem", "boundary") if key not in content]:
-        raise CheckpointError(f"{path} is damaged: it has no {', '.join(missing)}")
-    return content
+    return read(path, "model", VERSION, ("kwargs", "model", "problem", "boundary"))
+
+
+def resume(path: str | os.PathLike, *, problem: Any = None, **options: Any) -> Solution:
+    """Go on with the training whose state :func:`bumpnet_fast.solvers.train` wrote to ``path``.
+
+    On the same machine the rows come out as if the training had never stopped, bit for bit.
+
+    Parameters
+    ----------
+    path : str or path
+        The ``checkpoint`` of that training; it is written further.
+    problem : Problem, optional
+        Needed if it is not among :data:`bumpnet_fast.problems.PROBLEMS`.
+    options
+        ``iterations``, ``max_seconds``, ``every`` and ``callback``, see
+        :func:`bumpnet_fast.solvers.first_order.resume`; all else is as it was.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is no state of a training, is damaged, or comes from a newer version.
+    ValueError
+        For another problem than that of the training, or for a number out of range.
+
+    Examples
+    --------
+    >>> from bumpnet_fast import problems
+    >>> from bumpnet_fast.solvers import train
+    >>> import pathlib, tempfile
+    >>> path, poisson = pathlib.Path(tempfile.mkdtemp(), "run.pt"), problems.get("poisson")
+    >>> train(poisson, BumpNet(2, 9, poisson.domain), iterations=20, checkpoint=path).iterations
+    20
+    >>> resume(path, iterations=30).iterations
+    30
+    """
+    if problem is None:
+        problem = _problem(path, runs.load(path)["problem"], needed=True)
+    return first_order.resume(path, problem, **options)
 
 
 def _problem(path: str | os.PathLike, saved: dict[str, Any], needed: bool) -> Any:
@@ -245,7 +228,7 @@ def _problem(path: str | os.PathLike, saved: dict[str, Any], needed: bool) -> An
     except (KeyError, TypeError, ValueError) as error:
         if not needed:
             return None
-        advice = "pass it as load(path, problem=...)"
+        advice = "pass it as problem=..."
         raise CheckpointError(f"{path} needs its problem, {_line(error)}; {advice}") from error
 
 
@@ -253,4 +236,4 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-__all__ = ["VERSION", "CheckpointError", "Model", "atomic", "load", "save"]
+__all__ = ["VERSION", "CheckpointError", "Model", "atomic", "load", "resume", "save"]

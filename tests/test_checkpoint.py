@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bumpnet_fast import BumpNet, checkpoint, problems
-from bumpnet_fast.checkpoint import CheckpointError, atomic, load, save
+from bumpnet_fast.checkpoint import CheckpointError, load, save
 from bumpnet_fast.problems.base import Problem
 
 
@@ -119,28 +119,6 @@ def test_a_crash_while_saving_leaves_the_old_file(tmp_path, monkeypatch):
         save(path, a_net(bumps=9))
     assert torch.equal(load(path).net.rows, old.rows)
     assert os.listdir(tmp_path) == ["model.pt"]
-
-
-def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    with atomic(path) as file:
-        file.write(b"new")
-        file.flush()
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
-
-
-def test_atomic_writing_goes_through_links_and_into_devices(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    (tmp_path / "target").write_bytes(b"old")
-    with atomic(tmp_path / "link") as file:
-        file.write(b"new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "target").read_bytes() == b"new"
-    with atomic(os.devnull) as file:
-        file.write(b"gone")
-    assert not os.path.isfile(os.devnull)
 
 
 def test_a_missing_directory_is_an_error(tmp_path):

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "bumpnet_fast"
 
 #: From the ground up; what shares a floor may import one another.
 FLOORS = [
-    {"rows"},
+    {"files", "rows"},
     {"reference"},
     {"jet"},
     {"_C", "_C_cuda", "kernels"},

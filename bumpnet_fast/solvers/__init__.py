@@ -3,6 +3,7 @@
 from .adaptive import grow, prune, reach
 from .ednn import Evolution, evolve
 from .evolving_basis import uniform_net
+from .first_order import train
 from .least_squares import Progress, Solution, solve
 from .marching import March, march
 
@@ -17,5 +18,6 @@ __all__ = [
     "prune",
     "reach",
     "solve",
+    "train",
     "uniform_net",
 ]

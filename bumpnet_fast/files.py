@@ -1,0 +1,98 @@
+"""Files that are written all or nothing, and read without running foreign code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+
+class CheckpointError(ValueError):
+    """The file is not a checkpoint that this version can read; the message says why."""
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open ``path`` for writing so that a reader finds the old file or the whole new one, never a part.
+
+    The bytes go to a temporary file in the same directory, reach the disk, and take the place of
+    ``path`` when the block ends.  If the block raises, ``path`` stays as it was.
+
+    Raises
+    ------
+    OSError
+        If the directory does not exist or cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "greeting")
+    >>> with atomic(path) as file:
+    ...     _ = file.write(b"hello")
+    >>> path.read_bytes()
+    b'hello'
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():  # a device or a pipe must not be replaced, and keeps nothing
+        with open(path, "wb") as file:
+            yield file
+        return
+    path = path.resolve()
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) -> dict[str, Any]:
+    """The dict of tensors and plain values that ``torch.save`` wrote to ``path``, on the CPU.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    kind : str
+        What its entry "kind" must be; without one it is a "model".
+    version : int
+        Newest format that can be read.
+    keys : sequence of str
+        Entries that must be there.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is something else, is damaged, or comes from a newer version.
+    """
+    with open(path, "rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+            # torch's own message advises to load it unsafely
+            raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from error
+    if not isinstance(content, dict) or not isinstance(content.get("version"), int):
+        raise CheckpointError(f"{path} was not written by bumpnet_fast")
+    if (found := content.get("kind", "model")) != kind:
+        raise CheckpointError(f"{path} holds a {found}, not a {kind}")
+    if not 1 <= content["version"] <= version:
+        known = f"this version of bumpnet_fast reads formats up to {version}"
+        raise CheckpointError(f"{path} has format {content['version']}; {known}")
+    if missing := [key for key in keys if key not in content]:
+        raise CheckpointError(f"{path} is damaged: it has no {', '.join(missing)}")
+    return content
+
+
+__all__ = ["CheckpointError", "atomic", "read"]

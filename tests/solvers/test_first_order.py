@@ -1,0 +1,341 @@
+"""First-order training: errors reached, chains, pruning, batches, how it ends, bad input."""
+
+import math
+import os
+import signal
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import pytest
+import torch
+from cases import Cubic, Rotation
+
+from bumpnet_fast import BumpNet
+from bumpnet_fast.problems import Problem, get
+from bumpnet_fast.solvers import solve
+from bumpnet_fast.solvers.batches import Batches
+from bumpnet_fast.solvers.first_order import train
+from bumpnet_fast.solvers.models import Separable
+from bumpnet_fast.solvers.stages import Lbfgs, VarproAdam, sum_of_squares
+from bumpnet_fast.solvers.system import System, blocks, collocation
+
+
+def net_for(problem, bumps=(4, 4), dtype="float64", seed=0):
+    bumps = bumps if len(problem.lower) == 2 else 8
+    net = BumpNet(len(problem.lower), bumps, problem.domain, problem.outputs, dtype=dtype)
+    return net.perturb_(0.02, torch.Generator().manual_seed(seed))
+
+
+def run(problem, net=None, **options):
+    net = net_for(problem) if net is None else net
+    return train(problem, net, **({"points": 200} | options))
+
+
+@dataclass
+class Decay(Problem):
+    """u' + rate u = 0, u(0) = 1 with an unknown rate, u = exp(-2 x) given at a few points."""
+
+    name, want, time = "decay", "gradient", 0
+    lower: tuple = (0.0,)
+    upper: tuple = (1.0,)
+    unknowns = MappingProxyType({"rate": 0.5})
+
+    def residual(self, x, u, rate):
+        return torch.cat([u.d(0) + rate * u.value, 3 * (u.value - self.exact(x)[:, None])], 1)
+
+    def boundary_values(self, x):
+        return torch.ones_like(x[:, 0])
+
+    def exact(self, x):
+        return torch.exp(-2 * x[:, 0])
+
+
+# --- what is reached -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("problem", "method", "options", "error"), [
+    (get("poisson"), "adam", {"iterations": 400, "learning_rate": 0.03}, 3e-2),
+    (get("poisson"), "varpro-adam", {"iterations": 100}, 2e-3),
+    (get("poisson"), "lbfgs", {"iterations": 200}, 1e-3),
+    (get("poisson"), "adam+lbfgs", {"iterations": (200, 150)}, 1e-3),
+    (get("poisson"), "varpro-adam+lbfgs", {"iterations": (50, 100)}, 1e-3),
+    (get("poisson"), "lbfgs", {"iterations": 200, "boundary": "soft"}, 1e-1),
+    (Cubic(), "adam+lbfgs", {"iterations": (200, 200), "learning_rate": 0.03}, 1e-2),
+    (Rotation(), "lbfgs", {"iterations": 200}, 1e-2),
+    (Rotation(), "varpro-adam", {"iterations": 60}, 2e-3),
+], ids=str)  # fmt: skip
+def test_errors_that_are_reached(problem, method, options, error):
+    solution = run(problem, method=method, **options)
+    assert solution.rel_l2 < error and math.isfinite(solution.max_error)
+    assert solution.method == method and solution.stop_reason == "iterations"
+
+
+@pytest.mark.parametrize("boundary", ["hard", "soft"])
+def test_the_loss_is_that_of_the_second_order_solver(boundary):
+    problem, net = get("poisson"), net_for(get("poisson"))
+    solved = solve(problem, net, points=200, iterations=3, ridge=0.0, boundary=boundary)
+    assert run(problem, net, iterations=0, boundary=boundary).loss == pytest.approx(solved.loss, rel=1e-6)
+
+
+def test_the_solution_is_the_net_with_the_best_rows():
+    problem = get("helmholtz", a1=1, a2=1)
+    net = net_for(problem)
+    solution = run(problem, net, iterations=30, learning_rate=1.0, log_every=1)
+    assert solution.net is net
+    losses = [entry["loss"] for entry in solution.history]
+    assert solution.loss == min(losses) < losses[-1]  # such steps overshoot
+    assert run(problem, net, iterations=0).loss == pytest.approx(solution.loss, rel=1e-12)
+
+
+def test_the_history():
+    told = []
+    solution = run(get("poisson"), method="adam+lbfgs", iterations=(25, 12), log_every=5, callback=told.append)
+    assert [e["iteration"] for e in solution.history] == [0, 5, 10, 15, 20, 25, 30, 35, 37]
+    assert [e["stage"] for e in solution.history] == ["adam"] * 6 + ["lbfgs"] * 3
+    assert {e["bumps"] for e in solution.history} == {16}
+    assert [e["iteration"] for e in solution.history if "rel_l2" in e] == [0, 25, 37]
+    assert [(p.iteration, p.loss) for p in told] == [(e["iteration"], e["loss"]) for e in solution.history]
+    seconds = [e["seconds"] for e in solution.history]
+    assert seconds == sorted(seconds) and solution.seconds >= seconds[-1]
+    assert solution.iterations == 37
+
+
+def test_one_number_of_iterations_is_for_every_stage():
+    assert run(get("poisson"), method="adam+lbfgs", iterations=7).iterations == 14
+
+
+def test_float32_stays_float32():
+    problem = get("poisson")
+    for method, error in (("adam", 0.2), ("varpro-adam", 1e-2)):
+        net = net_for(problem, dtype="float32")
+        solution = run(problem, net, method=method, iterations=60, learning_rate=0.03)
+        assert net.rows.dtype == torch.float32 and solution.rel_l2 < error
+
+
+def test_unknowns_are_found():
+    problem = Decay()
+    solution = run(problem, method="adam+lbfgs", iterations=(100, 150), learning_rate=0.03)
+    assert solution.unknowns["rate"] == pytest.approx(2.0, abs=1e-2) and solution.rel_l2 < 1e-3
+
+
+# --- variable projection -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("boundary", ["hard", "soft"])
+@pytest.mark.parametrize("problem", [get("helmholtz", a1=1, a2=1), Rotation()], ids=str)
+def test_the_gradient_with_exact_amplitudes_is_that_of_the_least_loss(problem, boundary):
+    net = net_for(problem)
+    x, counts = collocation(problem, net, 200, "grid", 0)
+    with torch.no_grad():
+        system = System(blocks(problem, boundary, counts, x, 1.0), net)
+        model = Separable(system, 0.0)
+
+    options = {"learning_rate": 1e-2, "resample": None, "prune": None, "begun": 0, "ridge": 0.0}
+    stage = VarproAdam(net, torch.nn.Parameter(torch.empty(0)), None, 1, **options)
+    loss = stage._backward(system)
+    shapes = net.rows.detach()[:, : net.layout.shape_columns].flatten()
+    assert float(loss) == pytest.approx(model.evaluate(shapes).loss)
+    gradient = net.rows.grad[:, : net.layout.shape_columns].flatten()
+    assert net.rows.grad[:, net.layout.amplitude].abs().max() == 0
+    v = torch.randn(len(shapes), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        ahead, behind = (model.evaluate(shapes + sign * 1e-6 * v).loss for sign in (1, -1))
+    assert float(gradient @ v) == pytest.approx((ahead - behind) / 2e-6, rel=1e-4)
+
+
+@pytest.mark.parametrize("problem", [Cubic(), Decay()], ids=["cubic", "decay"])
+def test_exact_amplitudes_need_a_linear_problem(problem):
+    with pytest.raises(ValueError, match=r"is nonlinear in u or its unknowns, which 'varpro-adam' cannot do"):
+        run(problem, method="varpro-adam")
+
+
+# --- L-BFGS --------------------------------------------------------------------------------------
+
+
+def test_lbfgs_ends_where_no_step_decreases_the_loss():
+    problem = get("poisson")
+    net = net_for(problem, (2, 2), dtype="float32")
+    solution = run(problem, net, method="lbfgs", iterations=10_000)
+    assert solution.stop_reason == "no further decrease" and solution.iterations < 10_000
+    assert solution.loss == min(entry["loss"] for entry in solution.history)
+
+
+def test_lbfgs_survives_rows_that_overflow_on_the_way():
+    """A line search that meets a NaN must not take it for a success."""
+    net, beyond = BumpNet(1, 4, dtype="float64"), []
+
+    class Cliff:
+        def jets(self, rows):
+            return rows
+
+        def residual(self, rows, unknowns):
+            total = rows[:, 0].sum()
+            beyond.append(float(total.detach()) > 3.2)
+            residual = (total - 3).abs() ** 0.75  # from afar, a quadratic model steps twice as far as it should
+            return residual[None] * (math.nan if beyond[-1] else 1.0)
+
+    class Batch:
+        whole = Cliff()
+
+    stage = Lbfgs(net, torch.nn.Parameter(torch.empty(0)), Batch(), 20)
+    before = stage.observe()
+    for _ in range(4):
+        stage.advance(5)
+    assert any(beyond) and stage.observe() < 1e-3 * before
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+def test_batches_are_reproducible_by_seed():
+    options = {"iterations": 60, "batch": 50, "learning_rate": 0.03}
+    first, again, other = (run(get("poisson"), seed=seed, **options) for seed in (0, 0, 1))
+    assert torch.equal(first.net.rows, again.net.rows)
+    assert not torch.equal(first.net.rows, other.net.rows)
+    assert first.rel_l2 < 0.5
+
+
+def test_a_batch_as_large_as_the_points_is_all_of_them():
+    whole, batch = (run(get("poisson"), iterations=20, batch=batch) for batch in (None, 10_000))
+    assert torch.equal(whole.net.rows, batch.net.rows)
+
+
+@pytest.mark.parametrize("batch", [None, 64])
+def test_points_are_drawn_anew(batch):
+    options = {"iterations": 40, "sampling": "sobol", "learning_rate": 0.03, "batch": batch}
+    still, moving, again = (run(get("poisson"), resample=k, **options) for k in (None, 7, 7))
+    assert torch.equal(moving.net.rows, again.net.rows)
+    assert not torch.equal(moving.net.rows, still.net.rows)
+
+
+def test_an_epoch_takes_every_point_once():
+    problem, net = get("poisson"), net_for(get("poisson"))
+    x, counts = collocation(problem, net, (10, 10), "grid", 0)
+    batches = Batches(problem, net, "soft", x, counts, size=30, sampling="grid", condition_weight=1.0, seed=3)
+    for _ in range(2):
+        seen = [batches.next() for _ in range(4)]
+        points = torch.cat([system.blocks[0].x for system in seen])
+        assert {len(system.blocks[0].x) for system in seen} == {25}
+        assert sorted(map(tuple, points.tolist())) == sorted(map(tuple, x.tolist()))
+    no_unknowns = torch.empty(0)
+    mean = sum(float(sum_of_squares(system, net, no_unknowns).detach()) for system in seen) / 4
+    assert mean == pytest.approx(float(sum_of_squares(batches.whole, net, no_unknowns).detach()))
+
+
+# --- pruning -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["adam", "varpro-adam", "adam+lbfgs"])
+def test_pruning_on_the_way(method):
+    problem = get("poisson")
+    net = net_for(problem)
+    options = {"iterations": 60, "learning_rate": 0.03, "prune_threshold": 0.97, "prune_every": 20, "prune_least": 6}
+    solution = run(problem, net, method=method, **options)
+    assert solution.events and all(e.kind == "prune" and e.step in (20, 40) for e in solution.events)
+    assert 6 <= len(net.rows) == solution.events[-1].after < 16
+    after = {e["iteration"]: e["bumps"] for e in solution.history}
+    assert after[10] == 16 and after[60] == len(net.rows)
+    last = solution.events[-1].step
+    assert solution.loss == min(e["loss"] for e in solution.history if e["iteration"] > last)
+    assert run(problem, net, iterations=0).loss == pytest.approx(solution.loss, rel=1e-12)
+
+
+# --- how it ends ---------------------------------------------------------------------------------
+
+
+def test_it_ends_by_time():
+    solution = run(get("poisson"), iterations=10**6, max_seconds=0.2)
+    assert solution.stop_reason == "time" and 0 < solution.iterations < 10**6
+
+
+def test_an_interrupting_callback_keeps_the_best_rows():
+    def interrupt(progress):
+        if progress.iteration == 20:
+            raise KeyboardInterrupt
+
+    solution = run(get("poisson"), iterations=100, callback=interrupt)
+    assert solution.stop_reason == "interrupted" and solution.iterations == 20
+    assert solution.loss == min(entry["loss"] for entry in solution.history)
+
+
+def test_ctrl_c_waits_for_the_step_to_end():
+    def interrupt(progress):
+        if progress.iteration == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    solution = run(get("poisson"), iterations=1000, callback=interrupt)
+    assert solution.stop_reason == "interrupted" and solution.iterations == 10
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_diverged_run_keeps_the_best_rows():
+    class Cliff(type(get("poisson"))):
+        calls = 0
+
+        def residual(self, x, u):
+            Cliff.calls += 1
+            return super().residual(x, u) * (math.nan if Cliff.calls > 25 else 1.0)
+
+    solution = run(Cliff(), iterations=100, log_every=5)
+    assert solution.stop_reason == "diverged" and 10 <= solution.iterations <= 25
+    assert torch.isfinite(solution.net.rows).all() and math.isfinite(solution.loss)
+    assert math.isnan(solution.history[-1]["loss"])
+
+
+def test_a_residual_that_is_not_finite_is_refused():
+    class Broken(type(get("poisson"))):
+        def residual(self, x, u):
+            return u.laplacian[:, 0] / 0.0
+
+    with pytest.raises(ValueError, match="residual of problem 'poisson' is not finite at the start"):
+        run(Broken())
+
+
+# --- bad arguments -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"method": "sgd"}, "method must be of adam, varpro-adam, lbfgs, joined by '[+]', got 'sgd'"),
+    ({"method": "adam+"}, "got 'adam[+]'"),
+    ({"method": None}, "got None"),
+    ({"boundary": "firm"}, "boundary must be one of"),
+    ({"points": -1}, "points must be"),
+    ({"sampling": "halton"}, "sampling must be one of"),
+    ({"iterations": -1}, "iterations must be an integer of at least 0, got -1"),
+    ({"iterations": (1, 2)}, r"iterations must be a number or 1 numbers for 'adam', got \(1, 2\)"),
+    ({"iterations": (1, 2.5), "method": "adam+lbfgs"}, "iterations must be an integer of at least 0, got 2.5"),
+    ({"max_seconds": 0}, "max_seconds must be positive, got 0"),
+    ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
+    ({"learning_rate": math.nan}, "learning_rate must be positive, got nan"),
+    ({"batch": 0}, "batch must be an integer of at least 1, got 0"),
+    ({"batch": 8, "method": "lbfgs"}, "batch is for method 'adam'; 'lbfgs' takes all points"),
+    ({"batch": 8, "method": "varpro-adam"}, "batch is for method 'adam'"),
+    ({"resample": 1.5, "sampling": "sobol"}, "resample must be an integer of at least 1, got 1.5"),
+    ({"resample": 5}, "resample needs sampling of sobol, uniform, got 'grid'"),
+    ({"resample": 5, "sampling": "sobol", "points": torch.rand(9, 2)}, "resample needs .* points of one's own"),
+    ({"resample": 5, "sampling": "sobol", "method": "lbfgs"}, "resample is for Adam, got method 'lbfgs'"),
+    ({"prune_threshold": 1.5}, "prune_threshold must be between 0 and 1, got 1.5"),
+    ({"prune_threshold": 0.1, "method": "lbfgs"}, "prune_threshold is for Adam"),
+    ({"prune_threshold": 0.1, "iterations": 600}, "prune_every must be at most 80% .*, 480, got 500"),
+    ({"prune_every": 0}, "prune_every must be an integer of at least 1, got 0"),
+    ({"prune_least": True}, "prune_least must be an integer of at least 1, got True"),
+    ({"ridge": -1.0}, "ridge must be at least 0, got -1.0"),
+    ({"condition_weight": "much"}, "condition_weight must be positive, got 'much'"),
+    ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+    ({"log_every": 0}, "log_every must be an integer of at least 1, got 0"),
+    ({"every": 0}, "every must be an integer of at least 1, got 0"),
+])  # fmt: skip
+def test_wrong_options_are_named_before_anything_happens(options, message, tmp_path):
+    problem = get("poisson")
+    net = net_for(problem)
+    before = net.rows.detach().clone()
+    with pytest.raises(ValueError, match=message):
+        train(problem, net, checkpoint=tmp_path / "run.pt", **options)
+    assert torch.equal(net.rows, before) and not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_at_once(tmp_path):
+    told = []
+    with pytest.raises(FileNotFoundError):
+        run(get("poisson"), checkpoint=tmp_path / "nowhere" / "run.pt", callback=told.append)
+    assert not told
