@@ -29,7 +29,7 @@ FLOORS = [
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 #: Problems know no solver; solvers know what a problem is and how points are drawn, but no problem by name.
-SHARED = ("problems.base", "problems.sampling")
+SHARED = ("problems.base", "problems.sampling", "problems.operators.base")
 #: What every floor may take from ``bumpnet_fast`` itself.
 ROOF = {"__version__"}
 LONGEST = 500
