@@ -18,7 +18,7 @@ FLOORS = [
     {"ops"},
     {"functional"},
     {"layer"},
-    {"adapt"},
+    {"adapt", "deeponet"},
     {"problems", "solvers"},
     {"checkpoint"},
     {"plotting"},
@@ -96,6 +96,7 @@ def test_a_file_imports_only_from_floors_below(path):
         ("problems.poisson", "from ..solvers import least_squares", "must not know"),
         ("solvers.least_squares", "from ..problems import get", "must not know"),
         ("solvers.least_squares", "from ..problems.poisson import Poisson", "must not know"),
+        ("solvers.deeponet.train", "from ...problems.operators import get_operator", "must not know"),
     ],
 )
 def test_the_check_sees_a_trespass(name, source, message):
