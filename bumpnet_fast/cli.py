@@ -106,6 +106,10 @@ def _parser() -> argparse.ArgumentParser:
     solve = commands.add_parser("solve", help=about[0].lower() + about[1:-1], description=about, epilog=ending)
     _add_solve_arguments(solve.add_argument)
     solve.set_defaults(run=_solve)
+
+    from .cli_operator import add_command
+
+    add_command(commands)
     return parser
 
 
@@ -116,6 +120,11 @@ def _add_solve_arguments(add: Callable[..., Any]) -> None:
     add("--bumps", type=_bumps, metavar="N|NxM", help="number of bumps, or of grid cells per axis, such as 4x10")
     add("--method", choices=("varpro", "lm"), default="varpro", help="default: %(default)s")
     add("--boundary", choices=("hard", "soft"), default="hard", help="exact or by least squares; default: %(default)s")
+    _add_output_arguments(add, random, setting)
+
+
+def _add_output_arguments(add: Callable[..., Any], random: str, setting: str) -> None:
+    """What every command that computes has, with the help on ``--seed`` and ``--set``."""
     add("--dtype", choices=("float32", "float64"), default="float64", help="default: %(default)s")
     add("--seed", type=_seed, metavar="N", help=random)
     add("--set", action="append", default=[], type=_assignment, metavar="KEY=VALUE", dest="settings", help=setting)
@@ -182,7 +191,11 @@ def _sorted_settings(name: str, assignments: Sequence[tuple[str, Any]]) -> dict[
 
     if name not in PROBLEMS:
         raise UsageError(f"unknown problem {name!r}; there are: {', '.join(PROBLEMS)}")
-    settable = _settable(PROBLEMS[name])
+    return _scoped(name, _settable(PROBLEMS[name]), assignments)
+
+
+def _scoped(name: str, settable: dict[str, dict[str, Any]], assignments: Sequence[tuple[str, Any]]) -> dict:
+    """The assignments by the scopes of ``settable``, which lists what there is."""
     chosen: dict[str, dict[str, Any]] = {scope: {} for scope in settable}
     for key, value in assignments:
         scope = next((scope for scope, known in settable.items() if key in known), None)
@@ -205,6 +218,11 @@ def _list(arguments: argparse.Namespace) -> int:
     for scope, options in _settable(problem).items():
         if scope != "problem":
             print(f"{scope:<12} {_pairs(options)}")
+
+    from .cli_operator import list_operators
+
+    print("\nOperators, for 'bumpnet operator'")
+    list_operators()
     return 0
 
 
@@ -340,14 +358,14 @@ def _progress(arguments: argparse.Namespace) -> Iterator[Callable[[Progress], No
         yield report
 
 
-def _show(summary: dict[str, Any], folder: Path, stream: Any) -> None:
+def _show(summary: dict[str, Any], folder: Path, stream: Any, shown: Sequence[str] | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column()
-    for key in _SHOWN:
+    for key in shown or _SHOWN:
         value = summary[key]
         if value is not None:
             table.add_row(key.replace("_", " "), _FORMATS.get(key, str)(value))
@@ -359,7 +377,8 @@ def _show(summary: dict[str, Any], folder: Path, stream: Any) -> None:
 
 _SHOWN = ("problem", "method", "boundary", "bumps", "parameters", "rel_l2", "max_error", "loss", "seconds",
           "iterations", "stop_reason", "dtype", "backend", "threads")  # fmt: skip
-_FORMATS: dict[str, Callable[[Any], str]] = dict.fromkeys(("rel_l2", "max_error", "loss"), "{:.2e}".format)
+_SMALL = ("rel_l2", "max_error", "loss", "train_rel_l2", "projection_rel_l2")
+_FORMATS: dict[str, Callable[[Any], str]] = dict.fromkeys(_SMALL, "{:.2e}".format)
 _FORMATS["seconds"] = "{:.2f}".format
 
 

@@ -21,10 +21,12 @@ FLOORS = [
     {"adapt", "deeponet"},
     {"problems", "solvers"},
     {"checkpoint"},
+    {"checkpoint_operator"},
     {"plotting"},
+    {"plotting_operator"},
     {"info"},
     {"integrations"},
-    {"cli"},
+    {"cli", "cli_operator"},
     {"__main__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
