@@ -26,6 +26,18 @@ def last_layer(branch: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
     return branch, None
 
 
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Let layers that behave otherwise in training, such as dropout, behave as in use, inside."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def is_linear(branch: nn.Module) -> bool:
     """Whether the branch is nothing but a linear layer."""
     return isinstance(branch, nn.Linear)
@@ -91,7 +103,8 @@ def regress(net: BumpDeepONet, fit: Fit, targets: Tensor, mix: Tensor) -> None:
     body, last = last_layer(net.branch)
     if last is None:
         return
-    features = body(fit.inputs.to(net.rows)).double()
+    with evaluating(net):
+        features = body(fit.inputs.to(net.rows)).double()
     if last.bias is not None:
         features = torch.cat([features, torch.ones_like(features[:, :1])], 1)
     W = ridge_regression(fit.weights * features, fit.weights * targets) @ mix

@@ -91,7 +91,7 @@ def fit_to_equations(net: BumpDeepONet, operator: Operator, functions: Tensor) -
     Raises
     ------
     ValueError
-        If an equation is not linear in u.
+        If an equation is not linear in u, or not in the same way for all functions.
     """
     functions = functions.to(net.rows.device, torch.float64)
     blocks, targets = [], []
@@ -132,11 +132,11 @@ def _jet(want: str, y: Tensor, value=0.0, gradient: int | None = None, second: t
 
 
 def _linear(equation: Equation, y: Tensor, f: Tensor) -> tuple[Tensor | None, ...]:
-    """Coefficients c0 [N], c1 [N, d] and c2 of an equation that is linear in u."""
-    f, d, level = f[:1], y.shape[1], WANTS.index(equation.want)
+    """Coefficients c0 [N], c1 [N, d] and c2 of an equation that is linear in u, with the same for all ``f`` [B, N]."""
+    d, level = y.shape[1], WANTS.index(equation.want)
 
     def residual(**unit) -> Tensor:
-        return equation.residual(y, f, _jet(equation.want, y, **unit))[0]
+        return equation.residual(y, f[:1], _jet(equation.want, y, **unit))[0]
 
     base = residual()
     c0, c1, c2 = residual(value=1.0) - base, None, None
@@ -147,17 +147,20 @@ def _linear(equation: Equation, y: Tensor, f: Tensor) -> tuple[Tensor | None, ..
         entries = [residual(second=tuple(i)) - base for i in torch.ones(shape).nonzero().tolist()]
         c2 = torch.stack(entries, -1).unflatten(-1, shape) if shape else entries[0]
         c2 = 0.5 * (c2 + c2.transpose(-1, -2)) if equation.want == "hessian" else c2
-    _check_linear(equation, y, f, base, (c0, c1, c2))
+    _check_linear(equation, y, f, (c0, c1, c2))
     return c0, c1, c2
 
 
-def _check_linear(equation: Equation, y: Tensor, f: Tensor, base: Tensor, coefficients) -> None:
+def _check_linear(equation: Equation, y: Tensor, f: Tensor, coefficients: tuple[Tensor | None, ...]) -> None:
+    """Try the coefficients on a random jet and all functions."""
     generator = torch.Generator().manual_seed(0)
-    jet = _jet(equation.want, y)._map(lambda t: torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t))
+    zero = _jet(equation.want, y)
+    jet = zero._map(lambda t: torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t))
     if equation.want == "hessian":
         jet = Jet("hessian", jet.value, jet.gradient, jet.second + jet.second.transpose(-1, -2))
     parts = (jet.value, jet.gradient, jet.second)
     terms = [(c * p[0]).reshape(len(y), -1).sum(1) for c, p in zip(coefficients, parts, strict=True) if c is not None]
-    found, wanted = equation.residual(y, f, jet)[0], base + sum(terms)
-    if not torch.allclose(found, wanted, rtol=1e-9, atol=1e-9 * float(wanted.abs().max())):
-        raise ValueError(f"equation {equation.name!r} is nonlinear in u: two steps cannot fulfil it; use method='adam'")
+    found, wanted = equation.residual(y, f, jet), equation.residual(y, f, zero) + sum(terms)
+    if not torch.allclose(found, wanted.expand_as(found), rtol=1e-9, atol=1e-9 * float(wanted.abs().max())):
+        wanted = "linear in u with coefficients that do not depend on f"
+        raise ValueError(f"two steps need an equation {wanted}, and {equation.name!r} is not; use method='adam'")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...deeponet import BumpDeepONet
 from ...problems.operators.base import OperatorData
 from ..least_squares import Progress
+from .branch import evaluating
 from .gradient import Loss
 from .trunk import Point
 
@@ -29,7 +30,8 @@ def relative_errors(net: BumpDeepONet, data: OperatorData, mix: Tensor | None = 
     ``mix`` makes amplitudes of what the branch gives, if these are not amplitudes.
     """
     inputs, _, points = data.to(net.rows)
-    h = net.coefficients(inputs)
+    with evaluating(net):
+        h = net.coefficients(inputs)
     u = net.combine(h if mix is None else h @ mix, points).value.double()
     return relative(u - data.outputs.to(u), data.outputs.to(u))
 
@@ -118,4 +120,5 @@ class Run:
 
     @torch.no_grad()
     def _whole(self, loss: Loss) -> float:
-        return float(loss(slice(None)))
+        with evaluating(self.net):
+            return float(loss(slice(None)))

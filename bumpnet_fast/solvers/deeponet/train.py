@@ -18,7 +18,7 @@ from . import gradient
 from .check import Options, check_data, check_operator, check_physics
 from .fit import Fit, fit_to_data, fit_to_equations
 from .run import Run, relative, relative_errors
-from .trunk import points_of_descent, scaled_qr
+from .trunk import points_of_descent
 
 
 @dataclass
@@ -149,7 +149,7 @@ def train(
     ValueError
         Before any computing, if an argument is out of range, if net and data do not fit, or if
         ``physics`` is asked of an operator without equations; also if "two-step" is asked to
-        fulfil a nonlinear equation.
+        fulfil an equation that is nonlinear in u, or linear with coefficients that depend on f.
 
     Notes
     -----
@@ -238,6 +238,6 @@ def _descend(run: Run, stage: str, loss, module: nn.Module, mix: Tensor, functio
 @torch.no_grad()
 def _projection_error(net: BumpDeepONet, data: OperatorData) -> float:
     fit = fit_to_data(net, data)
-    Q, _, _ = scaled_qr(fit.design(net, net.rows.double())[0], 0.0)
-    Q = Q[: len(data.points)]
+    A, _ = fit.design(net, net.rows.double())
+    Q, _ = torch.linalg.qr(A / torch.linalg.vector_norm(A, dim=0))
     return float(relative(fit.targets - fit.targets @ Q @ Q.T, data.outputs.to(Q)).mean())

@@ -83,9 +83,21 @@ def test_derivatives_of_the_rows():
     torch.testing.assert_close(found, 2 * (D * change).sum(-1), rtol=1e-5, atol=1e-7 * float(D.abs().max()))
 
 
-def test_a_nonlinear_equation_is_refused():
-    operator = Mixed(cubic=5)
-    with pytest.raises(ValueError, match=r"equation 'mixed' is nonlinear in u: two steps cannot .* use method='adam'"):
+@dataclass
+class Product(Operator):
+    """u' = f u: linear in u, but not in the same way for every f."""
+
+    name = "product"
+
+    def equations(self):
+        return [Equation("u' = f u", self.points, lambda y, f, u: u.d(0) - f * u.value, "gradient")]
+
+
+@pytest.mark.parametrize("operator", [Mixed(cubic=5), Product()], ids=["nonlinear", "product"])
+def test_other_equations_are_refused(operator):
+    name = operator.equations()[0].name
+    message = f"two steps need an equation linear in u .* and {name!r} is not; use method='adam'"
+    with pytest.raises(ValueError, match=message):
         fit_to_equations(net_for(operator), operator, operator.inputs(2))
 
 

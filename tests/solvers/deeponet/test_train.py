@@ -119,7 +119,7 @@ class Logistic(Operator):
 
 def test_nonlinear_equations_go_by_adam():
     operator = Logistic()
-    with pytest.raises(ValueError, match="is nonlinear in u"):
+    with pytest.raises(ValueError, match="two steps need an equation linear in u"):
         train(operator, net_for(operator, branch=(16,)), physics=True, **SMALL)
     solution = train(operator, net_for(operator, branch=(16,)), method="adam", physics=True, **SMALL, iterations=400)
     assert solution.rel_l2 < 0.15
@@ -139,6 +139,20 @@ def test_a_branch_without_a_linear_end_is_trained_too():
     branch = nn.Sequential(nn.Linear(51, 8, dtype=torch.float64), nn.Identity())
     solution = train(operator, net_for(operator, branch=branch), **SMALL, iterations=200)
     assert solution.loss < 0.9 and solution.net.branch is branch
+
+
+def test_dropout_is_for_training_only():
+    operator = get_operator("antiderivative")
+    double = {"dtype": torch.float64}
+    branch = nn.Sequential(nn.Linear(51, 40, **double), nn.Dropout(0.5), nn.Linear(40, 8, **double))
+    net = net_for(operator, branch=branch)
+    solution = train(operator, net, **SMALL, iterations=30)
+    assert net.training and branch[1].training
+    net.eval()
+    difference = (net(*solution.test[::2]) - solution.test.outputs).detach()
+    size = torch.linalg.vector_norm(solution.test.outputs, dim=1)
+    assert float((torch.linalg.vector_norm(difference, dim=1) / size).mean()) == pytest.approx(solution.rel_l2)
+    assert solution.rel_l2 < 0.01
 
 
 def test_a_constant_is_learned_by_adam_and_kept_by_two_steps():
