@@ -1,5 +1,6 @@
 """BumpNet (arXiv:2512.17198) as a kernel-accelerated PyTorch extension."""
 
+from .deeponet import BumpDeepONet
 from .functional import backend, bump_basis, bump_combine, bump_compact, bump_design, bump_jet, use_backend
 from .jet import Jet
 from .layer import BumpNet
@@ -7,6 +8,7 @@ from .layer import BumpNet
 __version__ = "0.1.0"
 
 __all__ = [
+    "BumpDeepONet",
     "BumpNet",
     "Jet",
     "__version__",

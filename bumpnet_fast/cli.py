@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import functools
 import inspect
 import json
 import math
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__
+from . import __version__, cli_solve
 
 if TYPE_CHECKING:
     from .layer import BumpNet
@@ -97,20 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"bumpnet_fast {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    listing = commands.add_parser("list", help="the problems, and all that --set can set")
-    listing.set_defaults(run=_list)
-
     info = commands.add_parser("info", help="versions, compiled kernels, devices, and why something is missing")
     info.add_argument("--json", action="store_true", help="as JSON")
     info.set_defaults(run=_info)
-
-    about = "compare every backend that is here with the float64 reference"
-    note = "The exit code is 1 if a case fails.  On a GPU the first run takes minutes: Triton compiles the kernels."
-    check = commands.add_parser("check", help=about, description=about[0].upper() + about[1:] + ".", epilog=note)
-    check.add_argument("--device", choices=("cpu", "cuda", "all"), default="all", help="default: %(default)s")
-    check.add_argument("--full", action="store_true", help="many more cases, for some minutes")
-    check.add_argument("--json", action="store_true", help="every case as JSON")
-    check.set_defaults(run=_check)
 
     about = "Solve a problem; write the model, the history, a summary and a picture."
     ending = "Ctrl-C ends the solving early: the best solution so far is written, and the exit code is 130."
@@ -118,20 +106,28 @@ def _parser() -> argparse.ArgumentParser:
     _add_solve_arguments(solve.add_argument)
     solve.set_defaults(run=_solve)
 
-    from . import cli_evolve
+    from . import cli_check, cli_evolve, cli_list, cli_operator
 
-    cli_evolve.add_command(commands)
+    for module in (cli_list, cli_check, cli_evolve, cli_operator):
+        module.add_command(commands)
     return parser
 
 
 def _add_solve_arguments(add: Callable[..., Any]) -> None:
     random = f"perturb the initial shapes at random, by {PERTURB} unless perturb is set"
     setting = "a field of the problem, an option of the solver or of the net, or perturb; see 'bumpnet list'"
-    add("problem", metavar="PROBLEM", help="one of 'bumpnet list'")
+    add("problem", metavar="PROBLEM", nargs="?", help="one of 'bumpnet list'")
     add("--bumps", type=_bumps, metavar="N|NxM", help="number of bumps, or of grid cells per axis, such as 4x10")
-    add("--method", choices=METHODS, default="auto", help="default: varpro for linear problems, else gauss-newton")
+    methods = f"{', '.join(METHODS)}, or {', '.join(cli_solve.FIRST_ORDER)}, joined by +; default: %(default)s"
+    add("--method", type=cli_solve.method_type(METHODS), metavar="METHOD", default="auto", help=methods)
     add("--windows", type=_windows, metavar="N", help="march in time, with a net of --bumps for each of N windows")
     add("--boundary", choices=("hard", "soft"), help="exact or by least squares; default: hard if possible")
+    add("--resume", type=Path, metavar="DIR", help="go on with the run of a first-order method that wrote to DIR")
+    _add_output_arguments(add, random, setting)
+
+
+def _add_output_arguments(add: Callable[..., Any], random: str, setting: str) -> None:
+    """What every command that computes has, with the help on ``--seed`` and ``--set``."""
     add("--dtype", choices=("float32", "float64"), default="float64", help="default: %(default)s")
     add("--seed", type=_seed, metavar="N", help=random)
     add("--set", action="append", default=[], type=_assignment, metavar="KEY=VALUE", dest="settings", help=setting)
@@ -183,30 +179,38 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 def _options(function: Callable) -> dict[str, Any]:
     """Keyword-only parameters that have no flag of their own, with their defaults."""
-    flags = {"method", "boundary", "seed", "dtype", "device", "callback"}
+    flags = {"method", "boundary", "seed", "dtype", "device", "callback", "checkpoint"}
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in flags}
 
 
-def _settable(problem: type[Problem]) -> dict[str, dict[str, Any]]:
+def _settable(problem: type[Problem], method: str = "auto") -> dict[str, dict[str, Any]]:
     """All that ``--set`` reaches, with the defaults, by what it belongs to."""
     from .layer import BumpNet
-    from .solvers.least_squares import solve
 
     march, run = {"graded": 0.0}, {"perturb": 0.0}
-    scopes = {"solver": _options(solve), "net": _options(BumpNet), "march": march, "run": run}
+    scopes = {"solver": _options(cli_solve.options_of(method)), "net": _options(BumpNet), "march": march, "run": run}
     return {"problem": problem.settings(), **scopes}
 
 
-def _sorted_settings(name: str, assignments: Sequence[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
+def _sorted_settings(
+    name: str, assignments: Sequence[tuple[str, Any]], method: str = "auto"
+) -> dict[str, dict[str, Any]]:
     """The assignments by what they belong to: ``{"problem": ..., "solver": ..., "net": ..., "run": ...}``."""
     from .problems import PROBLEMS
 
     if name not in PROBLEMS:
         raise UsageError(f"unknown problem {name!r}; there are: {', '.join(PROBLEMS)}")
-    settable = _settable(PROBLEMS[name])
+    settable = _settable(PROBLEMS[name], method)
+    known = {key for keys in settable.values() for key in keys}
+    own = [(key, value) for key, value in PROBLEMS[name].options.items() if key in known]
+    return _scoped(name, settable, [*own, *assignments])
+
+
+def _scoped(name: str, settable: dict[str, dict[str, Any]], assignments: Sequence[tuple[str, Any]]) -> dict:
+    """The assignments by the scopes of ``settable``, which lists what there is."""
     chosen: dict[str, dict[str, Any]] = {scope: {} for scope in settable}
-    for key, value in [*PROBLEMS[name].options.items(), *assignments]:
+    for key, value in assignments:
         scope = next((scope for scope, known in settable.items() if key in known), None)
         if scope is None:
             known = ", ".join(key for keys in settable.values() for key in keys)
@@ -216,22 +220,6 @@ def _sorted_settings(name: str, assignments: Sequence[tuple[str, Any]]) -> dict[
 
 
 # --- commands ------------------------------------------------------------------------------------
-
-
-def _list(arguments: argparse.Namespace) -> int:
-    from .problems import PROBLEMS
-
-    for name, problem in PROBLEMS.items():
-        print(f"{name:<20} {problem.summary}\n{'':<20} {_pairs(problem.settings())}")
-    print("\nFor every problem, --set also reaches")
-    for scope, options in _settable(problem).items():
-        if scope != "problem":
-            print(f"{scope:<20} {_pairs(options)}")
-
-    from . import cli_evolve
-
-    cli_evolve.list_problems()
-    return 0
 
 
 def _pairs(settings: dict[str, Any]) -> str:
@@ -250,30 +238,27 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import track
-
-    from .parity import DEVICES, check, show
-
-    console = Console(stderr=True)
-    watched = functools.partial(
-        track, description="checking", console=console, transient=True, disable=not console.is_terminal
-    )
-    report = check(DEVICES if arguments.device == "all" else [arguments.device], arguments.full, watched)
-    print(_json(report)) if arguments.json else show(report)
-    return 0 if report["passed"] else FAILED
-
-
 def _solve(arguments: argparse.Namespace) -> int:
-    settings = _sorted_settings(arguments.problem, arguments.settings)
+    if arguments.resume:
+        return cli_solve.resume(arguments, _parser().parse_args(["solve"]))
+    if arguments.problem is None:
+        raise UsageError("the following arguments are required: PROBLEM")
+    settings = _sorted_settings(arguments.problem, arguments.settings, arguments.method)
     with _computing_threads(arguments.threads):
         problem, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", arguments.problem)
         _check_writable(folder, arguments.json)
-        solution = _run(problem, net, arguments, settings)
-        summary = _summary(solution, arguments, settings)
-        _write(folder, arguments.json, solution, summary)
+        cli_solve.remember(folder, arguments, settings)
+        solution = _run(problem, net, arguments, settings, folder)
+        return _finish(solution, arguments, settings, folder)
+
+
+def _finish(
+    solution: Solution | March, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path
+) -> int:
+    """Write and show a solution; the exit code."""
+    summary = _summary(solution, arguments, settings)
+    _write(folder, arguments.json, solution, summary)
     if not arguments.quiet:
         _show(summary, folder, sys.stderr if arguments.json == "-" else sys.stdout)
     return INTERRUPTED if solution.stop_reason == "interrupted" else 0
@@ -313,10 +298,11 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     return problem, net
 
 
-def _check_writable(folder: Path, file: str | None) -> None:
+def _check_writable(folder: Path, file: str | None, create: bool = True) -> None:
     """Create ``folder`` and make sure that it, and the folder of ``file``, can be written to."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UsageError(f"cannot write to the directory {folder}: {error.strerror}") from error
@@ -331,16 +317,18 @@ def _check_writable(folder: Path, file: str | None) -> None:
         raise UsageError(f"cannot write the file {file}: {error.strerror}") from error
 
 
-def _run(problem: Problem, net: BumpNet, arguments: argparse.Namespace, settings: dict[str, Any]) -> Solution | March:
-    from .solvers import least_squares, marching
+def _run(
+    problem: Problem, net: BumpNet | None, arguments: argparse.Namespace, settings: dict[str, Any], folder: Path
+) -> Solution | March:
+    from .solvers import marching
 
     choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
     choices |= settings["solver"]
 
     def run(**follow: Any) -> Solution | March:
         windows = arguments.windows or problem.default_windows
-        if windows is None:
-            return least_squares.solve(problem, net, **choices, **follow)
+        if windows is None or cli_solve.is_first_order(arguments.method):
+            return cli_solve.solver(arguments, folder)(problem, net, **choices, **follow)
         start = {"net": settings["net"] | {"dtype": arguments.dtype}, "perturb": settings["run"]["perturb"]}
         return marching.march(
             problem, arguments.bumps, windows=windows, **start, **settings["march"], **choices, **follow
@@ -392,14 +380,14 @@ def _progress(arguments: argparse.Namespace) -> Iterator[Callable[[Progress], No
         yield report
 
 
-def _show(summary: dict[str, Any], folder: Path, stream: Any) -> None:
+def _show(summary: dict[str, Any], folder: Path, stream: Any, shown: Sequence[str] | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column()
-    for key in _SHOWN:
+    for key in shown or _SHOWN:
         value = summary[key]
         if value is not None:
             table.add_row(key.replace("_", " "), _FORMATS.get(key, str)(value))
@@ -411,7 +399,8 @@ def _show(summary: dict[str, Any], folder: Path, stream: Any) -> None:
 
 _SHOWN = ("problem", "method", "boundary", "bumps", "parameters", "windows", "unknowns", "rel_l2",
           "max_error", "loss", "seconds", "iterations", "stop_reason", "dtype", "backend", "threads")  # fmt: skip
-_FORMATS: dict[str, Callable[[Any], str]] = dict.fromkeys(("rel_l2", "max_error", "loss"), "{:.2e}".format)
+_SMALL = ("rel_l2", "max_error", "loss", "train_rel_l2", "projection_rel_l2")
+_FORMATS: dict[str, Callable[[Any], str]] = dict.fromkeys(_SMALL, "{:.2e}".format)
 _FORMATS["seconds"] = "{:.2f}".format
 
 
@@ -442,6 +431,7 @@ def _summary(
         "seconds": solution.seconds,
         "iterations": solution.iterations,
         "stop_reason": solution.stop_reason,
+        "events": [vars(event) for event in getattr(solution, "events", ())],
         "dtype": arguments.dtype,
         "backend": backend(),
         "threads": torch.get_num_threads(),

@@ -18,18 +18,20 @@ FLOORS = [
     {"ops"},
     {"functional"},
     {"layer"},
-    {"adapt"},
+    {"adapt", "deeponet"},
     {"problems", "solvers"},
     {"checkpoint", "evolution_checkpoint"},
+    {"checkpoint_operator"},
     {"plotting", "plotting_evolution"},
+    {"plotting_operator"},
     {"info", "cases", "parity"},
     {"integrations"},
-    {"cli", "cli_evolve"},
+    {"cli", "cli_check", "cli_evolve", "cli_list", "cli_operator", "cli_solve"},
     {"__main__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 #: Problems know no solver; solvers know what a problem is and how points are drawn, but no problem by name.
-SHARED = ("problems.base", "problems.evolution.base", "problems.sampling")
+SHARED = ("problems.base", "problems.evolution.base", "problems.operators.base", "problems.sampling")
 #: What every floor may take from ``bumpnet_fast`` itself.
 ROOF = {"__version__"}
 LONGEST = 500
@@ -96,6 +98,7 @@ def test_a_file_imports_only_from_floors_below(path):
         ("problems.poisson", "from ..solvers import least_squares", "must not know"),
         ("solvers.least_squares", "from ..problems import get", "must not know"),
         ("solvers.least_squares", "from ..problems.poisson import Poisson", "must not know"),
+        ("solvers.deeponet.train", "from ...problems.operators import get_operator", "must not know"),
     ],
 )
 def test_the_check_sees_a_trespass(name, source, message):

@@ -37,7 +37,7 @@ def train(
     net: BumpNet,
     *,
     method: str = "adam",
-    boundary: str = "hard",
+    boundary: str | None = None,
     points: int | tuple[int, ...] | Tensor | None = None,
     sampling: str = "grid",
     iterations: int | tuple[int, ...] = 2000,
@@ -73,8 +73,9 @@ def train(
         best amplitudes at every step; linear problems only.  "lbfgs": L-BFGS with a strong Wolfe line search;
         in float64, as float32 has too few digits for the line search.  Or several one after the other, such as
         "adam+lbfgs"; each starts at the best rows of the one before.
-    boundary : str
+    boundary : str, optional
         "hard" builds given values and periods into the solution, "soft" adds the problem's conditions as rows.
+        By default the first form that the problem has.
     points : int, tuple of int, or Tensor, optional
         Collocation points: how many, how many per axis, or [N, d].  Default: 5 per parameter.
     sampling : str
@@ -138,6 +139,7 @@ def train(
     (True, 'iterations')
     """
     began = time.perf_counter()
+    boundary = problem.forms[0] if boundary is None else boundary
     numbers = iterations if isinstance(iterations, (tuple, list)) else (iterations,) * len(str(method).split("+"))
     settings = Settings(
         method, tuple(numbers), boundary, sampling, learning_rate, batch, resample, prune_threshold, prune_every,

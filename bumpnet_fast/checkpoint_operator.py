@@ -1,0 +1,118 @@
+"""Saved operators: a :class:`~bumpnet_fast.deeponet.BumpDeepONet` and what it was trained for, in one file.
+
+The file is a checkpoint as in ``checkpoint.py``, whose ``kwargs`` rebuild the BumpDeepONet and whose
+``problem`` is the operator.  The code of a branch of your own is not in it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import VERSION, CheckpointError, _line, _read, atomic, problem_settings
+from .deeponet import BumpDeepONet
+from .problems.operators import Operator, get_operator
+
+
+def save_operator(path: str | os.PathLike, net: BumpDeepONet, *, operator: Operator | None = None) -> None:
+    """Write a net, and the operator it is for, to ``path``, atomically.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; an older one is then untouched.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path, net = os.path.join(tempfile.mkdtemp(), "model.pt"), BumpDeepONet(51, 8, [[0.0], [1.0]])
+    >>> save_operator(path, net)
+    >>> load_operator(path).net.load_state_dict(net.state_dict())
+    <All keys matched successfully>
+    """
+    content = {
+        "version": VERSION,
+        "kwargs": _kwargs(net),
+        "model": {key: value.detach().cpu() for key, value in net.state_dict().items()},
+        "problem": None if operator is None else {"name": operator.name, "settings": problem_settings(operator)},
+        "boundary": None,
+    }
+    with atomic(path) as file:
+        torch.save(content, file)
+
+
+def _kwargs(net: BumpDeepONet) -> dict[str, Any]:
+    return {
+        "sensors": net.sensors,
+        "bumps": len(net.rows),
+        "domain": net.domain.tolist(),
+        "branch": None if net.hidden is None else list(net.hidden),
+        "own_branch": net.hidden is None,
+        "periodic": list(net.periodic),
+        "bias": net.bias is not None,
+        "outer": "tied" if net.tied else "free",
+        "dtype": str(net.rows.dtype).removeprefix("torch."),
+    }
+
+
+@dataclass(frozen=True)
+class OperatorModel:
+    """A loaded operator: call it.
+
+    Attributes
+    ----------
+    net : BumpDeepONet
+        Branch and bumps.
+    operator : Operator or None
+        What it was trained for; None if that is not known here.
+    """
+
+    net: BumpDeepONet
+    operator: Operator | None = None
+
+    def __call__(self, f: Tensor, y: Tensor) -> Tensor:
+        """Output functions [B, N] at the points ``y`` [N, d] for the input functions ``f`` [B, S]."""
+        return self.net(f, y)
+
+
+def load_operator(path: str | os.PathLike, *, branch: nn.Module | None = None) -> OperatorModel:
+    """Read what :func:`save_operator` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    branch : nn.Module, optional
+        Takes the place of a branch of your own, and gets its saved parameters.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is no checkpoint of an operator, is damaged, or needs a ``branch``.
+    """
+    content = _read(path)
+    kwargs = dict(content["kwargs"])
+    if "sensors" not in kwargs:
+        raise CheckpointError(f"{path} holds a solution, not an operator; read it by checkpoint.load")
+    if kwargs.pop("own_branch") and branch is None:
+        raise CheckpointError(f"{path} has a branch of its own kind; pass one as load_operator(path, branch=...)")
+    try:
+        net = BumpDeepONet(**kwargs | ({} if branch is None else {"branch": branch}))
+        net.load_state_dict(content["model"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged or does not fit the branch: {_line(error)}") from error
+    try:
+        saved = content["problem"]
+        operator = None if saved is None else get_operator(saved["name"], **saved["settings"])
+    except (KeyError, TypeError, ValueError):  # one that somebody else defined: the net is whole without it
+        operator = None
+    return OperatorModel(net, operator)
+
+
+__all__ = ["OperatorModel", "load_operator", "save_operator"]

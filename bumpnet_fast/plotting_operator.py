@@ -1,0 +1,177 @@
+"""Pictures of a learned operator: sample functions, errors, the bumps and the convergence."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.tri import Triangulation
+
+from .plotting import (
+    BLUE,
+    DECADES,
+    ERROR,
+    FAINT,
+    FIELD,
+    INK,
+    RED,
+    SMALL,
+    TEXT,
+    TITLE,
+    _array,
+    _boxes,
+    _colour_bar,
+    _convergence,
+    _error_norm,
+    _frame_axes,
+    _legend,
+    _number,
+    _title,
+)
+from .solvers.deeponet import OperatorSolution
+
+#: Which test functions are drawn, by the rank of their error.
+RANKS = {"typical": 0.5, "hard": 0.9, "worst": 1.0}
+
+
+def operator_figure(solution: OperatorSolution) -> Figure:
+    """Draw a learned operator: sample functions, the histogram of errors, the bumps and the convergence.
+
+    Output functions of one coordinate are drawn as curves, for a typical, a hard and the worst test
+    function; those of two coordinates as pictures of the typical one.
+
+    Parameters
+    ----------
+    solution : OperatorSolution
+        What :func:`bumpnet_fast.solvers.deeponet.train` returns.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        With axes labelled "typical", "hard" and "worst", or "prediction", "truth" and "error", and
+        "errors", "bumps" and "convergence", besides the colour bars.
+
+    Raises
+    ------
+    ValueError
+        If the output functions have more than two coordinates.
+
+    Examples
+    --------
+    >>> from bumpnet_fast import BumpDeepONet
+    >>> from bumpnet_fast.problems.operators import get_operator
+    >>> from bumpnet_fast.solvers.deeponet import train
+    >>> operator = get_operator("antiderivative")
+    >>> net = BumpDeepONet(operator.sensors, 6, operator.domain, dtype="float64")
+    >>> solution = train(operator, net, functions=50, test_functions=10, trunk_iterations=1)
+    >>> [axes.get_label() for axes in operator_figure(solution).axes]
+    ['typical', 'hard', 'worst', 'errors', 'bumps', 'convergence']
+    """
+    dim = solution.net.layout.dim
+    if dim > 2:
+        raise ValueError(f"only functions of one or two coordinates can be drawn, got {dim}")
+    samples = list(RANKS) if dim == 1 else ["prediction", "truth", "error"]
+    figure = Figure((13, 7.2), dpi=150, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1, wspace=0.03, hspace=0.03)
+    axes = figure.subplot_mosaic([samples, ["errors", "bumps", "convergence"]])
+    for name, ax in axes.items():
+        ax.set_label(name)
+        ax.tick_params(labelsize=SMALL, colors=INK, width=0.6, length=3)
+        ax.spines[:].set(linewidth=0.6, color=FAINT)
+    figure.suptitle(_headline(solution), fontsize=TITLE + 1.5, color=INK)
+    (_curves if dim == 1 else _fields)(solution, axes)
+    _histogram(axes["errors"], solution)
+    _convergence(axes["convergence"], solution)
+    return figure
+
+
+def _headline(solution: OperatorSolution) -> str:
+    name = "Operator" if solution.operator is None else solution.operator.name.capitalize()
+    parts = [name, f"{len(solution.net.rows)} bumps, {solution.parameters} parameters"]
+    parts += [f"mean relative $L_2$ error {_number(solution.rel_l2)}", f"{solution.seconds:.1f} s"]
+    return "  ·  ".join(parts)
+
+
+@torch.no_grad()
+def _sample(solution: OperatorSolution, rank: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Prediction and truth [N] of the function with the error of this rank, and the error."""
+    data = solution.data if solution.test is None else solution.test
+    index = int(solution.errors.argsort()[round(rank * (len(solution.errors) - 1))])
+    inputs, outputs, points = data.to(solution.net.rows)
+    prediction = solution.net(inputs[index : index + 1], points)[0]
+    return _array(prediction), _array(outputs[index]), float(solution.errors[index])
+
+
+def _points(solution: OperatorSolution) -> np.ndarray:
+    return _array(solution.data.points if solution.test is None else solution.test.points)
+
+
+# --- one coordinate ------------------------------------------------------------------------------
+
+
+def _curves(solution: OperatorSolution, axes: dict[str, Axes]) -> None:
+    y = _points(solution)[:, 0]
+    order = np.argsort(y)
+    for name, rank in RANKS.items():
+        prediction, truth, error = _sample(solution, rank)
+        axes[name].plot(y[order], prediction[order], color=BLUE, linewidth=1.6, label="$G(f)$")
+        dashes = {"color": INK, "linewidth": 1.0, "linestyle": (0, (4, 3))}
+        axes[name].plot(y[order], truth[order], label="truth", **dashes)
+        _title(axes[name], f"A {name} function, error {_number(error)}".replace("A worst", "The worst"))
+    _legend(axes["typical"])
+    lo, hi = _array(solution.net.domain)[:, 0]
+    grid = torch.linspace(lo, hi, 500, dtype=torch.float64)[:, None].to(solution.net.rows)
+    with torch.no_grad():
+        psi = _array(solution.net.basis(grid).value)
+    axes["bumps"].plot(_array(grid)[:, 0], psi / np.abs(psi).max(0), color=BLUE, linewidth=0.9, alpha=0.7)
+    _title(axes["bumps"], f"{psi.shape[1]} bumps, each over its maximum")
+    for name in (*RANKS, "bumps"):
+        axes[name].set_xlabel("$y$", fontsize=TEXT, color=INK, labelpad=2)
+
+
+# --- two coordinates -----------------------------------------------------------------------------
+
+
+def _fields(solution: OperatorSolution, axes: dict[str, Axes]) -> None:
+    box, points = _array(solution.net.domain), _points(solution)
+    prediction, truth, error = _sample(solution, RANKS["typical"])
+    difference = np.abs(prediction - truth)
+    shared = Normalize(min(prediction.min(), truth.min()), max(prediction.max(), truth.max()))
+    titles = {"prediction": "$G(f)$ of a typical function", "truth": "Truth", "error": f"Error, {_number(error)}"}
+    triangles = Triangulation(*points.T)
+    for name, values in (("prediction", prediction), ("truth", truth), ("error", difference)):
+        norm = _error_norm(difference) if name == "error" else shared
+        floor = norm.vmax / 10**DECADES if name == "error" else -np.inf
+        colours = ERROR if name == "error" else FIELD
+        image = axes[name].tripcolor(triangles, np.maximum(values, floor), cmap=colours, norm=norm, shading="gouraud")
+        _frame_axes(axes[name], box)
+        _title(axes[name], titles[name])
+        _colour_bar(axes[name], image)
+    _boxes(axes["bumps"], SimpleNamespace(net=solution.net.trunk), box)
+    _title(axes["bumps"], f"{len(solution.net.rows)} bumps")
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def _histogram(ax: Axes, solution: OperatorSolution) -> None:
+    errors = _array(solution.errors)
+    known = errors[np.isfinite(errors) & (errors > 0)]
+    if len(known):
+        lo, hi = known.min() / 1.1, known.max() * 1.1
+        ax.hist(known, bins=np.geomspace(lo, hi, 25), color=BLUE, alpha=0.8)
+    ax.set_xscale("log")
+    for value, colour, label in ((solution.rel_l2, INK, "mean"), (solution.projection_rel_l2, RED, "best amplitudes")):
+        if np.isfinite(value) and value > 0:
+            ax.axvline(value, color=colour, linewidth=1.2, linestyle=(0, (4, 3)), label=f"{label} {_number(value)}")
+    ax.set_xlabel("relative $L_2$ error", fontsize=TEXT, color=INK, labelpad=2)
+    _legend(ax)
+    which = "training" if solution.test is None else "test"
+    _title(ax, f"{len(errors)} {which} functions")
+
+
+__all__ = ["operator_figure"]

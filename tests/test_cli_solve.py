@@ -1,0 +1,219 @@
+"""bumpnet solve with first-order methods: what it writes, and how a run is resumed."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from bumpnet_fast import checkpoint, cli, cli_solve, plotting
+from bumpnet_fast.cli import main
+from bumpnet_fast.solvers.stages import STAGES
+
+ROOT = Path(__file__).parents[1]
+TINY = ("--bumps", "3x3", "--set", "points=64", "--threads", "1")
+FILES = {"model.pt", "history.json", "summary.json", "solution.png", "run.pt", "run.json"}
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch):
+    monkeypatch.setattr(plotting, "solution_figure", lambda solution: Figure((1, 1)))
+
+
+def solve(*arguments, out):
+    """Exit code and summary."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = main(["solve", "poisson", *TINY, "--out", str(out), "--json", "-", "--quiet", *map(str, arguments)])
+    return code, json.loads(output.getvalue())
+
+
+def resume(folder, *arguments):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = main(["solve", "--resume", str(folder), "--json", "-", "--quiet", "--threads", "1", *arguments])
+    return code, json.loads(output.getvalue())
+
+
+def rows(folder):
+    return checkpoint.load(folder / "model.pt").net.rows.detach()
+
+
+def interrupt_at(iteration):
+    @contextlib.contextmanager
+    def progress(arguments):
+        def report(progress):
+            if progress.iteration == iteration:
+                raise KeyboardInterrupt
+
+        yield report
+
+    return progress
+
+
+def test_the_methods_are_those_of_the_library():
+    assert tuple(STAGES) == cli_solve.FIRST_ORDER
+
+
+@pytest.mark.parametrize("method", ["adam", "varpro-adam", "lbfgs", "adam+lbfgs"])
+def test_a_first_order_method(method, tmp_path):
+    code, summary = solve("--method", method, "--set", "iterations=20", out=tmp_path)
+    assert (code, summary["method"], summary["stop_reason"]) == (0, method, "iterations")
+    assert summary["iterations"] == 20 * len(method.split("+"))
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert {entry["stage"] for entry in history} == set(method.split("+"))
+
+
+def test_settings_are_those_of_the_method(tmp_path):
+    choices = ("iterations=40,10", "learning_rate=0.05", "prune_threshold=0.97", "prune_every=16", "prune_least=4")
+    settings = [part for choice in choices for part in ("--set", choice)]
+    code, summary = solve("--method", "adam+lbfgs", *settings, "--seed", 3, out=tmp_path)
+    assert code == 0
+    assert summary["settings"]["solver"]["iterations"] == [40, 10] and summary["iterations"] == 50
+    assert summary["events"] and summary["events"][-1]["after"] == summary["bumps"] < 9
+    assert summary["events"][0]["kind"] == "prune"
+
+
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch):
+    choices = ("--method", "adam+lbfgs", "--set", "iterations=30", "--set", "a1=2", "--seed", 7)
+    _, whole = solve(*choices, out=tmp_path / "whole")
+    progress = cli._progress
+    for iteration in (20, 40):
+        folder = tmp_path / str(iteration)
+        monkeypatch.setattr(cli, "_progress", interrupt_at(iteration))
+        code, summary = solve(*choices, out=folder)
+        assert (code, summary["stop_reason"], summary["iterations"]) == (130, "interrupted", iteration)
+        monkeypatch.setattr(cli, "_progress", progress)
+        code, summary = resume(folder)
+        assert code == 0
+        assert torch.equal(rows(folder), rows(tmp_path / "whole"))
+        different = {key for key in whole if summary[key] != whole[key]}
+        assert different <= {"seconds"}
+        assert {path.name for path in folder.iterdir()} == FILES
+
+
+KILLED = """
+import os, signal, sys
+from bumpnet_fast import cli, cli_solve
+from bumpnet_fast.solvers import runs
+
+write, written = runs.write, []
+
+def write_and_die(path, content):
+    write(path, content)
+    if content["progress"]["taken"] >= 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+runs.write = write_and_die
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
+def test_a_killed_run_is_resumed(tmp_path):
+    choices = ("--method", "adam", "--set", "iterations=40", "--set", "every=10")
+    solve(*choices, out=tmp_path / "whole")
+    folder = tmp_path / "killed"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", KILLED, "solve", "poisson", *TINY, *choices, "--out", str(folder)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert {path.name for path in folder.iterdir()} == {"run.pt", "run.json"}
+    code, summary = resume(folder)
+    assert (code, summary["iterations"]) == (0, 40)
+    assert torch.equal(rows(folder), rows(tmp_path / "whole"))
+
+
+def test_more_iterations(tmp_path):
+    _, first = solve("--method", "adam", "--set", "iterations=20", out=tmp_path)
+    code, summary = resume(tmp_path, "--set", "iterations=50")
+    assert (code, summary["iterations"]) == (0, 50) and summary["loss"] < first["loss"]
+    assert summary["settings"]["solver"] == {"points": 64, "iterations": 50}
+    assert resume(tmp_path)[1]["iterations"] == 50
+
+
+def test_another_solve_leaves_nothing_to_resume(tmp_path, capsys):
+    solve("--method", "adam", "--set", "iterations=10", out=tmp_path)
+    solve("--set", "iterations=3", out=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == FILES - {"run.pt", "run.json"}
+    assert main(["solve", "--resume", str(tmp_path)]) == 2
+    assert "there is no run to resume in" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plotting, "solution_figure", lambda solution: Figure((1, 1)))
+        solve("--method", "adam", "--set", "iterations=20", out=folder)
+    return folder
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["poisson"], "takes no PROBLEM"),
+    (["--method", "lbfgs"], "takes no --method"),
+    (["--boundary", "soft"], "takes no --boundary"),
+    (["--bumps", "4"], "takes no --bumps"),
+    (["--dtype", "float32"], "takes no --dtype"),
+    (["--seed", "1"], "takes no --seed"),
+    (["--out", "elsewhere"], "takes no --out"),
+    (["--set", "learning_rate=1"], "takes no --set learning_rate; besides --set iterations and --set max_seconds"),
+    (["--set", "iterations=5"], "iterations must be at least 20 of 'adam', which are done, got 5"),
+    (["--set", "iterations=many"], "iterations must be"),
+    (["--set", "max_seconds=0"], "max_seconds must be positive"),
+    (["--json", "no/where.json"], "cannot write the file no/where.json"),
+])  # fmt: skip
+def test_a_resumption_takes_little(arguments, message, stopped, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = {path.name: path.read_bytes() for path in stopped.iterdir()}
+    assert main(["solve", "--resume", str(stopped), *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and errors.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("run.pt", b"", "run.pt is not a checkpoint, or is damaged"),
+    ("run.json", b"{", "run.json is damaged"),
+    ("run.json", b"{}", "run.json is damaged: 'problem'"),
+    ("run.json", b"[]", "run.json is damaged"),
+    ("run.pt", None, "there is no run to resume in .*run.pt: No such file"),
+    ("run.json", None, "there is no run to resume in .*run.json: No such file"),
+])  # fmt: skip
+def test_a_damaged_run_is_refused(name, content, message, stopped, tmp_path, capsys):
+    for path in stopped.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    assert main(["solve", "--resume", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert re.search(message, errors) and errors.count("\n") == 1
+
+
+def test_a_folder_that_is_not_there(tmp_path, capsys):
+    assert main(["solve", "--resume", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("--method adam+", "invalid choice: 'adam+'"),
+    ("--method adam+lm", "invalid choice: 'adam+lm'"),
+    ("--method adam --set damping=1", "poisson has no setting 'damping'"),
+    ("--method adam --set batch=0", "batch must be an integer of at least 1"),
+    ("--method adam+lbfgs --set iterations=1,2,3", "iterations must be a number or 2 numbers"),
+    ("--set batch=5", "poisson has no setting 'batch'"),
+])  # fmt: skip
+def test_mistakes(line, message, tmp_path, capsys):
+    assert main(["solve", "poisson", "--out", str(tmp_path), *line.split()]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and errors.count("\n") == 1
+    assert not (tmp_path / "run.pt").exists()
