@@ -340,6 +340,15 @@ def test_the_example_runs_as_printed(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"helmholtz.pt", "helmholtz.png"}
 
 
+def test_the_example_of_few_bumps_finds_them(tmp_path):
+    run = run_python(str(ROOT / "examples" / "few_bumps.py"), folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    first, last = re.search(r"36 bumps (\S+), .* 18 bumps (\S+)$", run.stdout, re.MULTILINE).groups()
+    assert float(last) < 4 * float(first) < 4e-4
+    error, bumps = re.search(r"Helmholtz to (\S+) with (\d+) bumps", run.stdout).groups()
+    assert float(error) <= 1e-4 and int(bumps) <= 40
+
+
 def test_the_example_of_a_nonlinear_problem_is_short_and_solves_it(tmp_path):
     example = ROOT / "examples" / "nonlinear.py"
     assert len(example.read_text(encoding="utf-8").splitlines()) < 30
