@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,9 @@ import torch
 
 if importlib.util.find_spec("triton.backends.nvidia" if importlib.util.find_spec("triton") else "triton") is None:
     pytest.skip("no Triton with compilers, which the bounds are counted with", allow_module_level=True)
+
+# The benchmarks are scripts beside the package.  Not in a conftest.py, which doctest would take for that of tests/.
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import gpu
 import memory
