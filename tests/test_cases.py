@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_every_operator_has_cases():
     """A new operator needs an entry in cases.ARGUMENTS; without one, ``bumpnet check`` fails."""
-    assert set(cases.ARGUMENTS) == {*ops.OPERATORS, "compact"}
+    assert set(cases.ARGUMENTS) == {*ops.OPERATORS, *ops.COMBINED, "compact"}
 
 
 def test_the_table_meets_every_dimension_want_and_slope():

@@ -84,7 +84,7 @@ def test_the_clocks_are_plausible(gpu):
 
 
 def test_a_loop_that_is_not_understood_is_no_count(monkeypatch):
-    found = SimpleNamespace(pairs=7.5, total=1, fp32=1, registers=1, opcodes={})
+    found = SimpleNamespace(pairs=7.5, total=1, fp32=1, opcodes={})
     monkeypatch.setattr(static.compiled, "profile", lambda binary, expected: found)
     monkeypatch.setattr(static.compiled, "compile_launch", lambda *args: None)
     with pytest.raises(RuntimeError, match=r"7.5 pairs in a loop over"):
@@ -92,9 +92,8 @@ def test_a_loop_that_is_not_understood_is_no_count(monkeypatch):
 
 
 def test_packed_arithmetic_counts_twice(monkeypatch):
-    found = SimpleNamespace(
-        pairs=8, total=50, fp32=10, registers=1, opcodes={"FFMA2.FTZ": 16, "FADD2": 8, "MUFU.EX2": 9}
-    )
+    opcodes, usage = {"FFMA2.FTZ": 16, "FADD2": 8, "MUFU.EX2": 9}, SimpleNamespace(registers=1)
+    found = SimpleNamespace(pairs=8, total=50, fp32=10, opcodes=opcodes, usage=usage)
     monkeypatch.setattr(static.compiled, "profile", lambda binary, expected: found)
     monkeypatch.setattr(static.compiled, "compile_launch", lambda *args: None)
     assert static.count("jet_kernel", 2, DIAGONAL, 100).fp32 == 10 + 2 * 24 / 8

@@ -191,7 +191,6 @@ def test_results_do_not_change_from_call_to_call(small):
 
 def test_what_a_cuda_tensor_meets(monkeypatch):
     """The CUDA entry of the operators: these kernels up to d = 4, the basis beyond and without Triton."""
-    monkeypatch.delenv("BUMPNET_FAST_BACKEND")
     assert combine_operators.serves(4, SINGLE) and not combine_operators.serves(5, SINGLE)
     assert not combine_operators.serves(2, torch.float16)
     for backend in ("", "reference"):
