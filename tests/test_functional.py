@@ -209,7 +209,7 @@ def test_the_backend_is_the_fastest_variant_or_the_reference():
 
 def test_public_names():
     assert set(bumpnet_fast.__all__) == {
-        "BumpNet", "Jet", "__version__", "backend", "use_backend",
+        "BumpDeepONet", "BumpNet", "Jet", "__version__", "backend", "use_backend",
         "bump_basis", "bump_combine", "bump_compact", "bump_design", "bump_jet",
     }  # fmt: skip
     assert all(hasattr(bumpnet_fast, name) for name in bumpnet_fast.__all__)
