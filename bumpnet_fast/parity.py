@@ -298,7 +298,9 @@ def show(report: dict, file: IO[str] | None = None) -> None:
     lines: dict[tuple[str, str, str], list[dict]] = {}
     for row in report["cases"]:
         lines.setdefault((row["backend"], row["served_by"], row["operator"]), []).append(row)
-    table = Table("backend", "served by", "operator", "cases", "float64", "float32", "", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("backend", "served by", "operator", "cases", "float64", "float32", ""):
+        table.add_column(name, no_wrap=True)
     order = [backend["name"] for backend in report["backends"]]
     for key, rows in sorted(lines.items(), key=lambda line: order.index(line[0][0])):
         passed = all(row["passed"] for row in rows)

@@ -25,7 +25,7 @@ SMALL = [
     Case("no number", 1, HESSIAN, True, 41, 3, 2),
     Case("steps", 2, LAPLACIAN, True, 20, 3, 1),
 ]
-OPERATORS = {*ops.OPERATORS, "compact"}
+OPERATORS = {*ops.OPERATORS, *ops.COMBINED, "compact"}
 
 
 def small(_):
@@ -33,7 +33,7 @@ def small(_):
 
 
 def registered(name, *args):
-    return getattr(torch.ops.bumpnet_fast, name)(*args)
+    return cases.results(getattr(torch.ops.bumpnet_fast, name)(*args))
 
 
 def planted(name, spoil):
@@ -227,8 +227,8 @@ def test_the_way_of_cuda_says_who_served(triton_serves):
     report = check(["cpu"], follow=small, candidates=[parity._on_cuda("cpu", None)])
     served = {row["operator"]: row["served_by"] for row in report["cases"]}
     assert report["passed"]
-    assert served == {"jet": "triton", "jet_vjp": "triton", "basis": "reference", "basis_vjp": "reference",
-                      "design": "reference", "compact": "cuda" if native.missing is None else "reference"}  # fmt: skip
+    compaction = {"compact": "cuda" if native.missing is None else "reference"}
+    assert served == dict.fromkeys(OPERATORS, "reference") | {"jet": "triton", "jet_vjp": "triton"} | compaction
 
 
 @pytest.mark.parametrize("name", ["jet", "jet_vjp"])
