@@ -6,11 +6,16 @@ import contextlib
 import os
 import pickle
 import secrets
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+#: What damaged bytes make of torch.load and zipfile, besides errors of their own.
+_UNREADABLE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError)
 
 
 class CheckpointError(ValueError):
@@ -79,8 +84,11 @@ def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) 
     """
     with open(path, "rb") as file:
         try:
+            if zipfile.ZipFile(file).testzip() is not None:  # torch itself does not look at the checksums
+                raise ValueError("a checksum is wrong")
+            file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        except (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, *_UNREADABLE) as error:
             # torch's own message advises to load it unsafely
             raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from error
     if not isinstance(content, dict) or not isinstance(content.get("version"), int):

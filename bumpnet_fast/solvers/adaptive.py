@@ -7,9 +7,11 @@ the others again leave nothing usable behind (docs/choosing.md).
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +22,9 @@ from ..adapt import Event, add_bumps, keep_bumps, loss_increases, peak_scores, r
 from ..layer import BumpNet
 from ..problems.base import Problem
 from ..rows import grid_centres
-from .least_squares import Progress, Solution, solve
+from . import runs
+from .journal import Journal
+from .least_squares import Progress, Solution
 from .system import System, blocks, check_fit, collocation
 
 #: Share of the bumps that go, or come, at a time.
@@ -67,8 +71,8 @@ SCORES: dict[str, Score] = {"loss": removal_costs, "peak": heights}
 class _Trace:
     """Solutions one after the other as one: history, events, time and iterations go on."""
 
-    def __init__(self, callback, options: dict[str, Any]):
-        self.start, self.callback, self.options = time.perf_counter(), callback, options
+    def __init__(self, journal: Journal, callback, options: dict[str, Any]):
+        self.journal, self.callback, self.options = journal, callback, options
         self.history: list[dict[str, Any]] = []
         self.events: list[Event] = []
         self.steps = self.largest = 0
@@ -84,16 +88,18 @@ class _Trace:
         }
 
     def solve(self, problem: Problem, net: BumpNet, iterations: int) -> Solution:
-        before, began = self.steps, time.perf_counter() - self.start
+        before = self.steps
 
         def follow(progress: Progress) -> None:
             self.steps = before + progress.iteration
             if self.callback is not None:
-                self.callback(replace(progress, iteration=self.steps, seconds=time.perf_counter() - self.start))
+                self.callback(replace(progress, iteration=self.steps, seconds=self.journal.seconds()))
 
-        solution = solve(problem, net, iterations=iterations, callback=follow, **self.options | self.where(net))
+        options = self.options | self.where(net)
+        solution = self.journal.solve(problem, net, iterations=iterations, callback=follow, **options)
+        self.steps, began = before + solution.iterations, self.journal.ended - solution.seconds
         for entry in solution.history:
-            at = {"iteration": before + entry["iteration"], "seconds": began + entry["seconds"]}
+            at = {"iteration": before + entry["iteration"], "seconds": max(0.0, began + entry["seconds"])}
             self.history.append(entry | at | {"bumps": len(net.rows)})
         return solution
 
@@ -105,10 +111,21 @@ class _Trace:
             solution,
             history=self.history,
             events=self.events,
-            seconds=time.perf_counter() - self.start,
+            seconds=self.journal.seconds(),
             iterations=self.steps,
             stop_reason=reason,
         )
+
+
+@contextlib.contextmanager
+def _trace(
+    name: str, problem: Problem, net: BumpNet, settings: dict[str, Any], checkpoint, every_seconds: float, callback,
+    options: dict[str, Any],
+) -> Iterator[_Trace]:  # fmt: skip
+    """The trace of the run ``name``, which ``settings`` and ``options`` define, and of what its checkpoint holds."""
+    start = time.perf_counter()
+    with runs.opened(checkpoint, every_seconds, lambda: runs.content(name, problem, net, options | settings)) as store:
+        yield _Trace(Journal(store, start), callback, options)
 
 
 def prune(
@@ -118,6 +135,8 @@ def prune(
     *,
     score: str | Score = "loss",
     iterations: int = 60,
+    checkpoint: str | os.PathLike | None = None,
+    every_seconds: float = runs.EVERY,
     callback: Callable[[Progress], Any] | None = None,
     **options,
 ) -> Solution:
@@ -133,7 +152,7 @@ def prune(
         What a bump is worth: the increase of the loss without it, its height, or ``score(solution)`` -> [M].
     iterations : int
         Of the solver, between the changes.
-    callback, **options
+    checkpoint, every_seconds, callback, **options
         As for :func:`bumpnet_fast.solvers.solve`.
 
     Returns
@@ -156,10 +175,11 @@ def prune(
     (12, [14, 12])
     """
     _check(problem, net, iterations, options, bumps=bumps)
-    scored, trace = _score(score), _Trace(callback, options)
-    solution = trace.solve(problem, net, iterations)
-    while solution.stop_reason != "interrupted" and len(net.rows) > bumps:
-        solution = _take_out(trace, solution, scored, max(bumps, _fewer(len(net.rows))), iterations)
+    scored, settings = _score(score), {"bumps": bumps, "score": _named(score), "iterations": iterations}
+    with _trace("prune", problem, net, settings, checkpoint, every_seconds, callback, options) as trace:
+        solution = trace.solve(problem, net, iterations)
+        while solution.stop_reason != "interrupted" and len(net.rows) > bumps:
+            solution = _take_out(trace, solution, scored, max(bumps, _fewer(len(net.rows))), iterations)
     return trace.whole(solution, solution.stop_reason)
 
 
@@ -169,6 +189,8 @@ def grow(
     bumps: int,
     *,
     iterations: int = 60,
+    checkpoint: str | os.PathLike | None = None,
+    every_seconds: float = runs.EVERY,
     callback: Callable[[Progress], Any] | None = None,
     **options,
 ) -> Solution:
@@ -186,13 +208,14 @@ def grow(
     (12, 'grow')
     """
     _check(problem, net, iterations, options, bumps=bumps)
-    trace = _Trace(callback, options)
-    solution = trace.solve(problem, net, iterations)
-    while solution.stop_reason != "interrupted" and len(net.rows) < bumps:
-        before = len(net.rows)
-        solution = _put_in(trace, solution, min(bumps, _more(before)), iterations)
-        if len(net.rows) == before:
-            return trace.whole(solution, "no residual to grow at")
+    settings = {"bumps": bumps, "iterations": iterations}
+    with _trace("grow", problem, net, settings, checkpoint, every_seconds, callback, options) as trace:
+        solution = trace.solve(problem, net, iterations)
+        while solution.stop_reason != "interrupted" and len(net.rows) < bumps:
+            before = len(net.rows)
+            solution = _put_in(trace, solution, min(bumps, _more(before)), iterations)
+            if len(net.rows) == before:
+                return trace.whole(solution, "no residual to grow at")
     return trace.whole(solution, solution.stop_reason)
 
 
@@ -204,6 +227,8 @@ def reach(
     most: int = 1000,
     score: str | Score = "loss",
     iterations: int = 60,
+    checkpoint: str | os.PathLike | None = None,
+    every_seconds: float = runs.EVERY,
     callback: Callable[[Progress], Any] | None = None,
     **options,
 ) -> Solution:
@@ -215,7 +240,7 @@ def reach(
         Relative L2 error to reach where the problem knows its solution, otherwise the root of the loss.
     most : int
         Bumps beyond which growing is given up.
-    problem, net, score, iterations, callback, **options
+    problem, net, score, iterations, checkpoint, every_seconds, callback, **options
         As for :func:`prune`.
 
     Returns
@@ -230,22 +255,27 @@ def reach(
     _check(problem, net, iterations, options, bumps=most)
     if not 0 < error < math.inf:
         raise ValueError(f"error must be positive, got {error!r}")
-    scored, trace = _score(score), _Trace(callback, options)
-    solution = trace.solve(problem, net, iterations)
-    while _error(solution) > error:
-        before, reached = len(net.rows), _error(solution)
-        if solution.stop_reason == "interrupted":
-            return trace.whole(solution, "interrupted")
-        if before < most:
-            solution = _put_in(trace, solution, min(most, _more(before)), iterations)
-        if len(net.rows) == before:
-            return trace.whole(solution, "error not reached")
-        if _error(solution) > _STUCK * reached:
-            solution = _start_anew(trace, solution, iterations)
+    scored, settings = _score(score), {"error": error, "most": most, "score": _named(score), "iterations": iterations}
+    with _trace("reach", problem, net, settings, checkpoint, every_seconds, callback, options) as trace:
+        solution = trace.solve(problem, net, iterations)
+        while _error(solution) > error and solution.stop_reason != "interrupted":
+            before, reached = len(net.rows), _error(solution)
+            if before < most:
+                solution = _put_in(trace, solution, min(most, _more(before)), iterations)
+            if len(net.rows) == before:
+                return trace.whole(solution, "error not reached")
+            if _error(solution) > _STUCK * reached and solution.stop_reason != "interrupted":
+                solution = _start_anew(trace, solution, iterations)
+        return _fewest(trace, solution, error, scored, iterations)
+
+
+def _fewest(trace: _Trace, solution: Solution, error: float, score: Score | None, iterations: int) -> Solution:
+    """Take out bumps while the error is still reached."""
+    net = solution.net
     best, rows = solution, net.rows.detach().clone()
     go = len(rows) - _fewer(len(rows))
     while go >= 1 and len(rows) > 1 and solution.stop_reason != "interrupted":
-        solution = _take_out(trace, best, scored, max(1, len(rows) - go), iterations)
+        solution = _take_out(trace, best, score, max(1, len(rows) - go), iterations)
         if _error(solution) <= error:
             best, rows = solution, net.rows.detach().clone()
             go = min(go, max(1, len(rows) - _fewer(len(rows))))
@@ -291,7 +321,7 @@ def _start_anew(trace: _Trace, solution: Solution, iterations: int) -> Solution:
         trace.note("restart", len(rows), anew)
         return anew
     _put_back(net, rows)
-    return solution
+    return replace(solution, stop_reason=anew.stop_reason) if anew.stop_reason == "interrupted" else solution
 
 
 @torch.no_grad()
@@ -318,6 +348,10 @@ def _score(score: str | Score) -> Score | None:
     if score not in SCORES:
         raise ValueError(f"score must be one of {', '.join(SCORES)} or a function, got {score!r}")
     return None if score == "loss" else SCORES[score]
+
+
+def _named(score: str | Score) -> str:
+    return score if isinstance(score, str) else "a function"
 
 
 def _check(problem: Problem, net: BumpNet, iterations: int, options: dict[str, Any], bumps: int) -> None:

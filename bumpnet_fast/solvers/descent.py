@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -31,8 +32,11 @@ def descend(model, point: Point, damping: float, step_cap: float) -> Iterator[Po
     of the damped normal equations plus half the geodesic acceleration, which follows the curved
     floor of the valley that the velocity is tangent to.  The first ``model.stepped`` unknowns are
     amplitudes: damped less, and not capped.
+
+    A point that comes out of here knows its own damping and scaling: from it, a descent goes on.
     """
-    growth, scale = 2.0, None
+    growth, scale = 2.0, point.scale
+    damping = damping if point.damping is None else point.damping
     while True:
         J, gradient = model.jacobian(point)
         H = lower_gram(J)
@@ -60,7 +64,7 @@ def descend(model, point: Point, damping: float, step_cap: float) -> Iterator[Po
             if math.isfinite(trial.loss) and trial.loss < point.loss:
                 gain = min((point.loss - trial.loss) / max(predicted, 1e-300), 1.0)
                 damping = max(damping * max(1 / 5, 1 - (2 * gain - 1) ** 3), 1e-15)
-                growth, point = 2.0, trial
+                growth, point = 2.0, replace(trial, damping=damping, scale=scale)
                 break
             damping, growth = damping * growth, 2 * growth
         yield point

@@ -7,6 +7,7 @@ goes back once; the host waits for the device only where the loss is looked at.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -30,6 +31,8 @@ from .system import check_fit, collocation
 
 #: The error is measured at every so many looks at the loss.
 _MEASURE_EVERY = 10
+#: What the file of a run has beside the entries of all runs.
+_KEYS = ("unknowns", "progress", "best", "stage", "batches", "random")
 
 
 def train(
@@ -193,9 +196,10 @@ def resume(
     """
     began = time.perf_counter()
     check_ending(max_seconds, every)
-    state = runs.load(path)
-    if (own := runs.described(problem)) != state["problem"]:
-        raise ValueError(f"{path} is about another problem: {state['problem']}, not {own}")
+    state = runs.load(path, _KEYS)
+    if state["solver"] != "train":
+        raise CheckpointError(f"{path} holds a run of {state['solver']!r}, not of 'train'")
+    runs.check_same(path, "problem", state["problem"], runs.described(problem))
     try:
         run = _Run.restored(problem, state, iterations)
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
@@ -273,14 +277,16 @@ class _Run:
             self.write(path)
         limit = math.inf if max_seconds is None else began + max_seconds
         with _few_threads(self.net.rows.numel() * len(self.batches.x)):
+            terminated = contextlib.nullcontext() if path is None else runs.termination_raised()
             try:
-                with runs.interrupts_held() as release:
+                with terminated, runs.interrupts_held() as release:
                     reason = self._train(limit, path, every, release)
             except KeyboardInterrupt:
                 reason = "interrupted"
-            self.seconds = time.perf_counter() - self.clock
-            if path is not None and not self.torn:
-                self.write(path)
+            finally:
+                self.seconds = time.perf_counter() - self.clock
+                if path is not None and not self.torn:
+                    self.write(path)
             if reason in ("time", "interrupted") and not self.torn:
                 self._look(last=True)  # after the checkpoint: a run that is resumed has not seen these rows
             self._put_back()
@@ -381,6 +387,7 @@ class _Run:
         progress = {"stage": self.at, "begun": self.begun, "taken": self.taken, "seconds": self.seconds}
         progress |= {"history": self.history, "events": [asdict(event) for event in self.events]}
         content = {
+            "solver": "train",
             "problem": runs.described(self.problem),
             "settings": asdict(self.settings),
             "net": runs.net_state(self.net),

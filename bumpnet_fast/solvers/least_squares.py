@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from ..jet import Jet
 from ..layer import BumpNet
 from ..problems.base import Problem
 from ..problems.sampling import lattice
+from . import runs
 from .descent import descend
 from .models import Joint, Projected, Separable
 from .refine import refined
@@ -121,6 +123,8 @@ def solve(
     condition_weight: float = 1.0,
     refine: int = 0,
     seed: int = 0,
+    checkpoint: str | os.PathLike | None = None,
+    every_seconds: float = runs.EVERY,
     callback: Callable[[Progress], Any] | None = None,
 ) -> Solution:
     """Train ``net``, in place, to solve ``problem``.
@@ -161,6 +165,10 @@ def solve(
         So many times on the way, choose half as many points again where the residual is large.
     seed : int
         Of the scattered kinds of points.
+    checkpoint : str or path, optional
+        File for the state of the run, see :func:`bumpnet_fast.checkpoint.resume`.
+    every_seconds : float
+        Write it no more often than this, and at the end, however that comes.
     callback : callable, optional
         Called with a :class:`Progress` after every iteration.
 
@@ -173,6 +181,8 @@ def solve(
     ValueError
         Before any computing, if an argument is out of range, if net and problem do not fit, or if
         "varpro" is asked of a nonlinear problem; also if the residual is not finite at the start.
+    OSError
+        If the checkpoint cannot be written.
 
     Notes
     -----
@@ -195,24 +205,32 @@ def solve(
     boundary = problem.forms[0] if boundary is None else boundary
     check_fit(problem, net, boundary)
     x, counts = collocation(problem, net, points, sampling, seed)
-    with torch.no_grad(), _few_threads(net.rows.numel() * len(x)):
-        run = _Run(_Error(problem, net, boundary), start, callback, max_seconds, tolerance)
-        guesses, place, weights = problem.unknowns, x, None
-        for round in range(refine + 1):
-            rows = blocks(problem, boundary, counts, place, float(condition_weight), weights)
-            system = System(rows, net, guesses)
+    settings = {
+        "method": method, "boundary": boundary, "points": points, "sampling": sampling, "iterations": iterations,
+        "tolerance": tolerance, "ridge": ridge, "damping": damping, "step_cap": step_cap,
+        "condition_weight": condition_weight, "refine": refine, "seed": seed,
+    }  # fmt: skip
+    store = runs.opened(checkpoint, every_seconds, lambda: runs.content("solve", problem, net, settings))
+    with store, torch.no_grad(), _few_threads(net.rows.numel() * len(x)):
+        run = _Run(_Error(problem, net, boundary), start, callback, max_seconds, tolerance, store)
+        stage = run.restored(x.device, iterations) or _Stage(0, 0, x, None, dict(problem.unknowns))
+        for round in range(stage.round, refine + 1):
+            rows = blocks(problem, boundary, counts, stage.x, float(condition_weight), stage.weights)
+            system = System(rows, net, stage.unknowns)
             method, model = _model(method, problem, system, ridge)
-            point = model.start(net.rows.detach().double())
+            point = run.recalled(model) or model.start(net.rows.detach().double())
             if not math.isfinite(point.loss):
                 raise ValueError(f"the residual of problem {problem.name!r} is not finite at the start")
-            reason = run.follow(model, point, damping, step_cap, iterations * (round + 1) // (refine + 1))
+            last = iterations * (round + 1) // (refine + 1)
+            reason = run.follow(stage, model, point, damping, step_cap, last)
             net.rows.copy_(model.rows(run.best))
             guesses = dict(zip(system.names, model.unknowns(run.best).tolist(), strict=True))
             if round == refine or reason in ("interrupted", "time"):
                 break
-            place, weights = refined(problem, net, boundary, guesses, x, max(1, len(x) // 2), seed + round)
+            more = refined(problem, net, boundary, guesses, x, max(1, len(x) // 2), seed + round)
+            stage = _Stage(round + 1, run.done, *more, guesses)
         rel_l2, max_error = run.error(net.rows)
-    seconds, steps, loss = time.perf_counter() - start, max(0, len(run.history) - 1), run.best.loss
+    seconds, steps, loss = time.perf_counter() - run.start, run.done, run.best.loss
     found = rel_l2, max_error, seconds, steps, reason, method, guesses
     return Solution(net, problem, boundary, run.history, loss, *found)
 
@@ -260,39 +278,60 @@ def _few_threads(entries: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """A round of refinement: its number, the iterations before it, its points, their weights, first unknowns."""
+
+    round: int
+    first: int
+    x: Tensor
+    weights: Tensor | None
+    unknowns: dict[str, float]
+
+
 class _Run:
     """Follows a sequence of accepted points, keeps the best and the history, and says why it ended."""
 
-    def __init__(self, error: _Error, start: float, callback, max_seconds: float | None, tolerance: float):
+    def __init__(self, error: _Error, start: float, callback, max_seconds, tolerance: float, store: runs.Store):
         self.error, self.start, self.callback = error, start, callback
-        self.max_seconds, self.tolerance = max_seconds, tolerance
+        self.limit = math.inf if max_seconds is None else start + max_seconds
+        self.tolerance, self.store = tolerance, store
         self.history: list[dict[str, Any]] = []
+        self.memory: dict[str, Any] | None = None
 
-    def follow(self, model, point, damping: float, step_cap: float, last: int) -> str:
+    @property
+    def done(self) -> int:
+        """Accepted steps."""
+        return max(0, len(self.history) - 1)
+
+    def follow(self, stage: _Stage, model, point, damping: float, step_cap: float, last: int) -> str:
         """Descend from ``point`` to iteration ``last`` at most; says why it ended."""
-        self.model, self.best = model, point
-        first = max(0, len(self.history) - 1)
+        self.stage, self.model, self.best = stage, model, point
         try:
             if not self.history:
                 self._record(0, last == 0)
             steps = descend(model, point, damping, step_cap)
-            for iteration in range(first + 1, last + 1):
-                if point.loss <= _FLOOR * model.reference_loss:
-                    return "loss floor"
-                if self.max_seconds is not None and time.perf_counter() - self.start >= self.max_seconds:
-                    return "time"
+            while (reason := self._over(last)) is None:
                 point = next(steps, None)
                 if point is None:
                     return "no further decrease"
                 self.best = point
-                self._record(iteration, iteration == last)
-                if iteration - first >= _PATIENCE:
-                    earlier = self.history[-1 - _PATIENCE]["loss"]
-                    if earlier - point.loss <= self.tolerance * earlier:
-                        return "converged"
+                self._record(self.done + 1, self.done + 1 == last)
         except KeyboardInterrupt:
             return "interrupted"
-        return "iterations"
+        return reason
+
+    def _over(self, last: int) -> str | None:
+        loss = self.best.loss
+        if self.done - self.stage.first >= _PATIENCE:
+            earlier = self.history[-1 - _PATIENCE]["loss"]
+            if earlier - loss <= self.tolerance * earlier:
+                return "converged"
+        if self.done >= last:
+            return "iterations"
+        if loss <= _FLOOR * self.model.reference_loss:
+            return "loss floor"
+        return "time" if time.perf_counter() >= self.limit else None
 
     def _record(self, iteration: int, last: bool) -> None:
         rel_l2 = None
@@ -301,8 +340,48 @@ class _Run:
         progress = Progress(iteration, time.perf_counter() - self.start, self.best.loss, rel_l2)
         entry = {"iteration": iteration, "seconds": progress.seconds, "loss": progress.loss}
         self.history.append(entry if rel_l2 is None else entry | {"rel_l2": rel_l2})
+        if self.store.on:
+            state = self._state(progress.seconds)
+            self.store.keep(lambda: state)
         if self.callback is not None:
             self.callback(progress)
+
+    # --- its state -----------------------------------------------------------------------------
+
+    def _state(self, seconds: float) -> dict[str, Any]:
+        """Nothing in it will be changed in place."""
+        return {
+            "stage": vars(self.stage),
+            "point": self.model.memory(self.best),
+            "history": list(self.history),
+            "seconds": seconds,
+            "random": runs.random_state(self.best.x.device),
+        }
+
+    def restored(self, device: torch.device, iterations: int) -> _Stage | None:
+        """Take up the state of the store, if it has one; gives its round of refinement."""
+        with self.store.reading() as state:
+            if state is None:
+                return None
+            self.history, self.memory = list(state["history"]), state
+            self.start -= float(state["seconds"])
+            s = state["stage"]
+            weights = None if s["weights"] is None else s["weights"].to(device)
+            stage = _Stage(int(s["round"]), int(s["first"]), s["x"].to(device), weights, dict(s["unknowns"]))
+        if iterations < self.done:
+            raise ValueError(f"iterations must be at least {self.done}, which are done, got {iterations}")
+        return stage
+
+    def recalled(self, model):
+        """The point that the state of the store is at, once; None if there is none."""
+        state, self.memory = self.memory, None
+        if state is None:
+            return None
+        with self.store.reading():
+            device = model.system.guesses.device
+            point = model.recalled({k: v.to(device) if isinstance(v, Tensor) else v for k, v in state["point"].items()})
+            runs.set_random_state(state["random"], device)
+        return point
 
 
 class _Error:

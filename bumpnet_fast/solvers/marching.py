@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,7 +21,9 @@ from ..jet import Jet
 from ..layer import BumpNet
 from ..problems.base import Condition, Problem
 from ..problems.sampling import lattice
-from .least_squares import Progress, Solution, solve
+from . import runs
+from .journal import Journal
+from .least_squares import Progress, Solution
 from .placement import grade
 
 #: A window that ends with a loss so many times the best so far is solved again from uniform bumps.
@@ -190,6 +193,8 @@ def march(
     perturb: float = 0.0,
     max_seconds: float | None = None,
     seed: int = 0,
+    checkpoint: str | os.PathLike | None = None,
+    every_seconds: float = runs.EVERY,
     callback: Callable[[Progress], Any] | None = None,
     **options: Any,
 ) -> March:
@@ -214,6 +219,8 @@ def march(
         Stop after about this time.
     seed : int
         Of all that is random.
+    checkpoint, every_seconds
+        As for :func:`~bumpnet_fast.solvers.solve`; a window that is finished is never solved again.
     callback : callable, optional
         Called with a :class:`Progress` after every iteration.
     options
@@ -238,23 +245,27 @@ def march(
     began = time.perf_counter()
     _check_march(problem, windows, graded, max_seconds)
     bumps, net = bumps or problem.default_bumps, {"dtype": "float64"} | dict(net or {})
+    settings = options | {"bumps": bumps, "windows": windows, "net": net, "graded": graded, "perturb": perturb}
+    settings |= {"seed": seed}
+    store = runs.opened(checkpoint, every_seconds, lambda: runs.content("march", problem, None, settings))
     solutions: list[Solution] = []
-    log = _Log(began, callback)
-    for k, (start, stop) in enumerate(itertools.pairwise(_edges(problem, windows))):
-        part = window(problem, start, stop, solutions[-1].jet if solutions else None)
-        fresh = BumpNet(len(part.lower), bumps, part.domain, part.outputs, **net)
-        if graded:
-            grade(fresh, part, graded)
-        if perturb:
-            fresh.perturb_(perturb, torch.Generator().manual_seed(seed))
-        now = dict(options, seed=seed, callback=log)
-        if max_seconds is not None:
-            now["max_seconds"] = max(1e-9, max_seconds + began - time.perf_counter()) / (windows - k)
-        before = solutions[-1] if solutions and not graded else None
-        solutions.append(_window_solution(part, fresh, before, now))
-        log.add(k, solutions[-1])
-        if solutions[-1].stop_reason == "interrupted":
-            break
+    with store:
+        log = _Log(Journal(store, began), callback)
+        for k, (start, stop) in enumerate(itertools.pairwise(_edges(problem, windows))):
+            part = window(problem, start, stop, solutions[-1].jet if solutions else None)
+            fresh = BumpNet(len(part.lower), bumps, part.domain, part.outputs, **net)
+            if graded:
+                grade(fresh, part, graded)
+            if perturb:
+                fresh.perturb_(perturb, torch.Generator().manual_seed(seed))
+            now = dict(options, seed=seed, callback=log)
+            if max_seconds is not None:
+                now["max_seconds"] = max(1e-9, max_seconds + began - time.perf_counter()) / (windows - k)
+            before = solutions[-1] if solutions and not graded else None
+            solutions.append(_window_solution(log.journal, part, fresh, before, now))
+            log.add(k, solutions[-1])
+            if solutions[-1].stop_reason == "interrupted":
+                break
     return _marched(problem, solutions, log)
 
 
@@ -271,33 +282,36 @@ def _check_march(problem: Problem, windows: int, graded: float, max_seconds: flo
         raise ValueError(f"max_seconds must be positive, got {max_seconds!r}")
 
 
-def _window_solution(part: Problem, fresh: BumpNet, before: Solution | None, options: dict[str, Any]) -> Solution:
+def _window_solution(
+    journal: Journal, part: Problem, fresh: BumpNet, before: Solution | None, options: dict[str, Any]
+) -> Solution:
     """From the shapes of the window before, or afresh if there is none or that has failed."""
     if before is None:
-        return solve(part, fresh, **options)
+        return journal.solve(part, fresh, **options)
     warm = BumpNet.from_rows(before.net.rows, fresh.frame, part.domain, fresh.tied)
-    solution = solve(part, warm, **options)
+    solution = journal.solve(part, warm, **options)
     if solution.loss <= _BAD_LOSS * before.loss or solution.stop_reason == "interrupted":
         return solution
-    again = solve(part, fresh, **options)
-    return min(solution, again, key=lambda s: s.loss)
+    again = journal.solve(part, fresh, **options)
+    better = min(solution, again, key=lambda s: s.loss)
+    return replace(better, stop_reason=again.stop_reason) if again.stop_reason == "interrupted" else better
 
 
 class _Log:
     """The history over all windows; tells the callback, with iterations that count on."""
 
-    def __init__(self, began: float, callback: Callable[[Progress], Any] | None):
-        self.began, self.callback = began, callback
+    def __init__(self, journal: Journal, callback: Callable[[Progress], Any] | None):
+        self.journal, self.callback = journal, callback
         self.history: list[dict[str, Any]] = []
         self.iterations = 0
 
     def __call__(self, progress: Progress) -> None:
         if self.callback is not None:
-            seconds = time.perf_counter() - self.began
-            self.callback(replace(progress, iteration=self.iterations + progress.iteration, seconds=seconds))
+            at = {"iteration": self.iterations + progress.iteration, "seconds": self.journal.seconds()}
+            self.callback(replace(progress, **at))
 
     def add(self, k: int, solution: Solution) -> None:
-        end = time.perf_counter() - self.began
+        end = self.journal.ended
         for entry in solution.history:
             later = {"iteration": self.iterations + entry["iteration"], "window": k}
             self.history.append(entry | later | {"seconds": max(0.0, end - solution.seconds + entry["seconds"])})
@@ -318,7 +332,7 @@ def _marched(problem: Problem, solutions: list[Solution], log: _Log) -> March:
             difference = chained_jet(parts, x.to(last.net.rows), "value").value.double() - exact
             rel_l2 = float(torch.linalg.vector_norm(difference) / (torch.linalg.vector_norm(exact) or 1.0))
             max_error = float(difference.abs().max())
-    loss, seconds = max(s.loss for s in solutions), time.perf_counter() - log.began
+    loss, seconds = max(s.loss for s in solutions), log.journal.seconds()
     reason = last.stop_reason if last.stop_reason == "interrupted" else "marched"
     found = loss, rel_l2, max_error, seconds, log.iterations, reason, last.method
     return March(reached, last.boundary, parts, log.history, *found)

@@ -7,7 +7,8 @@ the shapes.  ``Separable`` and ``Projected`` eliminate the inner ones, ``Joint``
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class Point:
     residual: Tensor  # [R]
     inner: Tensor  # [M K + T] amplitudes and unknowns
     fit: Fit | None = None
+    damping: float | None = None  # of the descent that came here
+    scale: Tensor | None = None  # [P], likewise
 
 
 @dataclass
@@ -72,6 +75,16 @@ class _Model:
     def unknowns(self, point: Point) -> Tensor:
         """[T]."""
         return point.inner[len(point.inner) - len(self.system.guesses) :]
+
+    def memory(self, point: Point) -> dict[str, Any]:
+        """What :meth:`recalled` makes the same point of, to the last bit."""
+        return {"x": point.x, "damping": point.damping, "scale": point.scale}
+
+    def recalled(self, memory: dict[str, Any]) -> Point:
+        return replace(self._recomputed(memory), damping=memory["damping"], scale=memory["scale"])
+
+    def _recomputed(self, memory: dict[str, Any]) -> Point:
+        return self.evaluate(memory["x"])
 
     def _inner_matrix(self, rows: Tensor, jets: list, unknowns: Tensor) -> tuple[Tensor, Tensor]:
         """Rows [R] and their derivatives [n, R] by the inner parameters."""
@@ -132,6 +145,12 @@ class Projected(_Model):
     def rows(self, point: Point) -> Tensor:
         return self._joined(point.x, point.inner)
 
+    def memory(self, point: Point) -> dict[str, Any]:
+        return super().memory(point) | {"inner": point.inner, "length": point.fit.length}
+
+    def _recomputed(self, memory: dict[str, Any]) -> Point:
+        return self._at(memory["x"], memory["inner"], memory["length"])[0]
+
     def _rows_at(self, shapes: Tensor, inner: Tensor) -> tuple[Tensor, list, Tensor]:
         rows = self._joined(shapes, inner)
         return rows, self.system.jets(rows), inner[len(inner) - len(self.system.guesses) :]
@@ -140,15 +159,11 @@ class Projected(_Model):
         """The point at ``shapes`` with the inner parameters solved for, from a guess."""
         length, best = None, None
         for left in range(most, -1, -1):
-            rows, jets, unknowns = self._rows_at(shapes, inner)
-            residual, A = self._inner_matrix(rows, jets, unknowns)
-            if not bool(torch.isfinite(A).all()):
-                return Point(shapes, math.inf, residual, inner)
-            step, after, fit, _ = ridge_solve(A, -residual, self.ridge, inner, length)
-            length = fit.length
-            loss = float(residual @ residual) + self._penalty(inner, length)
-            best = Point(shapes, loss, residual, inner, fit)
-            gain = 1 - (float(after @ after) + self._penalty(inner + step, length)) / max(loss, 1e-300)
+            best, step, after = self._at(shapes, inner, length)
+            if step is None:
+                return best
+            length = best.fit.length
+            gain = 1 - (float(after @ after) + self._penalty(inner + step, length)) / max(best.loss, 1e-300)
             if left == 0 or not gain > _INNER_TOLERANCE:
                 break
             shorter = self._descended(best, step)
@@ -156,6 +171,16 @@ class Projected(_Model):
                 break
             inner = shorter
         return best
+
+    def _at(self, shapes: Tensor, inner: Tensor, length: Tensor | None) -> tuple[Point, Tensor | None, Tensor | None]:
+        """A point, the best step of the inner parameters from it, and the rows after that; None if not finite."""
+        rows, jets, unknowns = self._rows_at(shapes, inner)
+        residual, A = self._inner_matrix(rows, jets, unknowns)
+        if not bool(torch.isfinite(A).all()):
+            return Point(shapes, math.inf, residual, inner), None, None
+        step, after, fit, _ = ridge_solve(A, -residual, self.ridge, inner, length)
+        loss = float(residual @ residual) + self._penalty(inner, fit.length)
+        return Point(shapes, loss, residual, inner, fit), step, after
 
     def _penalty(self, inner: Tensor, length: Tensor) -> float:
         return self.ridge * float((length * inner).square().sum())
@@ -209,6 +234,12 @@ class Joint(_Model):
 
     def rows(self, point: Point) -> Tensor:
         return self._joined(point.x[self.stepped :], point.inner)
+
+    def _recomputed(self, memory: dict[str, Any]) -> Point:
+        layout, unknowns = self.system.layout, len(self.system.guesses)
+        bumps = (len(memory["x"]) - unknowns) // layout.columns
+        self.stepped = bumps * layout.outputs + unknowns
+        return self.evaluate(memory["x"])
 
     def evaluate(self, x: Tensor) -> Point:
         inner = x[: self.stepped]
