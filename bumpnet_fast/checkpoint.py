@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import problems
-from .files import CheckpointError, atomic, read
+from .files import CheckpointError, atomic, damaged, one_line, read
 from .jet import Jet
 from .layer import BumpNet
 from .solvers import first_order, runs
@@ -65,20 +65,29 @@ def save(
     BumpNet(dim=2, bumps=9, outputs=1, outer='tied', parameters=63, dtype=float32)
     """
     nets = [net] if isinstance(net, BumpNet) else list(net)
-    states = [{key: value.detach().cpu() for key, value in n.state_dict().items()} for n in nets]
+    windows = [] if isinstance(net, BumpNet) else [_state(n) for n in nets]
+    write_model(path, nets[0], net_settings(nets[0]), problem, boundary=boundary, windows=windows)
+
+
+def write_model(path: str | os.PathLike, net: nn.Module, kwargs: dict[str, Any], problem: Any, **entries: Any) -> None:
+    """Write what every checkpoint has (see above), and the ``entries`` of its kind, atomically."""
     content = {
         "version": VERSION,
-        "kwargs": _kwargs(nets[0]),
-        "model": states[0],
-        "windows": [] if isinstance(net, BumpNet) else states,
+        "kwargs": kwargs,
+        "model": _state(net),
         "problem": None if problem is None else {"name": problem.name, "settings": problem_settings(problem)},
-        "boundary": boundary,
+        "boundary": None,
     }
     with atomic(path) as file:
-        torch.save(content, file)
+        torch.save(content | entries, file)
 
 
-def _kwargs(net: BumpNet) -> dict[str, Any]:
+def _state(net: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().cpu() for key, value in net.state_dict().items()}
+
+
+def net_settings(net: BumpNet) -> dict[str, Any]:
+    """The arguments that rebuild a net, before its state is loaded."""
     return {
         "dim": net.layout.dim,
         "bumps": len(net.rows),
@@ -161,24 +170,42 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Model:
     >>> u.problem.a1, u(torch.rand(5, 2)).shape
     (2.0, torch.Size([5, 1]))
     """
-    content = _read(path)
+    content = read_model(path)
     if "evolution" in content:
         raise CheckpointError(f"{path} holds an evolution: load it with evolution_checkpoint.load")
-    try:
-        nets = [BumpNet(**content["kwargs"]) for _ in content.get("windows", []) or [None]]
-        for net, state in zip(nets, content.get("windows") or [content["model"]], strict=True):
-            net.load_state_dict(state)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged: {_line(error)}") from error
-    saved, boundary = content["problem"], content["boundary"]
-    if problem is None and saved is not None:
-        problem = _problem(path, saved, needed=boundary == "hard" or bool(content.get("windows")))
-    windows = chain(problem, nets, boundary) if content.get("windows") else ()
-    return Model(nets[0], problem, boundary, tuple(windows))
+    windows, boundary = content.get("windows", []), content["boundary"]
+    with damaged(path):
+        nets = [rebuilt(BumpNet, content["kwargs"], state) for state in windows or [content["model"]]]
+    if problem is None:
+        problem = saved_problem(path, content, problems.get, needed=boundary == "hard" or bool(windows))
+    return Model(nets[0], problem, boundary, tuple(chain(problem, nets, boundary)) if windows else ())
 
 
-def _read(path: str | os.PathLike) -> dict[str, Any]:
+def read_model(path: str | os.PathLike) -> dict[str, Any]:
+    """Read what :func:`write_model` wrote; raises as :func:`bumpnet_fast.files.read`."""
     return read(path, "model", VERSION, ("kwargs", "model", "problem", "boundary"))
+
+
+def rebuilt(kind: Callable[..., Any], kwargs: dict[str, Any], state: dict[str, Tensor]) -> Any:
+    """A net of a checkpoint."""
+    net = kind(**kwargs)
+    net.load_state_dict(state)
+    return net
+
+
+def saved_problem(path: str | os.PathLike, content: dict[str, Any], get: Callable[..., Any], needed: bool) -> Any:
+    """The problem of a file, from ``get``; None if there is none, or if it is unknown here and not ``needed``."""
+    saved = content["problem"]
+    if saved is None and not needed:
+        return None
+    try:
+        if saved is None:
+            raise ValueError("which was not saved")
+        return get(saved["name"], **saved["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        if not needed:
+            return None
+        raise CheckpointError(f"{path} needs its problem, {one_line(error)}; pass it as problem=...") from error
 
 
 def resume(path: str | os.PathLike, *, problem: Any = None, **options: Any) -> Solution:
@@ -217,23 +244,8 @@ def resume(path: str | os.PathLike, *, problem: Any = None, **options: Any) -> S
     30
     """
     if problem is None:
-        problem = _problem(path, runs.load(path)["problem"], needed=True)
+        problem = saved_problem(path, runs.load(path), problems.get, needed=True)
     return first_order.resume(path, problem, **options)
-
-
-def _problem(path: str | os.PathLike, saved: dict[str, Any], needed: bool) -> Any:
-    """The saved problem; None if it is unknown here and the net alone is the solution."""
-    try:
-        return problems.get(saved["name"], **saved["settings"])
-    except (KeyError, TypeError, ValueError) as error:
-        if not needed:
-            return None
-        advice = "pass it as problem=..."
-        raise CheckpointError(f"{path} needs its problem, {_line(error)}; {advice}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 __all__ = ["VERSION", "CheckpointError", "Model", "atomic", "load", "resume", "save"]

@@ -1,6 +1,7 @@
-"""The house keeps its floors: a file imports only from floors below it, and no file grows too long."""
+"""The house keeps its floors: imports go down and never in a circle, and no file grows too long."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ FLOORS = [
     {"plotting_operator"},
     {"info", "cases", "parity"},
     {"integrations"},
-    {"cli", "cli_check", "cli_evolve", "cli_list", "cli_operator", "cli_solve"},
+    {"cli"},
     {"__main__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -76,6 +77,28 @@ def trespasses(name: str, imported: set[str]) -> list[str]:
     return wrong
 
 
+def sources() -> dict[str, set[str]]:
+    """What every module imports, by its name."""
+    return {
+        module_name(path): imports(module_name(path), path.read_text(encoding="utf-8"), path.name == "__init__.py")
+        for path in SOURCES
+    }
+
+
+def circle(imported: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another in a circle, the first of them again at the end; none if there is no circle."""
+
+    def module(target: str) -> str | None:  # "rows.RowLayout" is in rows
+        return next((name for name in (target, target.rpartition(".")[0]) if name in imported), None)
+
+    graph = {name: {module(target) for target in targets} - {name, None} for name, targets in imported.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_imports_only_from_floors_below(path):
     name = module_name(path)
@@ -116,6 +139,24 @@ def test_the_check_sees_a_trespass(name, source, message):
 )
 def test_the_check_lets_good_imports_pass(name, source):
     assert not trespasses(name, imports(name, source))
+
+
+def test_no_imports_run_in_a_circle():
+    assert not circle(sources())
+
+
+@pytest.mark.parametrize(
+    ("modules", "wrong"),
+    [
+        ({"a": "from .b import f", "b": "def f():\n    from . import a"}, {"a", "b"}),
+        ({"p.a": "from . import b", "p.b": "from .c import f", "p.c": "from .a import g"}, {"p.a", "p.b", "p.c"}),
+        ({"p": "from .a import f", "p.a": "from . import f"}, {"p", "p.a"}),
+        ({"p": "from .a import f", "p.a": "from . import b", "p.b": "import torch"}, set()),
+    ],
+)
+def test_the_check_sees_a_circle(modules, wrong):
+    packages = {name.rpartition(".")[0] for name in modules}
+    assert set(circle({name: imports(name, source, name in packages) for name, source in modules.items()})) == wrong
 
 
 def test_no_file_is_too_long():
