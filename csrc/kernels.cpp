@@ -60,9 +60,9 @@ void jet(Points<T> points, const void* packed, int64_t bumps, T* out, int64_t st
   constexpr int64_t lanes = Traits<T>::lanes;
   const Packed<D, T>* table = static_cast<const Packed<D, T>*>(packed);
   for (int64_t i = 0; i < points.n; i += kSide * lanes) {
-    Vec<T> x[kSide][D], total[kSide][C];
+    Vec<T> x[kSide][D], total[kSide][C] = {};
     load_side_by_side<D>(points, i, points.n, x);
-    for (int64_t first = 0; first < bumps || first == 0; first += kBumpBlock) {
+    for (int64_t first = 0; first < bumps; first += kBumpBlock) {
       const int64_t last = first + kBumpBlock < bumps ? first + kBumpBlock : bumps;
       Vec<T> block[kSide][C];
       for (int u = 0; u < kSide; u++)
@@ -73,7 +73,7 @@ void jet(Points<T> points, const void* packed, int64_t bumps, T* out, int64_t st
         for (int u = 0; u < kSide; u++) pair_jet<D, WANT, true>(table[m], ax[u], table[m].h, block[u]);
       }
       for (int u = 0; u < kSide; u++)
-        for (int c = 0; c < C; c++) total[u][c] = first ? total[u][c] + block[u][c] : block[u][c];
+        for (int c = 0; c < C; c++) total[u][c] += block[u][c];
     }
     for (int u = 0; u < kSide && i + u * lanes < points.n; u++)
       for (int c = 0; c < C; c++) store<T>(out + c * stride + i + u * lanes, total[u][c], points.n - i - u * lanes);
