@@ -99,7 +99,7 @@ class BumpNet(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        dim, outputs = _count("dim", dim), _count("outputs", outputs)
+        dim, outputs = positive_integer("dim", dim), positive_integer("outputs", outputs)
         dtype, device = _float_type(dtype), torch.get_default_device() if device is None else torch.device(device)
         if outer not in ("tied", "free"):
             raise ValueError(f"outer must be 'tied' or 'free', got {outer!r}")
@@ -319,7 +319,8 @@ def _psi_at_centre(packed: Packed) -> Tensor:
 # --- arguments -----------------------------------------------------------------------------------
 
 
-def _count(name: str, value) -> int:
+def positive_integer(name: str, value) -> int:
+    """``value`` as an int of at least 1; TypeError or ValueError naming the argument ``name``."""
     try:
         count = operator.index(value)
     except TypeError:
@@ -341,10 +342,10 @@ def _positive(name: str, value) -> float:
 
 def _grid(bumps, dim: int) -> int | tuple[int, ...]:
     if not isinstance(bumps, (tuple, list)):
-        return _count("bumps", bumps)
+        return positive_integer("bumps", bumps)
     if len(bumps) != dim:
         raise ValueError(f"bumps must be a number or {dim} numbers, one per dimension, got {bumps!r}")
-    return tuple(_count("bumps", n) for n in bumps)
+    return tuple(positive_integer("bumps", n) for n in bumps)
 
 
 def _box(domain, dim: int, dtype: torch.dtype) -> Tensor:
