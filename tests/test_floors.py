@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ FLOORS = [
     {"problems", "solvers"},
     {"checkpoint", "evolution_checkpoint"},
     {"checkpoint_operator"},
-    {"plotting", "plotting_evolution"},
-    {"plotting_operator"},
+    {"figures"},
+    {"plotting", "plotting_evolution", "plotting_operator"},
     {"info", "cases", "parity"},
     {"integrations"},
     {"cli"},
@@ -157,6 +158,55 @@ def test_no_imports_run_in_a_circle():
 def test_the_check_sees_a_circle(modules, wrong):
     packages = {name.rpartition(".")[0] for name in modules}
     assert set(circle({name: imports(name, source, name in packages) for name, source in modules.items()})) == wrong
+
+
+def private_names(source: str) -> tuple[set[str], set[str]]:
+    """The names with one underscore that a module defines, and those that it takes from elsewhere."""
+    tree, own, taken = ast.parse(source), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            own.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+        elif isinstance(node, ast.ImportFrom):
+            taken |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            (own if isinstance(node.ctx, ast.Store) else taken).add(node.attr)
+    private = re.compile(r"_(?!_)\w+").fullmatch
+    own, taken = ({name for name in names if private(name)} for names in (own, taken))
+    return own, taken - {"_replace", "_asdict", "_make", "_fields"}  # which are public in a NamedTuple
+
+
+def borrowed(modules: dict[str, str]) -> list[str]:
+    """Private names that a module takes from another one; compiled modules have names like _C, which are public."""
+    names = {name: private_names(source) for name, source in modules.items()}
+    return [
+        f"{name} takes {private} from {other}"
+        for name, (own, taken) in names.items()
+        for private in sorted(taken - own)
+        for other, (theirs, _) in names.items()
+        if private in theirs
+    ]
+
+
+def test_private_names_stay_at_home():
+    assert not borrowed({module_name(path): path.read_text(encoding="utf-8") for path in SOURCES})
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from .a import _f", True),
+        ("from . import a\na._f()", True),
+        ("def g(thing):\n    thing._method()", True),
+        ("def g(thing):\n    return thing._kept", True),
+        ("from .a import f\nimport torch\ntorch._dynamo.reset()\nf.__name__", False),
+        ("def _f():\n    pass\n\nclass C:\n    def _method(self):\n        self._method()\n\n_f()", False),
+    ],
+)
+def test_the_check_sees_a_borrowed_name(source, found):
+    home = "def _f():\n    pass\n\nclass A:\n    def _method(self):\n        self._kept = 1\n"
+    assert bool(borrowed({"a": home, "b": source})) == found
 
 
 def test_no_file_is_too_long():

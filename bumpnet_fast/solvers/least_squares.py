@@ -8,10 +8,9 @@ algebra is in float64 whatever the net's dtype.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +27,7 @@ from .descent import descend
 from .models import Joint, Projected, Separable
 from .refine import refined
 from .system import System, blocks, check_fit, collocation
+from .threads import few_threads
 
 METHODS = ("auto", "varpro", "gauss-newton", "lm")
 
@@ -37,8 +37,6 @@ _MEASURE_EVERY = 10
 _PATIENCE = 10
 #: A loss this small, relative to that of u = 0, is rounding.
 _FLOOR = 1e-28
-#: Entries of the Jacobian that make a thread worth its while.
-_ENTRIES_PER_THREAD = 2 * 10**6
 
 
 @dataclass(frozen=True)
@@ -195,8 +193,8 @@ def solve(
     boundary = problem.forms[0] if boundary is None else boundary
     check_fit(problem, net, boundary)
     x, counts = collocation(problem, net, points, sampling, seed)
-    with torch.no_grad(), _few_threads(net.rows.numel() * len(x)):
-        run = _Run(_Error(problem, net, boundary), start, callback, max_seconds, tolerance)
+    with torch.no_grad(), few_threads(net.rows.numel() * len(x)):
+        run = _Run(ErrorMeasure(problem, net, boundary), start, callback, max_seconds, tolerance)
         guesses, place, weights = problem.unknowns, x, None
         for round in range(refine + 1):
             rows = blocks(problem, boundary, counts, place, float(condition_weight), weights)
@@ -245,25 +243,10 @@ def _check_options(
             raise ValueError(f"{name} must be {'positive' if name in positive else 'at least 0'}, got {value!r}")
 
 
-@contextlib.contextmanager
-def _few_threads(entries: int) -> Iterator[None]:
-    """Run torch on no more threads than matrices of this size can use, and on all of them afterwards.
-
-    A small iteration is a hundred parallel regions of microseconds.  A second thread saves it a
-    quarter on an idle machine, and makes it thirty times slower where another process holds the core.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, 1 + entries // _ENTRIES_PER_THREAD))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class _Run:
     """Follows a sequence of accepted points, keeps the best and the history, and says why it ended."""
 
-    def __init__(self, error: _Error, start: float, callback, max_seconds: float | None, tolerance: float):
+    def __init__(self, error: ErrorMeasure, start: float, callback, max_seconds: float | None, tolerance: float):
         self.error, self.start, self.callback = error, start, callback
         self.max_seconds, self.tolerance = max_seconds, tolerance
         self.history: list[dict[str, Any]] = []
@@ -305,7 +288,7 @@ class _Run:
             self.callback(progress)
 
 
-class _Error:
+class ErrorMeasure:
     """Relative L2 and maximum error of the rows of a net on a lattice over the domain, or None and None."""
 
     def __init__(self, problem: Problem, net: BumpNet, boundary: str):
@@ -323,7 +306,7 @@ class _Error:
         rows, net, jets = rows.to(self.net.rows), self.net, []
         for shift in self.shifts:
             x = (self.x + self.x.new_tensor(shift)).to(rows)
-            jets.append(bump_jet(x, rows, net.frame, "value", tied=net.tied)._map(Tensor.double))
+            jets.append(bump_jet(x, rows, net.frame, "value", tied=net.tied).map(Tensor.double))
         difference = (self.compose(*jets) if self.compose else jets[0]).value - self.exact
         size = float(torch.linalg.vector_norm(self.exact)) or 1.0
         return float(torch.linalg.vector_norm(difference)) / size, float(difference.abs().max())

@@ -40,7 +40,7 @@ def launches(dim, functions, n, m, dtype=SINGLE, precision="tf32x3", nvidia=True
         for name in KERNELS:
             patch.setattr(combine, name, compiled.Recorder(name, getattr(combine, name), made))
         compiled.record(patch)
-        for name in ("_pack", "_unpack_gradient"):
+        for name in ("pack_tables", "unpack_gradient"):
             patch.setattr(combine, name, getattr(compiled.operators, name))
         patch.setattr(combine, "_nvidia", lambda x: nvidia)
         patch.setattr(combine, "_target", lambda x, precision: combine.products(precision, x.dtype, amd))

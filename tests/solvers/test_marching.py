@@ -45,7 +45,7 @@ def test_a_window_starts_from_its_state(name, want):
     if name != "advection":
         torch.testing.assert_close(part.extend(bumps, edge, want).value[:, 0], exact(edge), atol=1e-12, rtol=0)
     whole = Jet.of(lambda x: part.extend(lambda x: Jet("value", wild(x)[:, None]), x, "value").value, x, want)
-    for mine, wanted in zip(part.extend(bumps, x, want)._parts(), whole._parts(), strict=True):
+    for mine, wanted in zip(part.extend(bumps, x, want).parts(), whole.parts(), strict=True):
         assert (mine is None) == (wanted is None)
         if mine is not None:
             torch.testing.assert_close(mine, wanted, rtol=1e-6, atol=1e-6)
