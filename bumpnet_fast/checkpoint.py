@@ -17,18 +17,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import problems
-from .files import CheckpointError, atomic, read
+from .files import CheckpointError, atomic, damaged, one_line, read
 from .jet import Jet
 from .layer import BumpNet
-from .solvers import first_order, runs
-from .solvers.least_squares import Solution
+from .solvers import resuming, runs
 from .solvers.marching import Part, chain, chained_jet
 
 #: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
@@ -65,20 +64,29 @@ def save(
     BumpNet(dim=2, bumps=9, outputs=1, outer='tied', parameters=63, dtype=float32)
     """
     nets = [net] if isinstance(net, BumpNet) else list(net)
-    states = [{key: value.detach().cpu() for key, value in n.state_dict().items()} for n in nets]
+    windows = [] if isinstance(net, BumpNet) else [_state(n) for n in nets]
+    write_model(path, nets[0], net_settings(nets[0]), problem, boundary=boundary, windows=windows)
+
+
+def write_model(path: str | os.PathLike, net: nn.Module, kwargs: dict[str, Any], problem: Any, **entries: Any) -> None:
+    """Write what every checkpoint has (see above), and the ``entries`` of its kind, atomically."""
     content = {
         "version": VERSION,
-        "kwargs": _kwargs(nets[0]),
-        "model": states[0],
-        "windows": [] if isinstance(net, BumpNet) else states,
+        "kwargs": kwargs,
+        "model": _state(net),
         "problem": None if problem is None else {"name": problem.name, "settings": problem_settings(problem)},
-        "boundary": boundary,
+        "boundary": None,
     }
     with atomic(path) as file:
-        torch.save(content, file)
+        torch.save(content | entries, file)
 
 
-def _kwargs(net: BumpNet) -> dict[str, Any]:
+def _state(net: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().cpu() for key, value in net.state_dict().items()}
+
+
+def net_settings(net: BumpNet) -> dict[str, Any]:
+    """The arguments that rebuild a net, before its state is loaded."""
     return {
         "dim": net.layout.dim,
         "bumps": len(net.rows),
@@ -161,49 +169,73 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Model:
     >>> u.problem.a1, u(torch.rand(5, 2)).shape
     (2.0, torch.Size([5, 1]))
     """
-    content = _read(path)
+    content = read_model(path)
     if "evolution" in content:
         raise CheckpointError(f"{path} holds an evolution: load it with evolution_checkpoint.load")
-    try:
-        nets = [BumpNet(**content["kwargs"]) for _ in content.get("windows", []) or [None]]
-        for net, state in zip(nets, content.get("windows") or [content["model"]], strict=True):
-            net.load_state_dict(state)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged: {_line(error)}") from error
-    saved, boundary = content["problem"], content["boundary"]
-    if problem is None and saved is not None:
-        problem = _problem(path, saved, needed=boundary == "hard" or bool(content.get("windows")))
-    windows = chain(problem, nets, boundary) if content.get("windows") else ()
-    return Model(nets[0], problem, boundary, tuple(windows))
+    windows, boundary = content.get("windows", []), content["boundary"]
+    with damaged(path):
+        nets = [rebuilt(BumpNet, content["kwargs"], state) for state in windows or [content["model"]]]
+    if problem is None:
+        problem = saved_problem(path, content, problems.get, needed=boundary == "hard" or bool(windows))
+    return Model(nets[0], problem, boundary, tuple(chain(problem, nets, boundary)) if windows else ())
 
 
-def _read(path: str | os.PathLike) -> dict[str, Any]:
+def read_model(path: str | os.PathLike) -> dict[str, Any]:
+    """Read what :func:`write_model` wrote; raises as :func:`bumpnet_fast.files.read`."""
     return read(path, "model", VERSION, ("kwargs", "model", "problem", "boundary"))
 
 
-def resume(path: str | os.PathLike, *, problem: Any = None, **options: Any) -> Solution:
-    """Go on with the training whose state :func:`bumpnet_fast.solvers.train` wrote to ``path``.
+def rebuilt(kind: Callable[..., Any], kwargs: dict[str, Any], state: dict[str, Tensor]) -> Any:
+    """A net of a checkpoint."""
+    net = kind(**kwargs)
+    net.load_state_dict(state)
+    return net
 
-    On the same machine the rows come out as if the training had never stopped, bit for bit.
+
+def saved_problem(path: str | os.PathLike, content: dict[str, Any], get: Callable[..., Any], needed: bool) -> Any:
+    """The problem of a file, from ``get``; None if there is none, or if it is unknown here and not ``needed``."""
+    saved = content["problem"]
+    if saved is None and not needed:
+        return None
+    try:
+        if saved is None:
+            raise ValueError("which was not saved")
+        return get(saved["name"], **saved["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        if not needed:
+            return None
+        raise CheckpointError(f"{path} needs its problem, {one_line(error)}; pass it as problem=...") from error
+
+
+def resume(path: str | os.PathLike, *, problem: Any = None, **options: Any) -> Any:
+    """Go on with the run whose state one of the solvers wrote to its ``checkpoint``.
+
+    On the same machine, with the same number of threads, all comes out as if the run had never been stopped, bit for
+    bit: rows, history and the log of bumps taken out and put in.  docs/resume.md has more.
 
     Parameters
     ----------
     path : str or path
-        The ``checkpoint`` of that training; it is written further.
+        The ``checkpoint`` of that run; it is written further.
     problem : Problem, optional
-        Needed if it is not among :data:`bumpnet_fast.problems.PROBLEMS`.
+        Needed if it is not among the library's own.
     options
-        ``iterations``, ``max_seconds``, ``every`` and ``callback``, see
-        :func:`bumpnet_fast.solvers.first_order.resume`; all else is as it was.
+        ``callback``; ``every_seconds``, or ``every`` for :func:`bumpnet_fast.solvers.train`; ``iterations`` and
+        ``max_seconds`` where the solver has them.  All else is as it was.
+
+    Returns
+    -------
+    Solution, March, Evolution or OperatorSolution
+        As the solver that the run is of.  Seconds, iterations and history are those of the whole run.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     CheckpointError
-        If it is no state of a training, is damaged, or comes from a newer version.
+        If it is no state of a run, is damaged, or comes from a newer version.
     ValueError
-        For another problem than that of the training, or for a number out of range.
+        For another problem than that of the run, or for a number out of range.
 
     Examples
     --------
@@ -216,24 +248,10 @@ def resume(path: str | os.PathLike, *, problem: Any = None, **options: Any) -> S
     >>> resume(path, iterations=30).iterations
     30
     """
+    content = runs.load(path)
     if problem is None:
-        problem = _problem(path, runs.load(path)["problem"], needed=True)
-    return first_order.resume(path, problem, **options)
-
-
-def _problem(path: str | os.PathLike, saved: dict[str, Any], needed: bool) -> Any:
-    """The saved problem; None if it is unknown here and the net alone is the solution."""
-    try:
-        return problems.get(saved["name"], **saved["settings"])
-    except (KeyError, TypeError, ValueError) as error:
-        if not needed:
-            return None
-        advice = "pass it as problem=..."
-        raise CheckpointError(f"{path} needs its problem, {_line(error)}; {advice}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        problem = saved_problem(path, content, problems.get, needed=True)
+    return resuming.resume(path, problem, content, **options)
 
 
 __all__ = ["VERSION", "CheckpointError", "Model", "atomic", "load", "resume", "save"]

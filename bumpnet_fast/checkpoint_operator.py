@@ -10,11 +10,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .checkpoint import VERSION, CheckpointError, _line, _read, atomic, problem_settings
+from .checkpoint import read_model, rebuilt, saved_problem, write_model
 from .deeponet import BumpDeepONet
+from .files import CheckpointError, damaged
 from .problems.operators import Operator, get_operator
 
 
@@ -34,15 +34,7 @@ def save_operator(path: str | os.PathLike, net: BumpDeepONet, *, operator: Opera
     >>> load_operator(path).net.load_state_dict(net.state_dict())
     <All keys matched successfully>
     """
-    content = {
-        "version": VERSION,
-        "kwargs": _kwargs(net),
-        "model": {key: value.detach().cpu() for key, value in net.state_dict().items()},
-        "problem": None if operator is None else {"name": operator.name, "settings": problem_settings(operator)},
-        "boundary": None,
-    }
-    with atomic(path) as file:
-        torch.save(content, file)
+    write_model(path, net, _kwargs(net), operator)
 
 
 def _kwargs(net: BumpDeepONet) -> dict[str, Any]:
@@ -96,23 +88,16 @@ def load_operator(path: str | os.PathLike, *, branch: nn.Module | None = None) -
     CheckpointError
         If it is no checkpoint of an operator, is damaged, or needs a ``branch``.
     """
-    content = _read(path)
+    content = read_model(path)
     kwargs = dict(content["kwargs"])
     if "sensors" not in kwargs:
         raise CheckpointError(f"{path} holds a solution, not an operator; read it by checkpoint.load")
     if kwargs.pop("own_branch") and branch is None:
         raise CheckpointError(f"{path} has a branch of its own kind; pass one as load_operator(path, branch=...)")
-    try:
-        net = BumpDeepONet(**kwargs | ({} if branch is None else {"branch": branch}))
-        net.load_state_dict(content["model"])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged or does not fit the branch: {_line(error)}") from error
-    try:
-        saved = content["problem"]
-        operator = None if saved is None else get_operator(saved["name"], **saved["settings"])
-    except (KeyError, TypeError, ValueError):  # one that somebody else defined: the net is whole without it
-        operator = None
-    return OperatorModel(net, operator)
+    with damaged(path, "is damaged or does not fit the branch"):
+        net = rebuilt(BumpDeepONet, kwargs | ({} if branch is None else {"branch": branch}), content["model"])
+    # without an operator that somebody else defined the net is whole, too
+    return OperatorModel(net, saved_problem(path, content, get_operator, needed=False))
 
 
 __all__ = ["OperatorModel", "load_operator", "save_operator"]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .functional import bump_basis
+from .functional import bump_basis, bump_combine
 from .jet import Jet
-from .layer import BumpNet, _count
+from .layer import BumpNet, positive_integer
 from .rows import RowLayout
 
 #: Periods to either side from which bumps reach into the domain.
@@ -80,7 +80,7 @@ class BumpDeepONet(nn.Module):
         super().__init__()
         if "outputs" in options:
             raise TypeError("BumpDeepONet got an unexpected keyword argument 'outputs'")
-        self.sensors = _count("sensors", sensors)
+        self.sensors = positive_integer("sensors", sensors)
         dim = _dimension(domain)
         start = BumpNet(dim, bumps, domain, **options)
         self.layout, self.tied = RowLayout(dim, 0, start.tied), start.tied
@@ -144,7 +144,10 @@ class BumpDeepONet(nn.Module):
 
     def combine(self, h: Tensor, y: Tensor, want: str = "value") -> Jet:
         """Jets at ``y`` [N, d] of the output functions with the amplitudes ``h`` [B, M]."""
-        jet = _combine(h, self.basis(y, want))
+        if want == "value" and not any(self.periodic):
+            jet = Jet(want, bump_combine(h, y, self.rows, self.frame, tied=self.tied))
+        else:  # images are summed before they are multiplied
+            jet = self.basis(y, want).map(lambda psi: torch.einsum("bm,nm...->bn...", h, psi))
         return jet if self.bias is None else Jet(want, jet.value + self.bias, jet.gradient, jet.second)
 
     def basis(self, y: Tensor, want: str = "value") -> Jet:
@@ -153,7 +156,7 @@ class BumpDeepONet(nn.Module):
             return bump_basis(y, self.rows, self.frame, want, tied=self.tied)
         images = (y + self.shifts[:, None]).flatten(0, 1)
         jet = bump_basis(images, self.rows, self.frame, want, tied=self.tied)
-        return jet._map(lambda t: t.unflatten(0, (len(self.shifts), len(y))).sum(0))
+        return jet.map(lambda t: t.unflatten(0, (len(self.shifts), len(y))).sum(0))
 
     # --- the bumps -----------------------------------------------------------------------------
 
@@ -168,11 +171,6 @@ class BumpDeepONet(nn.Module):
         parameters, dtype = sum(p.numel() for p in self.parameters()), str(self.rows.dtype).removeprefix("torch.")
         counts = f"sensors={self.sensors}, dim={layout.dim}, bumps={len(self.rows)}, periodic={self.periodic}"
         return f"{counts}, outer={outer!r}, parameters={parameters}, dtype={dtype}"
-
-
-def _combine(h: Tensor, basis: Jet) -> Jet:
-    """Jets [B, N, ...] from amplitudes [B, M] and jets [N, M, ...]: the one place where they meet."""
-    return basis._map(lambda t: torch.einsum("bm,nm...->bn...", h, t))
 
 
 # --- arguments -----------------------------------------------------------------------------------
@@ -208,7 +206,7 @@ def _widths(branch) -> tuple[int, ...]:
         branch = (branch,)
     if not isinstance(branch, (tuple, list)):
         raise TypeError(f"branch must be a module, the widths of hidden layers, or None, got {branch!r}")
-    return tuple(_count("branch", width) for width in branch)
+    return tuple(positive_integer("branch", width) for width in branch)
 
 
 __all__ = ["BumpDeepONet"]

@@ -10,9 +10,8 @@ import dataclasses
 import os
 from typing import Any
 
-import torch
-
-from .checkpoint import VERSION, CheckpointError, _kwargs, _line, _read, atomic, problem_settings
+from .checkpoint import net_settings, read_model, rebuilt, saved_problem, write_model
+from .files import CheckpointError, damaged
 from .layer import BumpNet
 from .problems.evolution import get_evolution
 from .solvers.evolution import Evolution
@@ -34,7 +33,7 @@ def save(path: str | os.PathLike, run: Evolution) -> None:
 
     Examples
     --------
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from bumpnet_fast.problems.evolution import Heat
     >>> from bumpnet_fast.solvers import evolve
     >>> path, run = tempfile.mkdtemp() + "/model.pt", evolve(Heat(nu=0.5), 12)
@@ -44,18 +43,10 @@ def save(path: str | os.PathLike, run: Evolution) -> None:
     (0.5, True)
     """
     net = run.at(float(run.times[-1]))
-    content = {
-        "version": VERSION,
-        "kwargs": _kwargs(net),
-        "model": {key: value.detach().cpu() for key, value in net.state_dict().items()},
-        "problem": {"name": run.problem.name, "settings": problem_settings(run.problem)},
-        "boundary": None,
-        "evolution": {name: getattr(run, name) for name in _PLAIN}
-        | {name: getattr(run, name).cpu() for name in _TENSORS}
-        | {"frame": run.space.frame.cpu(), "images": list(run.space.images)},
-    }
-    with atomic(path) as file:
-        torch.save(content, file)
+    evolution = {name: getattr(run, name) for name in _PLAIN}
+    evolution |= {name: getattr(run, name).cpu() for name in _TENSORS}
+    evolution |= {"frame": run.space.frame.cpu(), "images": list(run.space.images)}
+    write_model(path, net, net_settings(net), run.problem, evolution=evolution)
 
 
 def load(path: str | os.PathLike, *, problem: Any = None) -> Evolution:
@@ -76,28 +67,21 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Evolution:
     CheckpointError
         If it holds no evolution, is damaged, comes from a newer version, or its problem is unknown.
     """
-    content = _read(path)
+    content = read_model(path)
     if "evolution" not in content:
         raise CheckpointError(f"{path} holds no evolution: load it with checkpoint.load")
-    saved, evolution = content["problem"], dict(content["evolution"])
     if problem is None:
-        try:
-            problem = get_evolution(saved["name"], **saved["settings"])
-        except (KeyError, TypeError, ValueError) as error:
-            advice = "pass it as load(path, problem=...)"
-            raise CheckpointError(f"{path} needs its problem, {_line(error)}; {advice}") from error
-    try:
+        problem = saved_problem(path, content, get_evolution, needed=True)
+    with damaged(path):
+        evolution = dict(content["evolution"])
         frame, images = evolution.pop("frame"), tuple(evolution.pop("images"))
-        last = BumpNet(**content["kwargs"])
-        last.load_state_dict(content["model"])
+        last = rebuilt(BumpNet, content["kwargs"], content["model"])
         net = BumpNet.from_rows(evolution["states"][0].to(last.rows), frame.to(last.rows), last.domain, last.tied)
         names = {field.name for field in dataclasses.fields(Evolution)} - {"problem", "net", "space"}
         if missing := names - set(evolution):
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         space = Space(problem, frame, last.tied, images)
         return Evolution(problem=problem, net=net, space=space, **{name: evolution[name] for name in names})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged: {_line(error)}") from error
 
 
 __all__ = ["load", "save"]

@@ -61,6 +61,20 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise
 
 
+@contextlib.contextmanager
+def damaged(path: str | os.PathLike, how: str = "is damaged") -> Iterator[None]:
+    """Tell what goes wrong with the content of ``path`` as a :class:`CheckpointError` of one line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} {how}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without its line breaks."""
+    return " ".join(str(error).split())
+
+
 def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) -> dict[str, Any]:
     """The dict of tensors and plain values that ``torch.save`` wrote to ``path``, on the CPU.
 
@@ -103,4 +117,4 @@ def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) 
     return content
 
 
-__all__ = ["CheckpointError", "atomic", "read"]
+__all__ = ["CheckpointError", "atomic", "damaged", "one_line", "read"]

@@ -81,7 +81,7 @@ class Jet:
 
     def output(self, k: int) -> Jet:
         """The jet of output ``k`` alone."""
-        return self._map(lambda t: t[:, k : k + 1])
+        return self.map(lambda t: t[:, k : k + 1])
 
     def as_dict(self, name: str, coordinates: Sequence[str]) -> dict[str, Tensor]:
         """Derivatives by the names ``u``, ``u__x``, ``u__x__y`` that physicsnemo gives them.
@@ -99,16 +99,21 @@ class Jet:
             named |= {f"{name}__{coordinates[i]}__{coordinates[j]}": self.dd(i, j) for i, j in pairs}
         return named
 
-    def _map(self, f: Callable[[Tensor], Tensor]) -> Jet:
+    def map(self, f: Callable[[Tensor], Tensor]) -> Jet:
+        """The jet of ``f`` of every part, for a linear ``f`` that leaves the points and derivatives alone.
+
+        >>> Jet("value", torch.ones(5, 1)).map(Tensor.double).value.dtype
+        torch.float64
+        """
         return Jet(self.want, *(None if t is None else f(t) for t in (self.value, self.gradient, self.second)))
 
     def __neg__(self) -> Jet:
-        return self._map(torch.neg)
+        return self.map(torch.neg)
 
     def __add__(self, other: Jet) -> Jet:
         if not isinstance(other, Jet):
             return NotImplemented
-        parts = zip(self._parts(), other._parts_as(self.want), strict=True)
+        parts = zip(self.parts(), other._parts_as(self.want), strict=True)
         return Jet(self.want, *(None if a is None else a + b for a, b in parts))
 
     def __sub__(self, other: Jet) -> Jet:
@@ -117,10 +122,10 @@ class Jet:
     def __mul__(self, other: Jet | Tensor | float) -> Jet:
         """Product rule with a jet; a number or a tensor [N, 1] without derivatives scales."""
         if isinstance(other, Tensor):
-            return self._map(lambda t: t * other.reshape(other.shape + (1,) * (t.dim() - other.dim())))
+            return self.map(lambda t: t * other.reshape(other.shape + (1,) * (t.dim() - other.dim())))
         if not isinstance(other, Jet):
-            return self._map(lambda t: t * other)
-        a, a1, a2 = self._parts()
+            return self.map(lambda t: t * other)
+        a, a1, a2 = self.parts()
         b, b1, b2 = other._parts_as(self.want)
         gradient = second = None
         if a1 is not None:
@@ -137,12 +142,13 @@ class Jet:
 
     __rmul__ = __mul__
 
-    def _parts(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def parts(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Value, gradient and second derivatives, None for those that are not there."""
         return self.value, self.gradient, self.second
 
     def _parts_as(self, want: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if want == self.want:
-            return self._parts()
+            return self.parts()
         level = WANTS.index(want)
         second = getattr(self, want) if level >= DIAGONAL else None
         if level >= GRADIENT and self.gradient is None:

@@ -99,7 +99,7 @@ class BumpNet(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        dim, outputs = _count("dim", dim), _count("outputs", outputs)
+        dim, outputs = positive_integer("dim", dim), positive_integer("outputs", outputs)
         dtype, device = _float_type(dtype), torch.get_default_device() if device is None else torch.device(device)
         if outer not in ("tied", "free"):
             raise ValueError(f"outer must be 'tied' or 'free', got {outer!r}")
@@ -294,7 +294,11 @@ class BumpNet(nn.Module):
         """Nothing to set: loading has already refused a layout that differs."""
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):
-        """As usual, but with any number of bumps: the one Parameter is resized in place."""
+        """As usual, but with any number of bumps.
+
+        The Parameter stays the one that an optimiser knows, and is resized; with ``assign=True`` it is replaced, as
+        always.  A graph made before cannot be run backwards any more, as after every load; a new one can.
+        """
         rows, saved = state_dict.get(prefix + "rows"), state_dict.get(prefix + "_extra_state")
         problem = None
         if saved is not None and saved.tolist() != self.get_extra_state().tolist():
@@ -306,9 +310,20 @@ class BumpNet(nn.Module):
             error_msgs.append(f"{prefix}rows: {problem}")
             return
         if rows is not None and rows.shape != self.rows.shape:
-            self.rows.data = self.rows.data.new_empty(rows.shape)
-            self.rows.grad = None
+            if local_metadata.get("assign_to_params_buffers", False):
+                self.rows = nn.Parameter(self.rows.data.new_empty(rows.shape), self.rows.requires_grad)
+            else:
+                _resize(self.rows, rows.shape)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs)
+
+
+def _resize(parameter: nn.Parameter, shape: Sequence[int]) -> None:
+    """Give a Parameter another shape, and values to be overwritten; it stays the same object."""
+    data = parameter.data
+    # While a graph is alive, autograd keeps the size for the gradient; it forgets it when the dtype changes.
+    parameter.data = data.new_empty(0, dtype=torch.float16)
+    parameter.data = data.new_empty(shape)
+    parameter.grad = None
 
 
 def _psi_at_centre(packed: Packed) -> Tensor:
@@ -319,7 +334,8 @@ def _psi_at_centre(packed: Packed) -> Tensor:
 # --- arguments -----------------------------------------------------------------------------------
 
 
-def _count(name: str, value) -> int:
+def positive_integer(name: str, value) -> int:
+    """``value`` as an int of at least 1; TypeError or ValueError naming the argument ``name``."""
     try:
         count = operator.index(value)
     except TypeError:
@@ -341,10 +357,10 @@ def _positive(name: str, value) -> float:
 
 def _grid(bumps, dim: int) -> int | tuple[int, ...]:
     if not isinstance(bumps, (tuple, list)):
-        return _count("bumps", bumps)
+        return positive_integer("bumps", bumps)
     if len(bumps) != dim:
         raise ValueError(f"bumps must be a number or {dim} numbers, one per dimension, got {bumps!r}")
-    return tuple(_count("bumps", n) for n in bumps)
+    return tuple(positive_integer("bumps", n) for n in bumps)
 
 
 def _box(domain, dim: int, dtype: torch.dtype) -> Tensor:

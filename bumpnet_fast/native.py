@@ -81,3 +81,37 @@ def use_variant(name: str) -> Iterator[None]:
         yield
     finally:
         torch.ops.bumpnet_fast._cpu_variant(before)
+
+
+#: When the CPU kernels leave out pairs of points and bumps that add nothing (csrc/cull.h).
+CULLING = ("never", "auto", "always")
+
+
+@contextlib.contextmanager
+def use_culling(when: str) -> Iterator[None]:
+    """Say inside the block when the CPU kernels' jets and their gradients skip what is zero to working precision.
+
+    By default ("auto") they do where bumps are so many and so sharp that it pays; "never" and "always" are for tests
+    and benchmarks.  Without the extension there is nothing to choose, and the block is run.
+
+    Raises
+    ------
+    ValueError
+        If ``when`` is none of the three.
+
+    Examples
+    --------
+    >>> with use_culling("never"):
+    ...     pass
+    """
+    if when not in CULLING:
+        raise ValueError(f"when must be one of {', '.join(CULLING)}, got {when!r}")
+    if missing is not None:
+        yield
+        return
+    before = torch.ops.bumpnet_fast._cpu_culling(-1)
+    torch.ops.bumpnet_fast._cpu_culling(CULLING.index(when))
+    try:
+        yield
+    finally:
+        torch.ops.bumpnet_fast._cpu_culling(before)

@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .plotting import (
+from .figures import (
     BLUE,
     FAINT,
     FIELD,
@@ -25,11 +25,11 @@ from .plotting import (
     SMALL,
     TEXT,
     TITLE,
-    _colour_bar,
-    _frame_axes,
-    _legend,
-    _number,
-    _title,
+    add_colour_bar,
+    add_legend,
+    frame_axes,
+    mathtext,
+    set_title,
 )
 from .problems.sampling import lattice
 from .solvers.evolution import Evolution
@@ -102,7 +102,7 @@ def write_animation(run: Evolution, file: BinaryIO, frames: int = FRAMES) -> Non
     images = []
     for t in times:
         update(t)
-        _title(ax, f"$t = {t:.3g}$")
+        set_title(ax, f"$t = {t:.3g}$")
         canvas.draw()
         figure.set_layout_engine("none")  # once laid out is enough
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba()).copy()).convert("RGB")
@@ -119,7 +119,7 @@ def _moving(ax: Axes, view: _View, norm: Normalize) -> Callable[[float], None]:
         ax.set(xlim=view.box[:, 0], ylim=(norm.vmin - pad, norm.vmax + pad), xlabel="$x$", ylabel="$u$")
         return lambda t: curve.set_ydata(view.u(t))
     image = ax.imshow(view.u(start).reshape(view.size), **_image_options(view, norm))
-    _frame_axes(ax, view.box)
+    frame_axes(ax, view.box)
     return lambda t: image.set_data(view.u(t).reshape(view.size))
 
 
@@ -174,7 +174,7 @@ def _panels(mosaic: list[list[str]], height: float) -> tuple[Figure, dict[str, A
 
 def _headline(run: Evolution) -> str:
     parts = [run.problem.name.capitalize(), f"{len(run.net.rows)} bumps", run.method]
-    parts += [] if run.rel_l2 is None else [f"relative $L_2$ error {_number(run.rel_l2)}"]
+    parts += [] if run.rel_l2 is None else [f"relative $L_2$ error {mathtext(run.rel_l2)}"]
     return "  ·  ".join([*parts, f"{run.setup_seconds + run.seconds:.2g} s"])
 
 
@@ -190,8 +190,8 @@ def _space_time(ax: Axes, view: _View) -> None:
     image = ax.imshow(values, origin="lower", extent=extent, aspect="auto", cmap=FIELD, interpolation="bilinear")
     ax.set_xlabel("$x$", fontsize=TEXT, color=INK, labelpad=2)
     ax.set_ylabel("$t$", fontsize=TEXT, color=INK, labelpad=2)
-    _title(ax, "$u(x, t)$")
-    _colour_bar(ax, image)
+    set_title(ax, "$u(x, t)$")
+    add_colour_bar(ax, image)
 
 
 def _profiles(ax: Axes, view: _View) -> None:
@@ -206,15 +206,15 @@ def _profiles(ax: Axes, view: _View) -> None:
             label = "exact" if i == len(times) - 1 else None
             ax.plot(view.x[:, 0], values, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label=label)
     ax.set_xlabel("$x$", fontsize=TEXT, color=INK, labelpad=2)
-    _legend(ax)
-    _title(ax, "$u$ over $x$")
+    add_legend(ax)
+    set_title(ax, "$u$ over $x$")
 
 
 def _snapshot(ax: Axes, view: _View, t: float, norm: Normalize) -> None:
     image = ax.imshow(view.u(t).reshape(view.size), **_image_options(view, norm))
-    _frame_axes(ax, view.box)
-    _title(ax, f"$t = {t:.3g}$")
-    _colour_bar(ax, image)
+    frame_axes(ax, view.box)
+    set_title(ax, f"$t = {t:.3g}$")
+    add_colour_bar(ax, image)
 
 
 def _error(ax: Axes, run: Evolution) -> None:
@@ -226,9 +226,9 @@ def _error(ax: Axes, run: Evolution) -> None:
     ax.set_yscale("log")
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
     ax.set_xlabel("$t$", fontsize=TEXT, color=INK, labelpad=2)
-    _legend(ax)
+    add_legend(ax)
     ending = "" if run.stop_reason == "finished" else f" ({run.stop_reason})"
-    _title(ax, f"{run.steps} steps{ending}")
+    set_title(ax, f"{run.steps} steps{ending}")
 
 
 __all__ = ["evolution_figure", "write_animation"]

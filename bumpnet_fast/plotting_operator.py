@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 
-from .plotting import (
+from .figures import (
     BLUE,
     DECADES,
     ERROR,
@@ -22,15 +22,15 @@ from .plotting import (
     SMALL,
     TEXT,
     TITLE,
-    _array,
-    _boxes,
-    _colour_bar,
-    _convergence,
-    _error_norm,
-    _frame_axes,
-    _legend,
-    _number,
-    _title,
+    add_colour_bar,
+    add_legend,
+    as_array,
+    draw_boxes,
+    draw_convergence,
+    error_norm,
+    frame_axes,
+    mathtext,
+    set_title,
 )
 from .solvers.deeponet import OperatorSolution
 
@@ -85,14 +85,14 @@ def operator_figure(solution: OperatorSolution) -> Figure:
     figure.suptitle(_headline(solution), fontsize=TITLE + 1.5, color=INK)
     (_curves if dim == 1 else _fields)(solution, axes)
     _histogram(axes["errors"], solution)
-    _convergence(axes["convergence"], solution)
+    draw_convergence(axes["convergence"], solution)
     return figure
 
 
 def _headline(solution: OperatorSolution) -> str:
     name = "Operator" if solution.operator is None else solution.operator.name.capitalize()
     parts = [name, f"{len(solution.net.rows)} bumps, {solution.parameters} parameters"]
-    parts += [f"mean relative $L_2$ error {_number(solution.rel_l2)}", f"{solution.seconds:.1f} s"]
+    parts += [f"mean relative $L_2$ error {mathtext(solution.rel_l2)}", f"{solution.seconds:.1f} s"]
     return "  ·  ".join(parts)
 
 
@@ -103,11 +103,11 @@ def _sample(solution: OperatorSolution, rank: float) -> tuple[np.ndarray, np.nda
     index = int(solution.errors.argsort()[round(rank * (len(solution.errors) - 1))])
     inputs, outputs, points = data.to(solution.net.rows)
     prediction = solution.net(inputs[index : index + 1], points)[0]
-    return _array(prediction), _array(outputs[index]), float(solution.errors[index])
+    return as_array(prediction), as_array(outputs[index]), float(solution.errors[index])
 
 
 def _points(solution: OperatorSolution) -> np.ndarray:
-    return _array(solution.data.points if solution.test is None else solution.test.points)
+    return as_array(solution.data.points if solution.test is None else solution.test.points)
 
 
 # --- one coordinate ------------------------------------------------------------------------------
@@ -121,14 +121,14 @@ def _curves(solution: OperatorSolution, axes: dict[str, Axes]) -> None:
         axes[name].plot(y[order], prediction[order], color=BLUE, linewidth=1.6, label="$G(f)$")
         dashes = {"color": INK, "linewidth": 1.0, "linestyle": (0, (4, 3))}
         axes[name].plot(y[order], truth[order], label="truth", **dashes)
-        _title(axes[name], f"A {name} function, error {_number(error)}".replace("A worst", "The worst"))
-    _legend(axes["typical"])
-    lo, hi = _array(solution.net.domain)[:, 0]
+        set_title(axes[name], f"A {name} function, error {mathtext(error)}".replace("A worst", "The worst"))
+    add_legend(axes["typical"])
+    lo, hi = as_array(solution.net.domain)[:, 0]
     grid = torch.linspace(lo, hi, 500, dtype=torch.float64)[:, None].to(solution.net.rows)
     with torch.no_grad():
-        psi = _array(solution.net.basis(grid).value)
-    axes["bumps"].plot(_array(grid)[:, 0], psi / np.abs(psi).max(0), color=BLUE, linewidth=0.9, alpha=0.7)
-    _title(axes["bumps"], f"{psi.shape[1]} bumps, each over its maximum")
+        psi = as_array(solution.net.basis(grid).value)
+    axes["bumps"].plot(as_array(grid)[:, 0], psi / np.abs(psi).max(0), color=BLUE, linewidth=0.9, alpha=0.7)
+    set_title(axes["bumps"], f"{psi.shape[1]} bumps, each over its maximum")
     for name in (*RANKS, "bumps"):
         axes[name].set_xlabel("$y$", fontsize=TEXT, color=INK, labelpad=2)
 
@@ -137,29 +137,29 @@ def _curves(solution: OperatorSolution, axes: dict[str, Axes]) -> None:
 
 
 def _fields(solution: OperatorSolution, axes: dict[str, Axes]) -> None:
-    box, points = _array(solution.net.domain), _points(solution)
+    box, points = as_array(solution.net.domain), _points(solution)
     prediction, truth, error = _sample(solution, RANKS["typical"])
     difference = np.abs(prediction - truth)
     shared = Normalize(min(prediction.min(), truth.min()), max(prediction.max(), truth.max()))
-    titles = {"prediction": "$G(f)$ of a typical function", "truth": "Truth", "error": f"Error, {_number(error)}"}
+    titles = {"prediction": "$G(f)$ of a typical function", "truth": "Truth", "error": f"Error, {mathtext(error)}"}
     triangles = Triangulation(*points.T)
     for name, values in (("prediction", prediction), ("truth", truth), ("error", difference)):
-        norm = _error_norm(difference) if name == "error" else shared
+        norm = error_norm(difference) if name == "error" else shared
         floor = norm.vmax / 10**DECADES if name == "error" else -np.inf
         colours = ERROR if name == "error" else FIELD
         image = axes[name].tripcolor(triangles, np.maximum(values, floor), cmap=colours, norm=norm, shading="gouraud")
-        _frame_axes(axes[name], box)
-        _title(axes[name], titles[name])
-        _colour_bar(axes[name], image)
-    _boxes(axes["bumps"], SimpleNamespace(net=solution.net.trunk), box)
-    _title(axes["bumps"], f"{len(solution.net.rows)} bumps")
+        frame_axes(axes[name], box)
+        set_title(axes[name], titles[name])
+        add_colour_bar(axes[name], image)
+    draw_boxes(axes["bumps"], SimpleNamespace(net=solution.net.trunk), box)
+    set_title(axes["bumps"], f"{len(solution.net.rows)} bumps")
 
 
 # --- errors --------------------------------------------------------------------------------------
 
 
 def _histogram(ax: Axes, solution: OperatorSolution) -> None:
-    errors = _array(solution.errors)
+    errors = as_array(solution.errors)
     known = errors[np.isfinite(errors) & (errors > 0)]
     if len(known):
         lo, hi = known.min() / 1.1, known.max() * 1.1
@@ -167,11 +167,11 @@ def _histogram(ax: Axes, solution: OperatorSolution) -> None:
     ax.set_xscale("log")
     for value, colour, label in ((solution.rel_l2, INK, "mean"), (solution.projection_rel_l2, RED, "best amplitudes")):
         if np.isfinite(value) and value > 0:
-            ax.axvline(value, color=colour, linewidth=1.2, linestyle=(0, (4, 3)), label=f"{label} {_number(value)}")
+            ax.axvline(value, color=colour, linewidth=1.2, linestyle=(0, (4, 3)), label=f"{label} {mathtext(value)}")
     ax.set_xlabel("relative $L_2$ error", fontsize=TEXT, color=INK, labelpad=2)
-    _legend(ax)
+    add_legend(ax)
     which = "training" if solution.test is None else "test"
-    _title(ax, f"{len(errors)} {which} functions")
+    set_title(ax, f"{len(errors)} {which} functions")
 
 
 __all__ = ["operator_figure"]

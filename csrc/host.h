@@ -129,6 +129,19 @@ inline void make_contiguous(MaybeTensor& g0, MaybeTensor& g1, MaybeTensor& g2, i
   }
 }
 
+// The numbers 0 to n - 1, to be looped over.
+struct All {
+  struct Iterator {
+    int64_t i;
+    int64_t operator*() const { return i; }
+    void operator++() { i++; }
+    bool operator!=(const Iterator& other) const { return i != other.i; }
+  };
+  int64_t n;
+  Iterator begin() const { return {0}; }
+  Iterator end() const { return {n}; }
+};
+
 // The points, and the bumps packed for the kernels.
 template <class T>
 class Bumps {
@@ -162,6 +175,9 @@ class Bumps {
   const void* bump(int64_t m) const { return packed_.data() + m * kernels.packed_bytes; }
   const T* row(int64_t m) const { return static_cast<const T*>(rows_.const_data_ptr()) + m * columns; }
   const T* amplitudes(int64_t m) const { return row(m) + shape_columns; }
+  const T* x() const { return static_cast<const T*>(x_.const_data_ptr()); }
+  // Other points in place of those given, as many.
+  void move_to(const Tensor& x) { x_ = x; }
   const T* frame_data() const { return static_cast<const T*>(frame_.const_data_ptr()); }
   int64_t components() const { return bump::components(dim, want); }
   int64_t padded(int64_t n) const { return round_up(n, kernels.lanes); }
@@ -169,7 +185,7 @@ class Bumps {
   // Points [first, first + n) with components apart in `to[j * stride + i]`, infinities turned to
   // NaN (v - v is NaN), and the last point repeated up to a whole vector.
   Points<T> load_points(int64_t first, int64_t n, int64_t stride, T* to) const {
-    const T* x = static_cast<const T*>(x_.const_data_ptr()) + first * dim;
+    const T* x = this->x() + first * dim;
     for (int64_t j = 0; j < dim; j++) {
       T* out = to + j * stride;
       for (int64_t i = 0; i < n; i++) out[i] = x[i * dim + j] + (x[i * dim + j] - x[i * dim + j]);

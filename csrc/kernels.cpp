@@ -60,9 +60,9 @@ void jet(Points<T> points, const void* packed, int64_t bumps, T* out, int64_t st
   constexpr int64_t lanes = Traits<T>::lanes;
   const Packed<D, T>* table = static_cast<const Packed<D, T>*>(packed);
   for (int64_t i = 0; i < points.n; i += kSide * lanes) {
-    Vec<T> x[kSide][D], total[kSide][C];
+    Vec<T> x[kSide][D], total[kSide][C] = {};
     load_side_by_side<D>(points, i, points.n, x);
-    for (int64_t first = 0; first < bumps || first == 0; first += kBumpBlock) {
+    for (int64_t first = 0; first < bumps; first += kBumpBlock) {
       const int64_t last = first + kBumpBlock < bumps ? first + kBumpBlock : bumps;
       Vec<T> block[kSide][C];
       for (int u = 0; u < kSide; u++)
@@ -73,7 +73,7 @@ void jet(Points<T> points, const void* packed, int64_t bumps, T* out, int64_t st
         for (int u = 0; u < kSide; u++) pair_jet<D, WANT, true>(table[m], ax[u], table[m].h, block[u]);
       }
       for (int u = 0; u < kSide; u++)
-        for (int c = 0; c < C; c++) total[u][c] = first ? total[u][c] + block[u][c] : block[u][c];
+        for (int c = 0; c < C; c++) total[u][c] += block[u][c];
     }
     for (int u = 0; u < kSide && i + u * lanes < points.n; u++)
       for (int c = 0; c < C; c++) store<T>(out + c * stride + i + u * lanes, total[u][c], points.n - i - u * lanes);
@@ -230,6 +230,51 @@ void design(Points<T> points, const void* bump, const T* cot, int64_t cot_stride
   });
 }
 
+template <int D, class T>
+T slope(const void* bump) {
+  return static_cast<const Packed<D, T>*>(bump)->s;
+}
+
+template <int D, class T>
+T steepness(const void* bump) {
+  const Packed<D, T>& b = *static_cast<const Packed<D, T>*>(bump);
+  T most = b.norm[0];
+  for (int k = 1; k < D; k++) most = b.norm[k] > most ? b.norm[k] : most;
+  return b.s * std::sqrt(most);
+}
+
+// g falls with |B|, and over a box |B| lies between its value at the centre and that less or more the box's reach.
+template <int D, class T>
+void bounds(Points<T> centres, const T* half, const void* bump, T* most, T* least) {
+  const Packed<D, T> b = *static_cast<const Packed<D, T>*>(bump);
+  for (int64_t i = 0; i < centres.n; i += Traits<T>::lanes) {
+    Vec<T> x[D], n[2 * D], S[2];
+    load_point<D>(centres, i, x);
+    for (int k = 0; k < D; k++) {
+      Vec<T> B{}, reach{};
+      for (int j = 0; j < D; j++) {
+        B += (x[j] - b.c[j]) * b.U[k][j];
+        reach += abs(load<T>(half + j * centres.stride + i) * b.U[k][j]);
+      }
+      B = abs(B);
+      const Vec<T> nearest = -at_most(reach - B, T(0));
+      n[k] = at_most(b.a[k] - nearest, Limits<T>::cap);
+      n[D + k] = at_most(b.a[k] - (B + reach), Limits<T>::cap);
+    }
+    exp2<T>(n);
+    for (int side = 0; side < 2; side++) {
+      S[side] = splat<T>(T(1 - 2 * D));
+      for (int k = 0; k < D; k++) {
+        const Vec<T> e = n[side * D + k], t = e * b.q[k];
+        const Vec<T> gh = (e * b.k[k]) * reciprocal((t * e + T(1)) + (e + t));
+        S[side] += gh + gh;
+      }
+    }
+    store<T>(most + i, S[0] * b.s);
+    store<T>(least + i, S[1] * b.s);
+  }
+}
+
 template <class T>
 void add(int64_t n, T weight, const T* from, T* to) {
   for (int64_t i = 0; i < n; i += Traits<T>::lanes) store<T>(to + i, load<T>(to + i) + load<T>(from + i) * weight);
@@ -265,6 +310,9 @@ Kernels<T> make() {
   k.packed_bytes = sizeof(Packed<D, T>);
   k.pack = pack<D, T>;
   k.unpack_gradient = unpack_gradient<D, T>;
+  k.slope = slope<D, T>;
+  k.steepness = steepness<D, T>;
+  k.bounds = bounds<D, T>;
   k.add = add<T>;
   k.dot = dot<T>;
   fill<D, VALUE>(k);

@@ -47,6 +47,12 @@ struct Kernels {
   // Phi[i] and D[column * stride + i] of one bump (D null: Phi alone); exactly n entries written
   void (*design[kWants])(Points<T>, const void* bump, const T* cot, int64_t cot_stride, bool tied, T* Phi, T* D,
                          int64_t stride);
+  // s and s |V| of one bump: the slope of its sigmoid, and how fast the bump can rise
+  T (*slope)(const void* bump);
+  T (*steepness)(const void* bump);
+  // most[t] and least[t]: bounds of s S of one bump over boxes with their centres as points, and half their sides
+  // half[j * stride + t]; whole vectors are written
+  void (*bounds)(Points<T> centres, const T* half, const void* bump, T* most, T* least);
   // to[i] += weight * from[i], and the sum of a[i] * b[i]; n is a multiple of `lanes`
   void (*add)(int64_t n, T weight, const T* from, T* to);
   double (*dot)(int64_t n, const T* a, const T* b);

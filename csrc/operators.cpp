@@ -5,7 +5,8 @@
 // threads: a point's sum over bumps and a bump's sum over points are always taken in one order.
 #include <Python.h>
 
-#include "host.h"
+#include "blocks.h"
+#include "by_tiles.h"
 
 namespace bump {
 namespace {
@@ -41,24 +42,8 @@ int64_t forward_chunk(int64_t points, int64_t bumps, int64_t lanes) {
   return std::min(kChunk, std::max(lanes, share));
 }
 
-// Several outputs: one bump's jet at a time, added to every output's sums.
 template <class T>
-void jet_of_many(const Bumps<T>& b, const Points<T>& points, int64_t chunk, T* one, T* sums) {
-  const int64_t size = b.components() * chunk;
-  std::fill(sums, sums + b.outputs * size, T(0));
-  std::fill(one, one + size, T(0));
-  for (int64_t m = 0; m < b.count; m++) {
-    b.kernels.basis[b.want](points, b.bump(m), one, chunk);
-    for (int64_t o = 0; o < b.outputs; o++) b.kernels.add(size, b.amplitudes(m)[o], one, sums + o * size);
-  }
-}
-
-template <class T>
-std::tuple<Tensor, Tensor, Tensor> jet_as(const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want,
-                                          bool tied) {
-  const Bumps<T> b(x, rows, frame, want, tied, true);
-  auto result = empty_jet(x, {b.points, b.outputs}, {}, b.dim, want);
-  const JetView<T> out = view<T>(result, b.outputs, b.dim, b.want);
+void jet_of_all(const Bumps<T>& b, const JetView<T>& out) {
   const int64_t chunk = forward_chunk(b.points, b.count, b.kernels.lanes), size = b.components() * chunk;
   parallel(divide_up(b.points, chunk), chunk * b.count, [&](int64_t begin, int64_t end) {
     std::vector<T> scratch(b.dim * chunk + (b.outputs + 1) * size);
@@ -68,12 +53,27 @@ std::tuple<Tensor, Tensor, Tensor> jet_as(const Tensor& x, const Tensor& rows, c
       if (b.outputs == 1)
         b.kernels.jet[b.want](points, b.bump(0), b.count, sums, chunk);
       else
-        jet_of_many(b, points, chunk, one, sums);
+        jet_of_many(b, All{b.count}, points, chunk, one, sums);
       for (int64_t o = 0; o < b.outputs; o++)
         store_jet(sums + o * size, chunk, points.n, b.dim, b.want, output_of(out, first, o, b.dim, b.want));
     }
   });
-  return result;
+}
+
+template <class T>
+std::tuple<Tensor, Tensor, Tensor> jet_as(const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want,
+                                          bool tied) {
+  Bumps<T> b(x, rows, frame, want, tied, true);
+  const auto sorted = sort_if_it_pays(b, x);
+  auto result = empty_jet(x, {b.points, b.outputs}, {}, b.dim, want);
+  const JetView<T> out = view<T>(result, b.outputs, b.dim, b.want);
+  if (!sorted) {
+    jet_of_all(b, out);
+    return result;
+  }
+  jet_by_tiles(b, *sorted->tiles, out);
+  auto& [value, gradient, second] = result;
+  return {sorted->put_back(value), sorted->put_back(gradient), sorted->put_back(second)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> jet(Tensor x, Tensor rows, Tensor frame, int64_t want, bool tied) {
@@ -81,40 +81,7 @@ std::tuple<Tensor, Tensor, Tensor> jet(Tensor x, Tensor rows, Tensor frame, int6
   return BUMP_DISPATCH(rows, jet_as, x, rows, frame, want, tied);
 }
 
-// --- points and cotangents with components apart, chunk after chunk --------------------------------
-
-template <class T>
-struct Blocked {
-  int64_t chunk, chunks, points, x_size, cot_size, outputs;
-  std::unique_ptr<T[]> x, cot;
-
-  Points<T> at(int64_t c) const { return {x.get() + c * x_size, chunk, std::min(chunk, points - c * chunk)}; }
-  const T* cotangents(int64_t c, int64_t output) const { return cot.get() + (c * outputs + output) * cot_size; }
-};
-
-// `outputs` cotangents per point are kept; with 0 the points alone.
-template <class T>
-Blocked<T> block(const Bumps<T>& b, const JetView<const T>& g, int64_t outputs) {
-  Blocked<T> k;
-  k.chunk = std::min(kChunk, b.padded(std::max<int64_t>(b.points, 1)));
-  k.chunks = divide_up(b.points, k.chunk);
-  k.points = b.points;
-  k.x_size = b.dim * k.chunk;
-  k.cot_size = b.components() * k.chunk;
-  k.outputs = outputs;
-  k.x.reset(new T[k.x_size * k.chunks]);
-  k.cot.reset(new T[k.cot_size * k.chunks * outputs]);
-  parallel(k.chunks, k.chunk, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; c++) {
-      const int64_t first = c * k.chunk, n = std::min(k.chunk, b.points - first);
-      b.load_points(first, n, k.chunk, k.x.get() + c * k.x_size);
-      for (int64_t o = 0; o < outputs; o++)
-        load_cotangents(output_of(g, first, o, b.dim, b.want), b.dim, b.want, n, b.padded(n), k.chunk,
-                        k.cot.get() + (c * outputs + o) * k.cot_size);
-    }
-  });
-  return k;
-}
+// --- gradients ---------------------------------------------------------------------------------------
 
 // How far the given cotangents reach: what is absent costs nothing.
 int64_t reach(int64_t want, const MaybeTensor& g1, const MaybeTensor& g2) {
@@ -122,57 +89,13 @@ int64_t reach(int64_t want, const MaybeTensor& g1, const MaybeTensor& g2) {
   return want >= 1 && g1 ? 1 : 0;
 }
 
-// --- vector-Jacobian products ----------------------------------------------------------------------
-
-// Where the cotangent of bump m over chunk c comes from.  `combined` is scratch of one chunk.
+// Sums over the points for every bump and stretch of points, partial [stretches, bumps, width].  Tasks are blocks of
+// bumps, and with few bumps also stretches, in a division that depends on the sizes alone.
 template <class T>
-struct Cotangents {
-  const Bumps<T>& b;
-  const Blocked<T>& blocked;
-  JetView<const T> by_bump;  // cotangents of a basis [M, ..., N]; null for those of a jet
-
-  const T* of(int64_t m, int64_t c, T* combined) const {
-    if (!by_bump.value && !by_bump.gradient && !by_bump.second) {
-      if (blocked.outputs == 1) return blocked.cotangents(c, 0);
-      std::fill(combined, combined + blocked.cot_size, T(0));
-      for (int64_t o = 0; o < blocked.outputs; o++)
-        b.kernels.add(blocked.cot_size, b.amplitudes(m)[o], blocked.cotangents(c, o), combined);
-      return combined;
-    }
-    const int64_t first = c * blocked.chunk, n = std::min(blocked.chunk, b.points - first);
-    const int64_t row = m * b.points;
-    const JetView<const T> g = by_bump.at(row + first, row * b.dim + first, row * second_size(b.dim, b.want) + first);
-    load_cotangents(g, b.dim, b.want, n, b.padded(n), blocked.chunk, combined);
-    return combined;
-  }
-  // Factor that is not in the cotangent itself.
-  T weight(int64_t m) const { return blocked.outputs == 1 ? b.amplitudes(m)[0] : T(1); }
-};
-
-// Gradients of a bump's several amplitudes over one chunk: its jet against every output's cotangent.
-template <class T>
-void add_amplitude_gradients(const Bumps<T>& b, const Blocked<T>& k, int64_t m, int64_t c, T* jet, double* gradients) {
-  const Points<T> points = k.at(c);
-  b.kernels.basis[b.want](points, b.bump(m), jet, k.chunk);
-  const int64_t padded = b.padded(points.n);
-  for (int64_t i = 0; i < b.components(); i++) {
-    std::fill(jet + i * k.chunk + points.n, jet + i * k.chunk + padded, T(0));
-    const double factor = off_diagonal(i, b.dim, b.want) ? 2 : 1;
-    for (int64_t o = 0; o < b.outputs; o++)
-      gradients[o] += factor * b.kernels.dot(padded, jet + i * k.chunk, k.cotangents(c, o) + i * k.chunk);
-  }
-}
-
-// Gradient of the rows.  Tasks are blocks of bumps, and with few bumps also stretches of points,
-// in a division that depends on the sizes alone.
-template <class T>
-void rows_gradient(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cotangents, Tensor& result) {
-  const int64_t sums = sums_count(b.dim), width = sums + b.outputs;
-  const int64_t stretches = std::max<int64_t>(1, std::min(k.chunks, divide_up(32, std::max<int64_t>(b.count, 1))));
+void sums_of_all(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cotangents, int64_t stretches,
+                 double* partial, int64_t width) {
   const int64_t per_block = std::max<int64_t>(1, std::min<int64_t>(8, b.count / 16)),
-                blocks = divide_up(b.count, per_block);
-  const bool several = k.outputs > 1;
-  std::vector<double> partial(stretches * b.count * width, 0.);
+                blocks = divide_up(b.count, per_block), sums = width - b.outputs;
   parallel(stretches * blocks, per_block * (b.points / stretches + 1), [&](int64_t begin, int64_t end) {
     std::unique_ptr<T[]> scratch(new T[2 * k.cot_size]);
     for (int64_t task = begin; task < end; task++) {
@@ -180,20 +103,26 @@ void rows_gradient(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& 
                     last = std::min(b.count, first + per_block);
       for (int64_t c = stretch * k.chunks / stretches; c < (stretch + 1) * k.chunks / stretches; c++)
         for (int64_t m = first; m < last; m++) {
-          double* out = partial.data() + (stretch * b.count + m) * width;
+          double* out = partial + (stretch * b.count + m) * width;
           b.kernels.vjp_rows[b.want](k.at(c), b.bump(m), cotangents.of(m, c, scratch.get()), k.chunk, out);
-          if (several) add_amplitude_gradients(b, k, m, c, scratch.get() + k.cot_size, out + sums);
+          if (k.outputs > 1) add_amplitude_gradients(b, k, m, c, scratch.get() + k.cot_size, out + sums);
         }
     }
   });
-  T* grad = data<T>(result);
+}
+
+// Gradient of the rows from their sums.
+template <class T>
+void unpack_gradients(const Bumps<T>& b, const Cotangents<T>& cotangents, int64_t stretches, const double* partial,
+                      int64_t width, T* grad) {
+  const int64_t sums = width - b.outputs;
   parallel(b.count, 64, [&](int64_t begin, int64_t end) {
     std::vector<double> total(width), shape(b.shape_columns);
     for (int64_t m = begin; m < end; m++) {
       std::fill(total.begin(), total.end(), 0.);
       for (int64_t s = 0; s < stretches; s++)
         for (int64_t i = 0; i < width; i++) total[i] += partial[(s * b.count + m) * width + i];
-      if (k.outputs == 1) total[sums] = total[0];
+      if (cotangents.blocked.outputs == 1) total[sums] = total[0];
       const double weight = cotangents.weight(m);
       b.kernels.unpack_gradient(b.row(m), b.frame_data(), b.tied, total.data(), shape.data());
       for (int64_t i = 0; i < b.shape_columns; i++) grad[m * b.columns + i] = T(weight * shape[i]);
@@ -202,42 +131,50 @@ void rows_gradient(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& 
   });
 }
 
-template <class T>
-void x_gradient(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cotangents, Tensor& result) {
-  T* gx = data<T>(result);
-  parallel(k.chunks, k.chunk * b.count, [&](int64_t begin, int64_t end) {
-    std::unique_ptr<T[]> scratch(new T[k.cot_size + k.x_size]);
-    T* sums = scratch.get() + k.cot_size;
-    for (int64_t c = begin; c < end; c++) {
-      const Points<T> points = k.at(c);
-      std::fill(sums, sums + k.x_size, T(0));
-      for (int64_t m = 0; m < b.count; m++)
-        b.kernels.vjp_x[b.want](points, b.bump(m), cotangents.of(m, c, scratch.get()), k.chunk, cotangents.weight(m),
-                                sums);
-      for (int64_t j = 0; j < b.dim; j++)
-        for (int64_t i = 0; i < points.n; i++) gx[(c * k.chunk + i) * b.dim + j] = sums[j * k.chunk + i];
-    }
-  });
-}
-
+// Gradients of x and rows; with tiles of the points by their active pairs alone.
 template <class T>
 std::tuple<Tensor, Tensor> gradients(const Bumps<T>& b, const Blocked<T>& k, const Cotangents<T>& cotangents,
-                                     const Tensor& x, const Tensor& rows, bool need_x, bool need_rows) {
+                                     const Tensor& x, const Tensor& rows, bool need_x, bool need_rows,
+                                     Tiles<T>* tiles = nullptr) {
   Tensor gx = need_x ? empty(x, {b.points, b.dim}) : empty(x, {0});
   Tensor grows = need_rows ? empty(rows, {b.count, b.columns}) : empty(rows, {0});
-  if (need_x) x_gradient(b, k, cotangents, gx);
-  if (need_rows) rows_gradient(b, k, cotangents, grows);
+  const std::vector<double> values = tiles ? value_cotangents(b, k, *tiles) : std::vector<double>();
+  if (need_x && tiles) {
+    x_gradient_by_tiles(b, k, cotangents, *tiles, data<T>(gx));
+  } else if (need_x) {
+    T* to = data<T>(gx);
+    parallel(k.chunks, k.chunk * b.count, [&](int64_t begin, int64_t end) {
+      std::unique_ptr<T[]> scratch(new T[k.cot_size + k.x_size]);
+      for (int64_t c = begin; c < end; c++) x_gradient_of_chunk(b, k, cotangents, c, All{b.count}, scratch.get(), to);
+    });
+  }
+  if (need_rows) {
+    const int64_t width = sums_count(b.dim) + b.outputs;
+    const int64_t few = divide_up(32, std::max<int64_t>(b.count, 1));
+    const int64_t stretches = tiles ? 1 : std::max<int64_t>(1, std::min(k.chunks, few));
+    std::vector<double> partial(stretches * b.count * width, 0.);
+    if (tiles)
+      sums_by_tiles(b, k, cotangents, *tiles, values, partial.data(), width);
+    else
+      sums_of_all(b, k, cotangents, stretches, partial.data(), width);
+    unpack_gradients(b, cotangents, stretches, partial.data(), width, data<T>(grows));
+  }
   return {gx, grows};
 }
 
 template <class T>
-std::tuple<Tensor, Tensor> jet_vjp_as(const MaybeTensor& g0, const MaybeTensor& g1, const MaybeTensor& g2,
-                                      const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want, bool tied,
-                                      bool need_x, bool need_rows) {
-  const Bumps<T> b(x, rows, frame, want, tied, false);
+std::tuple<Tensor, Tensor> jet_vjp_as(MaybeTensor g0, MaybeTensor g1, MaybeTensor g2, const Tensor& x,
+                                      const Tensor& rows, const Tensor& frame, int64_t want, bool tied, bool need_x,
+                                      bool need_rows) {
+  Bumps<T> b(x, rows, frame, want, tied, false);
+  const auto sorted = sort_if_it_pays(b, x);
+  if (sorted) g0 = sorted->taken(g0), g1 = sorted->taken(g1), g2 = sorted->taken(g2);
   const auto g = points_first<const T>(data<T>(g0), data<T>(g1), data<T>(g2), b.outputs, b.dim, b.want);
-  const Blocked<T> k = block(b, g, b.outputs);
-  return gradients(b, k, Cotangents<T>{b, k, {}}, x, rows, need_x, need_rows);
+  const Blocked<T> k = block(b, g, b.outputs, sorted ? kTile : kChunk);
+  Tiles<T>* tiles = sorted ? sorted->tiles.get() : nullptr;
+  auto result = gradients(b, k, Cotangents<T>{b, k, {}}, x, rows, need_x, need_rows, tiles);
+  if (sorted && need_x) std::get<0>(result) = sorted->put_back(std::get<0>(result));
+  return result;
 }
 
 std::tuple<Tensor, Tensor> jet_vjp(MaybeTensor g0, MaybeTensor g1, MaybeTensor g2, Tensor x, Tensor rows, Tensor frame,
@@ -346,17 +283,28 @@ int64_t cpu_variant(int64_t choose) {
   return chosen_variant();
 }
 
+// Whether pairs that add nothing are left out (cull.h), after a choice if not negative.
+int64_t cpu_culling(int64_t choose) {
+  if (choose >= 0) {
+    STD_TORCH_CHECK(choose <= kAlways, "culling is 0 (never), 1 (where it pays) or 2 (always)");
+    chosen_culling() = int(choose);
+  }
+  return chosen_culling();
+}
+
 }  // namespace
 }  // namespace bump
 
 STABLE_TORCH_LIBRARY_FRAGMENT(bumpnet_fast, m) {
   m.def("_cpu_variants() -> int");
   m.def("_cpu_variant(int choose) -> int");
+  m.def("_cpu_culling(int choose) -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bumpnet_fast, CompositeExplicitAutograd, m) {
   m.impl("_cpu_variants", TORCH_BOX(&bump::cpu_variants));
   m.impl("_cpu_variant", TORCH_BOX(&bump::cpu_variant));
+  m.impl("_cpu_culling", TORCH_BOX(&bump::cpu_culling));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bumpnet_fast, CPU, m) {

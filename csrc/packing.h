@@ -13,7 +13,7 @@ namespace BUMP_VARIANT {
 template <int D>
 struct Orientation {
   static constexpr int skews = D * (D - 1) / 2;
-  double W[D][D], length;
+  double W[D][D], length = 0;
   double dW[skews + 1][D][D], dlength[skews + 1];
 };
 

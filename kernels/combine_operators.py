@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from .combine import combine_kernel, combine_vjp_h_kernel, combine_vjp_rows_kernel, combine_vjp_x_kernel
-from .operators import MAX_DIM, _device, _pack, _unpack_gradient
+from .operators import MAX_DIM, on_device_of, pack_tables, unpack_gradient
 
 #: Programs that fill a large GPU, with 12 warps on each of 132 processors.
 _PROGRAMS = 396
@@ -91,8 +91,8 @@ def combine(h: Tensor, x: Tensor, rows: Tensor, frame: Tensor, tied: bool, preci
     precision = _target(x, precision)
     block = blocks(dim, functions, n, precision, x.dtype)["forward"]
     by_b, by_n, _ = _grid(block, functions, n, m)
-    with _device(x):
-        table = _pack(rows, frame, tied, 0)
+    with on_device_of(x):
+        table = pack_tables(rows, frame, tied, 0)
         combine_kernel[(by_n, by_b)](
             h, x, table, out, functions, n, m, D=dim, TS=table.shape[1], PRECISION=precision, NVIDIA=_nvidia(x), **block
         )
@@ -111,8 +111,8 @@ def combine_vjp(g, h, x, rows, frame, tied: bool, precision: str, need_h: bool, 
     precision = _target(x, precision)
     block = blocks(dim, functions, n, precision, x.dtype)
     sizes = (functions, n, m)
-    with _device(x):
-        table = _pack(rows, frame, tied, 0)
+    with on_device_of(x):
+        table = pack_tables(rows, frame, tied, 0)
         shapes = dict(D=dim, TS=table.shape[1], PRECISION=precision, NVIDIA=_nvidia(x))
         if need_h:
             tiles_b, _, tiles_m = _grid(block["h"], *sizes)
@@ -129,7 +129,7 @@ def combine_vjp(g, h, x, rows, frame, tied: bool, precision: str, need_h: bool, 
             combine_vjp_rows_kernel[(tiles_m, count)](
                 g, h, x, table, partial, *sizes, length, **shapes, **block["rows"]
             )
-            _unpack_gradient(partial, rows, frame, by_rows, tied, 0)
+            unpack_gradient(partial, rows, frame, by_rows, tied, 0)
         if need_x:
             _, tiles_n, _ = _grid(block["x"], *sizes)
             combine_vjp_x_kernel[(tiles_n,)](g, h, x, table, by_x, *sizes, **shapes, **block["x"])

@@ -104,7 +104,7 @@ def _needed(want: int, g1: Tensor | None, g2: Tensor | None) -> int:
     return VALUE if g1 is None and want == GRADIENT else want
 
 
-def _device(t: Tensor):
+def on_device_of(t: Tensor):
     """Launches go to the current stream of the tensor's device."""
     return torch.cuda.device(t.device) if t.is_cuda else contextlib.nullcontext()
 
@@ -129,7 +129,9 @@ class Points(NamedTuple):
         return cls(table, x, tuple(g if i <= want else None for i, g in enumerate(cotangents)), outputs, want)
 
 
-def _pack(rows: Tensor, frame: Tensor, tied: bool, outputs: int, points: Points | None = None, chain: bool = False):
+def pack_tables(
+    rows: Tensor, frame: Tensor, tied: bool, outputs: int, points: Points | None = None, chain: bool = False
+):
     """The table of the bumps, with ``outputs`` amplitudes, and that of the points, by one launch."""
     dim, m = frame.shape[1], rows.shape[0]
     table = rows.new_empty(m, table_stride(dim, outputs) + (chain_stride(dim) if chain else 0))
@@ -145,7 +147,7 @@ def _pack(rows: Tensor, frame: Tensor, tied: bool, outputs: int, points: Points 
     return table
 
 
-def _unpack_gradient(partial: Tensor, rows: Tensor, frame: Tensor, gradient: Tensor, tied: bool, outputs: int):
+def unpack_gradient(partial: Tensor, rows: Tensor, frame: Tensor, gradient: Tensor, tied: bool, outputs: int):
     """The gradient of the rows from partial sums [chunks, sums, M], the first of them those of the amplitudes."""
     dim, m = frame.shape[1], rows.shape[0]
     unpack_gradient_kernel[(triton.cdiv(m, 8),)](
@@ -168,8 +170,8 @@ def jet(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tuple[
     count, run = components(dim, want), run_of_bumps(m, x.dtype)
     numbers = (dim + outputs * count) * (3 if run else 2) // 2  # with the addresses of what a run is added to
     block, split, warps = by_points(n, numbers, x.dtype == torch.float32)
-    with _device(x):
-        table = _pack(rows, frame, tied, outputs)
+    with on_device_of(x):
+        table = pack_tables(rows, frame, tied, outputs)
         jet_kernel[(triton.cdiv(n, block),)](
             x, table, value, gradient if want >= GRADIENT else value, second if want >= DIAGONAL else value, n, m,
             D=dim, K=outputs, WANT=want, TS=table.shape[1], C=count, BLOCK=block, SPLIT=split, RUN=run, FAST=_fast(x),
@@ -192,9 +194,9 @@ def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, nee
         return x_gradient, rows_gradient
     x, rows, frame = x.contiguous(), rows.contiguous(), frame.contiguous()
     count, single = components(dim, want), x.dtype == torch.float32
-    with _device(x):
+    with on_device_of(x):
         packed = Points.of(x, (g0, g1, g2), outputs, want)
-        points, table = packed.table, _pack(rows, frame, tied, outputs, packed)
+        points, table = packed.table, pack_tables(rows, frame, tied, outputs, packed)
         shapes = dict(D=dim, K=outputs, WANT=want, TS=table.shape[1], PS=points.shape[1], C=count, FAST=_fast(x))
         if need_rows:
             block, warps, length, chunks = by_bumps(n, m, dim * dim + outputs * count, single)
@@ -202,7 +204,7 @@ def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, nee
             jet_vjp_rows_kernel[(triton.cdiv(m, block), chunks)](
                 points, table, partial, n, m, length, **shapes, BLOCK=block, num_warps=warps
             )
-            _unpack_gradient(partial, rows, frame, rows_gradient, tied, outputs)
+            unpack_gradient(partial, rows, frame, rows_gradient, tied, outputs)
         if need_x:
             block, split, warps = by_points(n, 2 * dim + outputs * count, single)
             jet_vjp_x_kernel[(triton.cdiv(n, block),)](
@@ -221,8 +223,8 @@ def basis(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tupl
         return value, gradient, second
     x, rows, frame = x.contiguous(), rows.contiguous(), frame.contiguous()
     block, share, warps = by_pairs(n, m, x.dtype == torch.float32)
-    with _device(x):
-        table = _pack(rows, frame, tied, 0)
+    with on_device_of(x):
+        table = pack_tables(rows, frame, tied, 0)
         basis_kernel[(triton.cdiv(n, block), triton.cdiv(m, share))](
             x, table, value, gradient, second, n, m, share, D=dim, WANT=want, TS=table.shape[1],
             C=components(dim, want), BLOCK=block, FAST=_fast(x), num_warps=warps,
@@ -243,8 +245,8 @@ def basis_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, n
     cotangents = [x if g is None else g.contiguous() for g in given]
     x, rows, frame = x.contiguous(), rows.contiguous(), frame.contiguous()
     single = x.dtype == torch.float32
-    with _device(x):
-        table = _pack(rows, frame, tied, 0)
+    with on_device_of(x):
+        table = pack_tables(rows, frame, tied, 0)
         shapes = dict(D=dim, WANT=want, HAS0=given[0] is not None, HAS1=given[1] is not None, TS=table.shape[1],
                       FAST=_fast(x))  # fmt: skip
         if need_rows:
@@ -255,7 +257,7 @@ def basis_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, n
             basis_vjp_rows_kernel[(m, chunks)](
                 *cotangents, x, table, partial, n, m, length, **shapes, BLOCK=128, num_warps=4
             )
-            _unpack_gradient(partial, rows, frame, rows_gradient, tied, 0)
+            unpack_gradient(partial, rows, frame, rows_gradient, tied, 0)
         if need_x:
             block, split, warps = by_points(n, 2 * dim + components(dim, want), single)
             basis_vjp_x_kernel[(triton.cdiv(n, block),)](
@@ -275,9 +277,9 @@ def design(c0, c1, c2, x, rows, frame, want: int, tied: bool, derivatives: bool)
     coefficients = [c if c is None else c.contiguous() for c in (c0, c1, c2)]
     x, rows, frame = x.contiguous(), rows.contiguous(), frame.contiguous()
     block, share, warps = by_pairs(n, m, x.dtype == torch.float32)
-    with _device(x):
+    with on_device_of(x):
         points = Points.of(x, coefficients, 1, want)
-        table = _pack(rows, frame, tied, 0, points, chain=derivatives)
+        table = pack_tables(rows, frame, tied, 0, points, chain=derivatives)
         design_kernel[(triton.cdiv(n, block), triton.cdiv(m, share))](
             points.table, table, phi, by_shape, n, m, share, D=dim, WANT=want, TIED=tied, COLUMNS=columns,
             TS=table_stride(dim, 0), CHAIN=chain_stride(dim) if derivatives else 0, PS=points.table.shape[1],

@@ -1,21 +1,27 @@
 """Fixtures shared by all tests."""
 
+import contextlib
+
 import pytest
 import torch
 from interpreted import INTERPRETED
 
 from bumpnet_fast import native, use_backend
 
-#: Every backend that serves CPU tensors here; "auto" is the registered operators without kernels.
-BACKENDS = ("triton",) if INTERPRETED else ("reference", *(native.variants() or ("auto",)))
-#: Those of them that are kernels.
+#: The kernels of this process, and every backend that serves CPU tensors here: "auto" is the registered operators
+#: without kernels, and "culled" the kernels with all their culling, which so few bumps would not get.
 KERNELS = ("triton",) if INTERPRETED else native.variants()
+BACKENDS = KERNELS if INTERPRETED else ("reference", *KERNELS, "culled" if KERNELS else "auto")
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     """Run the test on every backend in turn; gives the backend's name."""
-    with use_backend("auto" if INTERPRETED else request.param):
+    culled = request.param == "culled"
+    with (
+        use_backend("auto" if INTERPRETED or culled else request.param),
+        native.use_culling("always") if culled else contextlib.nullcontext(),
+    ):
         yield request.param
 
 

@@ -131,7 +131,7 @@ def test_a_missing_directory_is_an_error(tmp_path):
 
 def saved(change=None):
     """Bytes of a good checkpoint, its dict changed beforehand."""
-    content = {"version": 1, "kwargs": checkpoint._kwargs(a_net()), "model": a_net().state_dict()}
+    content = {"version": 1, "kwargs": checkpoint.net_settings(a_net()), "model": a_net().state_dict()}
     content |= {"problem": None, "boundary": None} | (change or {})
     file = io.BytesIO()
     torch.save({key: value for key, value in content.items() if value != "left out"}, file)
@@ -151,10 +151,11 @@ BAD = {
     "somebody else's": (saved({"version": "left out"}), "not written by bumpnet_fast"),
     "a newer format": (saved({"version": 3}), "format 3"),
     "unknown arguments": (saved({"kwargs": {"dims": 2}}), "damaged"),
-    "bad arguments": (saved({"kwargs": checkpoint._kwargs(a_net()) | {"dim": -1}}), "dim must be"),
+    "bad arguments": (saved({"kwargs": checkpoint.net_settings(a_net()) | {"dim": -1}}), "dim must be"),
     "no weights": (saved({"model": {}}), "Missing key.*rows"),
     "weights of another net": (saved({"model": a_net(1).state_dict()}), "dim, outputs, tied"),
     "no boundary": (saved({"boundary": "left out"}), "it has no boundary"),
+    "a hard boundary of no problem": (saved({"boundary": "hard"}), "needs its problem, which was not saved; pass it"),
 }
 
 

@@ -66,7 +66,7 @@ def test_it_is_the_sum_of_its_bumps():
 def test_jets_are_derivatives(periodic, want):
     net, f, y = wild(domain=SQUARE, periodic=periodic, bias=True), functions(), points(dim=2)
     jet, wanted = net.jet(f, y, want), Jet.of(lambda y: net(f, y).T, y, want)
-    for part, other in zip(jet._parts(), wanted._parts(), strict=True):
+    for part, other in zip(jet.parts(), wanted.parts(), strict=True):
         assert (part is None) == (other is None)
         if part is not None:
             torch.testing.assert_close(part, other.transpose(0, 1))

@@ -54,7 +54,7 @@ def test_a_problem_of_ones_own_is_asked_for(path):
         name = "mine"
 
     evolution_checkpoint.save(path, evolve(Mine(), 9, times=1))
-    with pytest.raises(CheckpointError, match=r"needs its problem, unknown problem 'mine'.*pass it as load"):
+    with pytest.raises(CheckpointError, match=r"needs its problem, unknown problem 'mine'.*pass it as problem="):
         evolution_checkpoint.load(path)
     assert evolution_checkpoint.load(path, problem=Mine()).problem.name == "mine"
 

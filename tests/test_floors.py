@@ -1,6 +1,8 @@
-"""The house keeps its floors: a file imports only from floors below it, and no file grows too long."""
+"""The house keeps its floors: imports go down and never in a circle, and no file grows too long."""
 
 import ast
+import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -22,11 +24,11 @@ FLOORS = [
     {"problems", "solvers"},
     {"checkpoint", "evolution_checkpoint"},
     {"checkpoint_operator"},
-    {"plotting", "plotting_evolution"},
-    {"plotting_operator"},
+    {"figures"},
+    {"plotting", "plotting_evolution", "plotting_operator"},
     {"info", "cases", "parity"},
     {"integrations"},
-    {"cli", "cli_check", "cli_evolve", "cli_list", "cli_operator", "cli_solve"},
+    {"cli"},
     {"__main__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -76,6 +78,28 @@ def trespasses(name: str, imported: set[str]) -> list[str]:
     return wrong
 
 
+def sources() -> dict[str, set[str]]:
+    """What every module imports, by its name."""
+    return {
+        module_name(path): imports(module_name(path), path.read_text(encoding="utf-8"), path.name == "__init__.py")
+        for path in SOURCES
+    }
+
+
+def circle(imported: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another in a circle, the first of them again at the end; none if there is no circle."""
+
+    def module(target: str) -> str | None:  # "rows.RowLayout" is in rows
+        return next((name for name in (target, target.rpartition(".")[0]) if name in imported), None)
+
+    graph = {name: {module(target) for target in targets} - {name, None} for name, targets in imported.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_imports_only_from_floors_below(path):
     name = module_name(path)
@@ -116,6 +140,73 @@ def test_the_check_sees_a_trespass(name, source, message):
 )
 def test_the_check_lets_good_imports_pass(name, source):
     assert not trespasses(name, imports(name, source))
+
+
+def test_no_imports_run_in_a_circle():
+    assert not circle(sources())
+
+
+@pytest.mark.parametrize(
+    ("modules", "wrong"),
+    [
+        ({"a": "from .b import f", "b": "def f():\n    from . import a"}, {"a", "b"}),
+        ({"p.a": "from . import b", "p.b": "from .c import f", "p.c": "from .a import g"}, {"p.a", "p.b", "p.c"}),
+        ({"p": "from .a import f", "p.a": "from . import f"}, {"p", "p.a"}),
+        ({"p": "from .a import f", "p.a": "from . import b", "p.b": "import torch"}, set()),
+    ],
+)
+def test_the_check_sees_a_circle(modules, wrong):
+    packages = {name.rpartition(".")[0] for name in modules}
+    assert set(circle({name: imports(name, source, name in packages) for name, source in modules.items()})) == wrong
+
+
+def private_names(source: str) -> tuple[set[str], set[str]]:
+    """The names with one underscore that a module defines, and those that it takes from elsewhere."""
+    tree, own, taken = ast.parse(source), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            own.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+        elif isinstance(node, ast.ImportFrom):
+            taken |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            (own if isinstance(node.ctx, ast.Store) else taken).add(node.attr)
+    private = re.compile(r"_(?!_)\w+").fullmatch
+    own, taken = ({name for name in names if private(name)} for names in (own, taken))
+    return own, taken - {"_replace", "_asdict", "_make", "_fields"}  # which are public in a NamedTuple
+
+
+def borrowed(modules: dict[str, str]) -> list[str]:
+    """Private names that a module takes from another one; compiled modules have names like _C, which are public."""
+    names = {name: private_names(source) for name, source in modules.items()}
+    return [
+        f"{name} takes {private} from {other}"
+        for name, (own, taken) in names.items()
+        for private in sorted(taken - own)
+        for other, (theirs, _) in names.items()
+        if private in theirs
+    ]
+
+
+def test_private_names_stay_at_home():
+    assert not borrowed({module_name(path): path.read_text(encoding="utf-8") for path in SOURCES})
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from .a import _f", True),
+        ("from . import a\na._f()", True),
+        ("def g(thing):\n    thing._method()", True),
+        ("def g(thing):\n    return thing._kept", True),
+        ("from .a import f\nimport torch\ntorch._dynamo.reset()\nf.__name__", False),
+        ("def _f():\n    pass\n\nclass C:\n    def _method(self):\n        self._method()\n\n_f()", False),
+    ],
+)
+def test_the_check_sees_a_borrowed_name(source, found):
+    home = "def _f():\n    pass\n\nclass A:\n    def _method(self):\n        self._kept = 1\n"
+    assert bool(borrowed({"a": home, "b": source})) == found
 
 
 def test_no_file_is_too_long():

@@ -23,7 +23,7 @@ def x():
 
 def assert_same(a: Jet, b: Jet, tolerance=1e-13):
     assert a.want == b.want
-    for got, wanted in zip(a._parts(), b._parts(), strict=True):
+    for got, wanted in zip(a.parts(), b.parts(), strict=True):
         assert (got is None) == (wanted is None)
         if wanted is not None:
             oracle.assert_close(got, wanted, tolerance)
@@ -34,7 +34,7 @@ def test_jet_of_a_function(x, want):
     leaf = x.clone().requires_grad_()
     wanted = oracle.jet(torch.stack([f(leaf), g(leaf)], 1), leaf, want)
     made = Jet.of(lambda t: torch.stack([f(t), g(t)], 1), x, want)
-    got = [t for t in made._parts() if t is not None]
+    got = [t for t in made.parts() if t is not None]
     assert made.want == want and len(got) == len(wanted)
     for a, b in zip(got, wanted, strict=True):
         assert not a.requires_grad
@@ -69,7 +69,7 @@ def test_arithmetic_is_that_of_the_functions(x, want):
 def test_a_tensor_scales_every_part(x, want):
     a, weight = Jet.of(f, x, want), torch.arange(6.0, dtype=x.dtype)[:, None]
     for made in (a * weight, weight * a):
-        for got, part in zip(made._parts(), a._parts(), strict=True):
+        for got, part in zip(made.parts(), a.parts(), strict=True):
             if part is not None:
                 assert torch.equal(got, part * weight.reshape(-1, *[1] * (part.dim() - 1)))
 

@@ -340,10 +340,73 @@ def test_a_state_loads_inside_a_bigger_module_and_into_another_dtype():
     assert torch.equal(model[0].rows, source[0].rows.float())
 
 
-def test_assign_replaces_the_parameter():
-    net, other = trained(), BumpNet(2, 3)
+def loss_of(net, dtype=torch.float64):
+    return net(oracle.points(2, 9, dtype=dtype)).square().sum()
+
+
+@pytest.mark.parametrize("bumps", (3, 6, 11))
+@pytest.mark.parametrize("strict", (True, False))
+def test_a_state_loads_while_a_graph_is_alive(bumps, strict):
+    net, other = trained(), BumpNet(2, bumps, DOMAIN, dtype="float64")
+    old = loss_of(other)
+    other.load_state_dict(net.state_dict(), strict=strict)
+    loss_of(other).backward()
+    loss_of(net).backward()
+    assert torch.equal(other.rows.grad, net.rows.grad)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        old.backward()
+
+
+def test_a_graph_of_before_lives_on_if_the_parameter_is_replaced():
+    net, other = trained(), BumpNet(2, 3, DOMAIN, dtype="float64")
+    before, old = other.rows, loss_of(other)
     other.load_state_dict(net.state_dict(), assign=True)
     assert_same_net(net, other)
+    assert other.rows is not before and other.rows.requires_grad
+    loss_of(other).backward()
+    old.backward()
+    assert other.rows.grad.shape == net.rows.shape and before.grad.shape == before.shape == (3, 7)
+
+
+def test_assign_keeps_the_dtype_of_the_state_and_what_is_frozen():
+    net, other = trained(), BumpNet(2, 3)
+    other.rows.requires_grad_(False)
+    other.load_state_dict(net.state_dict(), assign=True)
+    assert_same_net(net, other)
+    assert other.rows.dtype == torch.float64 and not other.rows.requires_grad
+
+
+def test_an_optimiser_made_before_goes_on_with_the_state_of_both():
+    """The usual way to resume: build both, load both."""
+
+    def step(net, optimiser):
+        optimiser.zero_grad()
+        loss_of(net).backward()
+        optimiser.step()
+
+    def built(net):
+        return net, torch.optim.Adam(net.parameters(), lr=1e-2)
+
+    one, two = built(trained()), built(BumpNet(2, 9, DOMAIN, dtype="float64"))
+    step(*one)
+    step(*two)  # so that there are gradients and moments of nine bumps
+    for part, saved in zip(two, one, strict=True):
+        part.load_state_dict(through_a_file(saved.state_dict()))
+    for _ in range(3):
+        step(*one)
+        step(*two)
+    assert torch.equal(one[0].rows, two[0].rows)
+
+
+@pytest.mark.parametrize("duplicate", (copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))))
+def test_a_net_with_a_loaded_state_can_be_copied(duplicate):
+    net = BumpNet(2, 3, DOMAIN, dtype="float64")
+    loss_of(net).backward()
+    net.load_state_dict(trained().state_dict())
+    other = duplicate(net)
+    assert_same_net(net, other)
+    loss_of(other).backward()
+    assert other.rows.grad.shape == (6, 7) and net.rows.grad is None
 
 
 def with_rows(state, rows):

@@ -153,7 +153,7 @@ def test_a_wheel_whose_compilation_failed_is_a_pure_one(small_tree):
     wheel = build(small_tree, "wheel", CC="false", CXX="false")
     assert wheel.name.endswith("py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert "bumpnet_fast/cli.py" in archive.namelist()
+        assert "bumpnet_fast/cli/__init__.py" in archive.namelist()
         assert "the build failed" in json.loads(archive.read("bumpnet_fast/_build.json"))["cpu"]["reason"]
 
 

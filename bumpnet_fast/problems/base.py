@@ -150,7 +150,7 @@ class Problem:
 
     def __post_init__(self):
         for field in fields(self):
-            setattr(self, field.name, _like_default(field.name, getattr(self, field.name), field.default))
+            setattr(self, field.name, like_default(field.name, getattr(self, field.name), field.default))
         if len(self.lower) != len(self.upper) or not all(a < b for a, b in zip(self.lower, self.upper, strict=True)):
             raise ValueError(f"lower must be below upper in every coordinate, got {self.lower} and {self.upper}")
 
@@ -260,12 +260,13 @@ class Problem:
         >>> get("poisson").compose(edge, "value")(v).value.abs().item() < 1e-6
         True
         """
-        distance, lift = (self._jet(function, x, want) for function in (self.distance, self.lift))
+        distance, lift = (self.jet_of(function, x, want) for function in (self.distance, self.lift))
         wrap = self.wrap(x, want)
         return lambda *v: distance * wrap(*v) + lift
 
     @staticmethod
-    def _jet(function: Callable[[Tensor], Tensor], x: Tensor, want: str) -> Jet:
+    def jet_of(function: Callable[[Tensor], Tensor], x: Tensor, want: str) -> Jet:
+        """The jet of a function at ``x`` [N, d]: its value is differentiable by ``x``, derivatives are constants."""
         return Jet(want, function(x).reshape(len(x), -1)) if want == "value" else Jet.of(function, x, want)
 
     def shifts(self) -> list[tuple[float, ...]]:
@@ -290,7 +291,7 @@ class Problem:
             fall = [_smooth_step(0.5 + 0.5 * (hi[j] - x[:, j]) / reach[j]) for j in self.periodic]
             return math.prod(rise) * math.prod(fall)
 
-        weights = [self._jet(weight, x + x.new_tensor(shift), want) for shift in self.shifts()]
+        weights = [self.jet_of(weight, x + x.new_tensor(shift), want) for shift in self.shifts()]
         return lambda *v: functools.reduce(Jet.__add__, (w * jet for w, jet in zip(weights, v, strict=True)))
 
     def extend(self, jet: Callable[[Tensor], Jet], x: Tensor, want: str, boundary: str = "hard") -> Jet:
@@ -357,7 +358,7 @@ def choose(registry: dict[str, type[Problem]], name: str, settings: dict[str, An
     return registry[name](**settings)
 
 
-def _like_default(name: str, value: Any, default: Any) -> Any:
+def like_default(name: str, value: Any, default: Any) -> Any:
     """``value``, which may come as text from a command line, in the type of the field's default."""
     if default is MISSING or default is None or isinstance(default, bool):
         return value

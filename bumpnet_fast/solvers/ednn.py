@@ -23,7 +23,7 @@ from .evolving_basis import Space, quadrature, uniform_net
 from .evolving_method import METHODS, RK4_STABLE, marcher, spectral_radius
 from .evolving_models import Frozen, Moving, Report, fitted_shapes
 from .integrators import StepTooSmall
-from .least_squares import _few_threads
+from .threads import few_threads
 
 SHAPES = ("frozen", "evolve")
 INITIAL_SHAPES = ("uniform", "fit")
@@ -136,7 +136,7 @@ def evolve(
     net = net if isinstance(net, BumpNet) else uniform_net(problem, net)
     _check_fit(problem, net)
     x, weights = quadrature(problem, net, points)
-    with torch.no_grad(), _few_threads(len(x) * len(net.rows)):
+    with torch.no_grad(), few_threads(len(x) * len(net.rows)):
         net = net if shapes == "frozen" else _roomy(problem, net)
         space = Space.of(problem, net, slack=1.0 if (shapes, initial_shapes) == ("frozen", "uniform") else _SLACK)
         rows = net.rows.detach().double()

@@ -87,7 +87,7 @@ class Space:
         """Value and derivatives [n, M, ...] of the sums over images, few enough points to stay in the cache."""
         total = None
         for shift in self.shifts():
-            parts = bump_basis(x + shift, rows, self.frame, want, tied=self.tied)._parts()
+            parts = bump_basis(x + shift, rows, self.frame, want, tied=self.tied).parts()
             total = (
                 parts
                 if total is None

@@ -97,7 +97,7 @@ class Frozen(_Model):
         self.rank = int(keep.sum())
         self.project = (self.root * left[:, keep]).T.contiguous()  # [r, N]
         self.to_amplitudes = (right[keep].T / singular[keep]) / length[:, None]  # [M, r]
-        self.basis = Jet(basis.want, *(None if p is None else self._combined(p) for p in basis._parts()))
+        self.basis = basis.map(self._combined)
         self.stacked = _stack(self.basis)
         self.lifted, self.lift_size = bool(self.lift.value.any()), self.rms(self.lift.value)
         self.state = self.solve(self.start)

@@ -24,10 +24,11 @@ from ..layer import BumpNet
 from ..problems.base import Problem
 from . import runs
 from .batches import Batches
-from .least_squares import Progress, Solution, _Error, _few_threads
+from .least_squares import ErrorMeasure, Progress, Solution
 from .settings import Settings, check_ending, check_settings, extended
 from .stages import STAGES, pruned_by
 from .system import check_fit, collocation
+from .threads import few_threads
 
 #: The error is measured at every so many looks at the loss.
 _MEASURE_EVERY = 10
@@ -225,7 +226,7 @@ class _Run:
         )
         self.names = self.batches.whole.names
         self.unknowns = torch.nn.Parameter(self.batches.whole.guesses.to(net.rows))
-        self.error = _Error(problem, net, settings.boundary)
+        self.error = ErrorMeasure(problem, net, settings.boundary)
         self.history: list[dict[str, Any]] = []
         self.events: list[Event] = []
         self.at, self.begun, self.taken, self.seconds = 0, 0, 0, 0.0
@@ -276,7 +277,7 @@ class _Run:
         if path is not None:
             self.write(path)
         limit = math.inf if max_seconds is None else began + max_seconds
-        with _few_threads(self.net.rows.numel() * len(self.batches.x)):
+        with few_threads(self.net.rows.numel() * len(self.batches.x)):
             terminated = contextlib.nullcontext() if path is None else runs.termination_raised()
             try:
                 with terminated, runs.interrupts_held() as release:

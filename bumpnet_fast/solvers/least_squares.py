@@ -8,11 +8,10 @@ algebra is in float64 whatever the net's dtype.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +29,7 @@ from .descent import descend
 from .models import Joint, Projected, Separable
 from .refine import refined
 from .system import System, blocks, check_fit, collocation
+from .threads import few_threads
 
 METHODS = ("auto", "varpro", "gauss-newton", "lm")
 
@@ -39,8 +39,6 @@ _MEASURE_EVERY = 10
 _PATIENCE = 10
 #: A loss this small, relative to that of u = 0, is rounding.
 _FLOOR = 1e-28
-#: Entries of the Jacobian that make a thread worth its while.
-_ENTRIES_PER_THREAD = 2 * 10**6
 
 
 @dataclass(frozen=True)
@@ -211,8 +209,8 @@ def solve(
         "condition_weight": condition_weight, "refine": refine, "seed": seed,
     }  # fmt: skip
     store = runs.opened(checkpoint, every_seconds, lambda: runs.content("solve", problem, net, settings))
-    with store, torch.no_grad(), _few_threads(net.rows.numel() * len(x)):
-        run = _Run(_Error(problem, net, boundary), start, callback, max_seconds, tolerance, store)
+    with store, torch.no_grad(), few_threads(net.rows.numel() * len(x)):
+        run = _Run(ErrorMeasure(problem, net, boundary), start, callback, max_seconds, tolerance, store)
         stage = run.restored(x.device, iterations) or _Stage(0, 0, x, None, dict(problem.unknowns))
         for round in range(stage.round, refine + 1):
             rows = blocks(problem, boundary, counts, stage.x, float(condition_weight), stage.weights)
@@ -263,21 +261,6 @@ def _check_options(
             raise ValueError(f"{name} must be {'positive' if name in positive else 'at least 0'}, got {value!r}")
 
 
-@contextlib.contextmanager
-def _few_threads(entries: int) -> Iterator[None]:
-    """Run torch on no more threads than matrices of this size can use, and on all of them afterwards.
-
-    A small iteration is a hundred parallel regions of microseconds.  A second thread saves it a
-    quarter on an idle machine, and makes it thirty times slower where another process holds the core.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, 1 + entries // _ENTRIES_PER_THREAD))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @dataclass(frozen=True)
 class _Stage:
     """A round of refinement: its number, the iterations before it, its points, their weights, first unknowns."""
@@ -292,7 +275,7 @@ class _Stage:
 class _Run:
     """Follows a sequence of accepted points, keeps the best and the history, and says why it ended."""
 
-    def __init__(self, error: _Error, start: float, callback, max_seconds, tolerance: float, store: runs.Store):
+    def __init__(self, error: ErrorMeasure, start: float, callback, max_seconds, tolerance: float, store: runs.Store):
         self.error, self.start, self.callback = error, start, callback
         self.limit = math.inf if max_seconds is None else start + max_seconds
         self.tolerance, self.store = tolerance, store
@@ -384,7 +367,7 @@ class _Run:
         return point
 
 
-class _Error:
+class ErrorMeasure:
     """Relative L2 and maximum error of the rows of a net on a lattice over the domain, or None and None."""
 
     def __init__(self, problem: Problem, net: BumpNet, boundary: str):
@@ -402,7 +385,7 @@ class _Error:
         rows, net, jets = rows.to(self.net.rows), self.net, []
         for shift in self.shifts:
             x = (self.x + self.x.new_tensor(shift)).to(rows)
-            jets.append(bump_jet(x, rows, net.frame, "value", tied=net.tied)._map(Tensor.double))
+            jets.append(bump_jet(x, rows, net.frame, "value", tied=net.tied).map(Tensor.double))
         difference = (self.compose(*jets) if self.compose else jets[0]).value - self.exact
         size = float(torch.linalg.vector_norm(self.exact)) or 1.0
         return float(torch.linalg.vector_norm(difference)) / size, float(difference.abs().max())

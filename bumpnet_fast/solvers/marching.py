@@ -55,7 +55,7 @@ def _continued(kind: type[Problem], state: State) -> type[Problem]:
         def compose(self, x: Tensor, want: str) -> Callable[[Jet], Jet]:
             now = _at_time(x, self.time, self.lower[self.time])
             before = _frozen(state(now, "diagonal" if want == "laplacian" else want), self.time, want)
-            distance, change = (self._jet(f, x, want) for f in (self.distance, self._change_at_sides))
+            distance, change = (self.jet_of(f, x, want) for f in (self.distance, self._change_at_sides))
             wrap = self.wrap(x, want)
             return lambda *v: distance * wrap(*v) + change + before
 
@@ -122,7 +122,7 @@ def chained_jet(parts: Sequence[Part], x: Tensor, want: str) -> Jet:
     order = torch.argsort(which, stable=True)
     counts = torch.bincount(which, minlength=len(parts)).tolist()
     pieces = [part.jet(xs, want) for part, xs in zip(parts, x[order].split(counts), strict=True) if len(xs)]
-    columns, back = zip(*(piece._parts() for piece in pieces), strict=True), torch.argsort(order)
+    columns, back = zip(*(piece.parts() for piece in pieces), strict=True), torch.argsort(order)
     return Jet(want, *(None if column[0] is None else torch.cat(column)[back] for column in columns))
 
 

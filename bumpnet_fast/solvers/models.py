@@ -81,7 +81,10 @@ class _Model:
         return {"x": point.x, "damping": point.damping, "scale": point.scale}
 
     def recalled(self, memory: dict[str, Any]) -> Point:
-        return replace(self._recomputed(memory), damping=memory["damping"], scale=memory["scale"])
+        x, scale = memory["x"], memory["scale"]
+        if scale is not None and scale.shape != x.shape:
+            raise ValueError(f"there are {len(x)} parameters and {len(scale)} scales")
+        return replace(self._recomputed(memory), damping=memory["damping"], scale=scale)
 
     def _recomputed(self, memory: dict[str, Any]) -> Point:
         return self.evaluate(memory["x"])

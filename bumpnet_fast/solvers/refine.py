@@ -52,7 +52,7 @@ def _residual_and_weights(problem: Problem, net: BumpNet, boundary: str, unknown
     """Length [n] of the residual at ``x`` and weight [n] that the size of its terms suggests."""
 
     def bumps(x: Tensor) -> Jet:
-        return net.jet(x.to(net.rows), want=problem.want)._map(Tensor.double)
+        return net.jet(x.to(net.rows), want=problem.want).map(Tensor.double)
 
     u = problem.extend(bumps, x, problem.want) if boundary == "hard" else bumps(x)
     block = Block(problem.name, x, problem.want, lambda u, **k: problem.residual(x, u, **k), 1 / problem.residual_scale)
@@ -60,7 +60,7 @@ def _residual_and_weights(problem: Problem, net: BumpNet, boundary: str, unknown
     terms = x.new_zeros(len(x))
     for (by_output,) in by_equation:
         for k, coefficients in enumerate(by_output):
-            for c, part in zip(coefficients, u.output(k)._parts(), strict=True):
+            for c, part in zip(coefficients, u.output(k).parts(), strict=True):
                 if c is not None:
                     terms += (
                         (c.flatten(1) * part.reshape(len(x), -1)).abs().sum(1)

@@ -39,7 +39,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import CheckpointError, atomic, read
+from ..files import CheckpointError, atomic, one_line, read
 from ..layer import BumpNet
 
 #: Format of the files; in 1 all runs were of "train".
@@ -217,16 +217,21 @@ class Store:
         except CheckpointError:
             raise
         except _WRONG as error:
-            raise CheckpointError(f"{self.path} is damaged: {' '.join(str(error).split())}") from error
+            raise CheckpointError(f"{self.path} is damaged: {one_line(error)}") from error
 
 
 def opened(checkpoint: Any, every: float, describe: Callable[[], dict[str, Any]]) -> Store:
     """The store of a run from the arguments ``checkpoint``, a path or a store, and ``every_seconds``."""
-    if not isinstance(every, (int, float)) or isinstance(every, bool) or not 0 <= every < math.inf:
-        raise ValueError(f"every_seconds must be at least 0, got {every!r}")
-    store = checkpoint if isinstance(checkpoint, Store) else Store(checkpoint, every)
+    store = checkpoint if isinstance(checkpoint, Store) else Store(checkpoint, checked_seconds(every))
     store.describe(describe)
     return store
+
+
+def checked_seconds(every: float) -> float:
+    """Seconds between two writes; ValueError if they cannot be."""
+    if not isinstance(every, (int, float)) or isinstance(every, bool) or not 0 <= every < math.inf:
+        raise ValueError(f"every_seconds must be at least 0, got {every!r}")
+    return float(every)
 
 
 # --- signals -------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ class System:
         rows = rows.to(self.dtype)
 
         def jet(block: Block, x: Tensor) -> Jet:
-            return bump_jet(x, rows, self.frame, block.want, tied=self.tied)._map(Tensor.double)
+            return bump_jet(x, rows, self.frame, block.want, tied=self.tied).map(Tensor.double)
 
         pairs = zip(self.blocks, self._points, strict=True)
         return [tuple(jet(block, x) for x in points) for block, points in pairs]
@@ -266,7 +266,7 @@ class System:
 def linearise(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]):
     """Rows [E, n] of a block at the given jets, and their coefficients by equation, argument and output."""
     with torch.enable_grad():
-        leaves = [[t.detach().requires_grad_() for t in jet._parts() if t is not None] for jet in jets]
+        leaves = [[t.detach().requires_grad_() for t in jet.parts() if t is not None] for jet in jets]
         residual = block.residual(tuple(Jet(block.want, *parts) for parts in leaves), unknowns)
         if not residual.requires_grad:
             raise ValueError(f"the residual of {block.name!r} does not depend on u")

@@ -10,9 +10,9 @@ import compiled
 import oracle
 import pytest
 import torch
-from bumpnet_fast.kernels import combine_operators
 
 from bumpnet_fast import bump_combine, native, ops, reference
+from bumpnet_fast.kernels import combine_operators
 from bumpnet_fast.rows import RowLayout
 
 _LIBRARY = torch.library.Library("bumpnet_fast", "IMPL")

@@ -10,11 +10,11 @@ import compiled
 import oracle
 import pytest
 import torch
-from bumpnet_fast.kernels import operators
 from interpreted import OPERATORS
 from test_kernels import TOLERANCES, assert_agrees, cast, levels, problem, wanted
 
 from bumpnet_fast import BumpNet, native, ops
+from bumpnet_fast.kernels import operators
 from bumpnet_fast.reference import GRADIENT, HESSIAN, LAPLACIAN, WANTS
 
 

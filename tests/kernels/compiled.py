@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from bumpnet_fast.kernels import operators
 
+from bumpnet_fast.kernels import operators
 from bumpnet_fast.ops import OPERATORS
 from bumpnet_fast.reference import DIAGONAL, second_shape
 from bumpnet_fast.rows import RowLayout

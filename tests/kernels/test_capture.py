@@ -15,6 +15,7 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
 import compiled
+
 from bumpnet_fast.kernels import operators
 
 #: Memory that graphs may allocate while they are captured, and copies that make an argument contiguous.

@@ -1,13 +1,9 @@
-"""The kernels of ``combine``: run in the interpreter, compiled for every target, and counted.
+"""The kernels of ``combine``: compiled for every target, and counted.
 
-Nothing here needs a GPU; see test_compiled.py.
+Nothing here needs a GPU; see test_compiled.py.  test_interpreted.py runs checks_combine.py in the interpreter.
 """
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +17,6 @@ from compiled import compile_launch, profile
 from bumpnet_fast.ops import PRECISIONS
 from bumpnet_fast.rows import RowLayout
 
-HERE = Path(__file__).parent
 NVIDIA = {"sm_80": 80, "sm_90": 90, "sm_100": 100, "sm_120": 120}
 KERNELS = ("combine_kernel", "combine_vjp_h_kernel", "combine_vjp_rows_kernel", "combine_vjp_x_kernel")
 MATRIX = ("HMMA", "HGMMA", "UTCHMMA", "DMMA", "UTCQMMA")
@@ -30,16 +25,6 @@ SINGLE, DOUBLE = torch.float32, torch.float64
 needs_compilers = pytest.mark.skipif(
     importlib.util.find_spec("triton.backends.nvidia") is None, reason="Triton without its compilers"
 )
-
-
-def test_kernels_in_the_interpreter():
-    path = os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    ours = {"TRITON_INTERPRET": "1", "BUMPNET_FAST_BACKEND": "reference", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "checks_combine.py")]
-    done = subprocess.run(
-        command, env=os.environ | ours, capture_output=True, text=True, cwd=HERE.parents[1], check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def module():
@@ -55,7 +40,7 @@ def launches(dim, functions, n, m, dtype=SINGLE, precision="tf32x3", nvidia=True
         for name in KERNELS:
             patch.setattr(combine, name, compiled.Recorder(name, getattr(combine, name), made))
         compiled.record(patch)
-        for name in ("_pack", "_unpack_gradient"):
+        for name in ("pack_tables", "unpack_gradient"):
             patch.setattr(combine, name, getattr(compiled.operators, name))
         patch.setattr(combine, "_nvidia", lambda x: nvidia)
         patch.setattr(combine, "_target", lambda x, precision: combine.products(precision, x.dtype, amd))

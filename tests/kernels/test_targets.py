@@ -19,8 +19,9 @@ import torch
 if importlib.util.find_spec("triton") is None or importlib.util.find_spec("triton.backends.nvidia") is None:
     pytest.skip("no Triton with its compilers", allow_module_level=True)
 
-from bumpnet_fast.kernels import operators
 from compiled import KERNELS, Build, failure, launches, specialise
+
+from bumpnet_fast.kernels import operators
 
 TARGETS = {"sm_80": ("cuda", 80), "sm_90": ("cuda", 90), "sm_100": ("cuda", 100), "sm_120": ("cuda", 120),
            "gfx942": ("hip", "gfx942", 64)}  # fmt: skip

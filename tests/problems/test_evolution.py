@@ -106,7 +106,7 @@ def test_the_fourier_jets_are_derivatives(want):
     problem = Waves()
     solver = _Fourier(problem, 16)
     found, wanted = solver._jet(solver.states[0.0]), Jet.of(problem.initial, solver.x, want)
-    for a, b in zip(found._parts(), wanted._parts(), strict=True):
+    for a, b in zip(found.parts(), wanted.parts(), strict=True):
         assert (a is None) == (b is None)
         if a is not None:
             torch.testing.assert_close(a, b, rtol=0, atol=1e-9)

@@ -8,7 +8,7 @@ from cases import Cubic
 
 from bumpnet_fast import Jet
 from bumpnet_fast.problems import get, sampling
-from bumpnet_fast.solvers import march, marching
+from bumpnet_fast.solvers import journal, march, marching
 
 
 def spread(problem, count=60):
@@ -45,7 +45,7 @@ def test_a_window_starts_from_its_state(name, want):
     if name != "advection":
         torch.testing.assert_close(part.extend(bumps, edge, want).value[:, 0], exact(edge), atol=1e-12, rtol=0)
     whole = Jet.of(lambda x: part.extend(lambda x: Jet("value", wild(x)[:, None]), x, "value").value, x, want)
-    for mine, wanted in zip(part.extend(bumps, x, want)._parts(), whole._parts(), strict=True):
+    for mine, wanted in zip(part.extend(bumps, x, want).parts(), whole.parts(), strict=True):
         assert (mine is None) == (wanted is None)
         if mine is not None:
             torch.testing.assert_close(mine, wanted, rtol=1e-6, atol=1e-6)
@@ -90,7 +90,7 @@ def test_the_history_counts_on():
 
 
 def test_a_window_that_fails_is_solved_afresh(monkeypatch):
-    starts, solve = [], marching.solve
+    starts, solve = [], journal.solve
 
     def spoilt(part, net, **options):
         starts.append(net.rows.detach().clone())
@@ -99,7 +99,7 @@ def test_a_window_that_fails_is_solved_afresh(monkeypatch):
             solution.loss *= 1e6
         return solution
 
-    monkeypatch.setattr(marching, "solve", spoilt)
+    monkeypatch.setattr(journal, "solve", spoilt)
     march(get("heat"), (3, 3), windows=2, iterations=3)
     assert len(starts) == 3
     assert torch.equal(starts[2], starts[0]) and not torch.equal(starts[1], starts[0])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...jet import Jet
-from ..base import _like_default
+from ..base import like_default
 from . import fields as random_fields
 
 #: Fewest sensors, points and other things that are counted.
@@ -149,7 +149,7 @@ class Operator:
 
     def __post_init__(self):
         for field in fields(self):
-            value = _like_default(field.name, getattr(self, field.name), field.default)
+            value = like_default(field.name, getattr(self, field.name), field.default)
             setattr(self, field.name, value)
             least = _FEWEST if isinstance(field.default, int) else 0
             if field.name not in self.signed and (value < least or value == 0):

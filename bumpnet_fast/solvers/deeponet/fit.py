@@ -155,7 +155,7 @@ def _check_linear(equation: Equation, y: Tensor, f: Tensor, coefficients: tuple[
     """Try the coefficients on a random jet and all functions."""
     generator = torch.Generator().manual_seed(0)
     zero = _jet(equation.want, y)
-    jet = zero._map(lambda t: torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t))
+    jet = zero.map(lambda t: torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t))
     if equation.want == "hessian":
         jet = Jet("hessian", jet.value, jet.gradient, jet.second + jet.second.transpose(-1, -2))
     parts = (jet.value, jet.gradient, jet.second)

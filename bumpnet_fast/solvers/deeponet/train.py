@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ...deeponet import BumpDeepONet
 from ...problems.operators.base import Operator, OperatorData
-from ..least_squares import Progress, _few_threads
+from ..least_squares import Progress
+from ..threads import few_threads
 from . import branch as branches
 from . import gradient
 from .check import Options, check_data, check_operator, check_physics
@@ -203,7 +204,7 @@ def train(
 def _two_step(run: Run, fit: Fit, options: Options) -> None:
     net = run.net
     ridge = options.ridge_for(net)
-    with torch.no_grad(), _few_threads(fit.targets.shape[1] * net.rows.numel()):
+    with torch.no_grad(), few_threads(fit.targets.shape[1] * net.rows.numel()):
         run.trunk(points_of_descent(net, fit, ridge), options.trunk_iterations, options.tolerance)
         A, _ = fit.design(net, net.rows.double())
         functions, mix = branches.coordinates(A, ridge)

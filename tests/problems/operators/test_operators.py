@@ -128,7 +128,7 @@ def test_burgers_steps_functions_in_any_company_alike():
 
 def jet_of(function, y, want):
     """The jet of a function of y, as that of one output function: values [1, N]."""
-    return Jet.of(function, y, want)._map(lambda t: t.transpose(0, 1))
+    return Jet.of(function, y, want).map(lambda t: t.transpose(0, 1))
 
 
 def antiderivative_of_cosine(y):

@@ -14,12 +14,13 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bumpnet_fast import __version__, backend, checkpoint, cli, plotting, problems
-from bumpnet_fast.cli import main
+from bumpnet_fast import __version__, backend, checkpoint, plotting, problems
+from bumpnet_fast.cli import common, main, writing
+from bumpnet_fast.cli import solve as command
 from bumpnet_fast.problems.sampling import lattice
 from bumpnet_fast.solvers import least_squares, system
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = ("--bumps", "3x3", "--set", "points=64", "--set", "iterations=3", "--threads", "1")
 FILES = {"model.pt", "history.json", "summary.json", "solution.png"}
 
@@ -62,7 +63,7 @@ def test_the_summary(solved):
     settings = summary["settings"]
     assert settings["problem"] == {"lower": [-1, -1], "upper": [1, 1], "a1": 2, "a2": 4, "k": 1}
     assert settings["solver"] == {"points": 64, "iterations": 3}
-    assert settings["run"] == {"perturb": cli.PERTURB}
+    assert settings["run"] == {"perturb": common.PERTURB}
 
 
 def test_the_files(solved):
@@ -167,7 +168,7 @@ def interrupt_at(iteration, error):
 
 
 def test_ctrl_c_keeps_what_was_found(no_picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_progress", interrupt_at(2, KeyboardInterrupt))
+    monkeypatch.setattr(command, "progress", interrupt_at(2, KeyboardInterrupt))
     code, summary = solve("--out", tmp_path)
     assert (code, summary["stop_reason"], summary["iterations"]) == (130, "interrupted", 2)
     assert {path.name for path in tmp_path.iterdir()} == FILES
@@ -181,7 +182,7 @@ def test_ctrl_c_elsewhere_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 def test_a_fault_of_ours_is_not_taken_for_a_mistake_of_the_caller(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_progress", interrupt_at(1, ValueError("a bug")))
+    monkeypatch.setattr(command, "progress", interrupt_at(1, ValueError("a bug")))
     with pytest.raises(ValueError, match="a bug"):
         solve("--out", tmp_path)
 
@@ -254,7 +255,7 @@ MISTAKES = {
 def test_a_mistake_costs_one_line(line, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
-    monkeypatch.setattr(cli, "_progress", interrupt_at(0, AssertionError("computing began")))
+    monkeypatch.setattr(command, "progress", interrupt_at(0, AssertionError("computing began")))
     assert main(line.split()) == 2
     output, errors = capsys.readouterr()
     assert output == ""
@@ -287,7 +288,7 @@ def test_the_choices_are_those_of_the_solver(flag, choices, capsys):
 
 @pytest.mark.parametrize("name", problems.PROBLEMS)
 def test_settings_have_one_meaning_each(name):
-    settable = cli._settable(problems.PROBLEMS[name])
+    settable = command.settable(problems.PROBLEMS[name])
     keys = [key for scope in settable.values() for key in scope]
     assert len(keys) == len(set(keys)), "a problem's field has the name of an option: rename it"
     assert {"points", "iterations", "ridge"} <= set(settable["solver"])
@@ -319,7 +320,7 @@ def test_help_goes_to_the_output(arguments, capsys):
 
 
 def test_json_has_no_numbers_that_are_none():
-    assert json.loads(cli._json({"a": float("nan"), "b": [1.5, float("inf")]})) == {"a": None, "b": [1.5, None]}
+    assert json.loads(writing.as_json({"a": float("nan"), "b": [1.5, float("inf")]})) == {"a": None, "b": [1.5, None]}
 
 
 def run_python(*arguments, folder):

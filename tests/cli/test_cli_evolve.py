@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bumpnet_fast import backend, cli, cli_evolve, evolution_checkpoint, plotting_evolution
+from bumpnet_fast import backend, evolution_checkpoint, plotting_evolution
+from bumpnet_fast.cli import evolve as command
 from bumpnet_fast.cli import main
 from bumpnet_fast.problems.evolution import EVOLUTIONS
 from bumpnet_fast.solvers import ednn
@@ -152,14 +153,14 @@ def interrupt_at(time, error):
 
 
 def test_ctrl_c_keeps_what_was_computed(no_picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli_evolve, "_progress", interrupt_at(0.25, KeyboardInterrupt))
+    monkeypatch.setattr(command, "progress", interrupt_at(0.25, KeyboardInterrupt))
     code, summary = evolve("--out", tmp_path)
     assert (code, summary["stop_reason"], summary["time"]) == (130, "interrupted", 0.25)
     assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
 def test_a_fault_of_ours_is_not_taken_for_a_mistake_of_the_caller(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli_evolve, "_progress", interrupt_at(0.1, ValueError("a bug")))
+    monkeypatch.setattr(command, "progress", interrupt_at(0.1, ValueError("a bug")))
     with pytest.raises(ValueError, match="a bug"):
         evolve("--out", tmp_path)
 
@@ -197,7 +198,7 @@ MISTAKES = {
 def test_a_mistake_costs_one_line(line, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
-    monkeypatch.setattr(cli_evolve, "_progress", interrupt_at(0.0, AssertionError("computing began")))
+    monkeypatch.setattr(command, "progress", interrupt_at(0.0, AssertionError("computing began")))
     assert main(line.split()) == 2
     output, errors = capsys.readouterr()
     assert output == ""
@@ -216,14 +217,14 @@ def test_the_choices_are_those_of_the_solver(capsys):
 
 @pytest.mark.parametrize("name", EVOLUTIONS)
 def test_settings_have_one_meaning_each(name):
-    settable = cli_evolve._settable(EVOLUTIONS[name])
+    settable = command.settable(EVOLUTIONS[name])
     keys = [key for scope in settable.values() for key in scope]
     assert len(keys) == len(set(keys)), "a problem's field has the name of an option: rename it"
     assert settable["net"]["overlap"] == EVOLUTIONS[name].default_overlap
 
 
 def test_list(capsys):
-    assert cli.main(["list"]) == 0
+    assert main(["list"]) == 0
     output = capsys.readouterr().out
     for name, problem in EVOLUTIONS.items():
         assert re.search(rf"^{name} +{re.escape(problem.summary)}$", output, re.MULTILINE)

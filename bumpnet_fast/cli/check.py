@@ -6,6 +6,9 @@ import argparse
 import functools
 from typing import Any
 
+from .common import FAILED
+from .writing import as_json
+
 
 def add_command(commands: Any) -> None:
     """Add ``check`` to the subparsers ``commands`` of the program."""
@@ -22,13 +25,12 @@ def _check(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from .cli import FAILED, _json
-    from .parity import DEVICES, check, show
+    from ..parity import DEVICES, check, show
 
     console = Console(stderr=True)
     watched = functools.partial(
         track, description="checking", console=console, transient=True, disable=not console.is_terminal
     )
     report = check(DEVICES if arguments.device == "all" else [arguments.device], arguments.full, watched)
-    print(_json(report)) if arguments.json else show(report)
+    print(as_json(report)) if arguments.json else show(report)
     return 0 if report["passed"] else FAILED

@@ -14,11 +14,12 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bumpnet_fast import checkpoint, cli, cli_solve, plotting
+from bumpnet_fast import checkpoint, plotting
 from bumpnet_fast.cli import main
+from bumpnet_fast.cli import solve as command
 from bumpnet_fast.solvers.stages import STAGES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = ("--bumps", "3x3", "--set", "points=64", "--threads", "1")
 FILES = {"model.pt", "history.json", "summary.json", "solution.png", "run.pt", "run.json"}
 
@@ -60,7 +61,7 @@ def interrupt_at(iteration):
 
 
 def test_the_methods_are_those_of_the_library():
-    assert tuple(STAGES) == cli_solve.FIRST_ORDER
+    assert tuple(STAGES) == command.FIRST_ORDER
 
 
 @pytest.mark.parametrize("method", ["adam", "varpro-adam", "lbfgs", "adam+lbfgs"])
@@ -86,13 +87,13 @@ def test_settings_are_those_of_the_method(tmp_path):
 def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch):
     choices = ("--method", "adam+lbfgs", "--set", "iterations=30", "--set", "a1=2", "--seed", 7)
     _, whole = solve(*choices, out=tmp_path / "whole")
-    progress = cli._progress
+    progress = command.progress
     for iteration in (20, 40):
         folder = tmp_path / str(iteration)
-        monkeypatch.setattr(cli, "_progress", interrupt_at(iteration))
+        monkeypatch.setattr(command, "progress", interrupt_at(iteration))
         code, summary = solve(*choices, out=folder)
         assert (code, summary["stop_reason"], summary["iterations"]) == (130, "interrupted", iteration)
-        monkeypatch.setattr(cli, "_progress", progress)
+        monkeypatch.setattr(command, "progress", progress)
         code, summary = resume(folder)
         assert code == 0
         assert torch.equal(rows(folder), rows(tmp_path / "whole"))
@@ -103,7 +104,7 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-from bumpnet_fast import cli, cli_solve
+from bumpnet_fast import cli
 from bumpnet_fast.solvers import runs
 
 write, written = runs.write, []

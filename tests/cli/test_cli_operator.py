@@ -10,9 +10,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bumpnet_fast import backend, cli_operator, plotting_operator
+from bumpnet_fast import backend, plotting_operator
 from bumpnet_fast.checkpoint_operator import load_operator
 from bumpnet_fast.cli import main
+from bumpnet_fast.cli import operator as command
 from bumpnet_fast.problems.operators import OPERATORS, OperatorData, get_operator
 from bumpnet_fast.solvers import deeponet
 from bumpnet_fast.solvers.deeponet.run import relative_errors
@@ -111,7 +112,7 @@ def test_ctrl_c_keeps_what_was_found(no_picture, tmp_path, monkeypatch):
 
         yield report
 
-    monkeypatch.setattr(cli_operator, "_progress", progress)
+    monkeypatch.setattr(command, "progress", progress)
     code, summary = operate("--out", tmp_path)
     assert (code, summary["stop_reason"], summary["iterations"]) == (130, "interrupted", 2)
     assert {path.name for path in tmp_path.iterdir()} == FILES
@@ -126,7 +127,7 @@ def test_a_fault_of_ours_is_not_taken_for_a_mistake_of_the_caller(tmp_path, monk
 
         yield report
 
-    monkeypatch.setattr(cli_operator, "_progress", progress)
+    monkeypatch.setattr(command, "progress", progress)
     with pytest.raises(ValueError, match="a bug"):
         operate("--out", tmp_path)
 
@@ -176,7 +177,7 @@ def test_the_choices_are_those_of_the_training(capsys):
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_settings_have_one_meaning_each(name):
-    settable = cli_operator._settable(OPERATORS[name])
+    settable = command.settable(OPERATORS[name])
     keys = [key for scope in settable.values() for key in scope]
     assert len(keys) == len(set(keys)), "an operator's field has the name of an option: rename it"
     assert {"functions", "iterations", "ridge"} <= set(settable["solver"])

@@ -1,0 +1,77 @@
+"""The command ``bumpnet``: list the problems, describe and check the installation, solve a problem.
+
+One file for every command; they parse arguments, hand them to the library and write down what comes
+back, and compute nothing themselves.  What needs torch or matplotlib is imported where it is used, so
+that help and mistakes of grammar are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from .. import __version__
+from . import check, evolve, info, listing, operator, solve
+from .common import FAILED, INTERRUPTED, USAGE, UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; by default those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 0 for success; 2 for a mistake in the arguments, told in one line before anything
+        is computed; 130 after Ctrl-C (what was found by then is written like any other solution);
+        1 if a result could not be written, or if a check failed.
+
+    Examples
+    --------
+    >>> main(["list"])
+    poisson              u_xx + u_yy = f on a box, u = sin(a1 pi x) sin(a2 pi y)
+                         lower=-1,-1 upper=1,1 a1=1 a2=1
+    ...
+    0
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+        return arguments.run(arguments)
+    except UsageError as error:
+        return _complain(str(error), USAGE)
+    except OSError as error:
+        return _complain(_reason(error), FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+
+
+def _complain(message: str, code: int) -> int:
+    print("bumpnet: error:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _reason(error: OSError) -> str:
+    return f"cannot write {error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="bumpnet", description="Solve partial differential equations with networks of bumps.")
+    parser.add_argument("--version", action="version", version=f"bumpnet_fast {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (info, solve, listing, check, evolve, operator):
+        command.add_command(commands)
+    return parser
+
+
+__all__ = ["main"]

@@ -1,0 +1,135 @@
+"""What the commands share: mistakes and exit codes, kinds of arguments, and one name space for all settings."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+#: Exit codes besides 0.
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+#: Standard deviation of the random change of the initial shapes, when a seed is given.
+PERTURB = 0.05
+#: Help on ``--seed`` and ``--set`` of the commands that start from a net of their own.
+RANDOM = f"perturb the initial shapes at random, by {PERTURB} unless perturb is set"
+SETTING = "a field of the problem, an option of the solver or of the net, or perturb; see 'bumpnet list'"
+
+
+class UsageError(Exception):
+    """A mistake of the caller: told in one line, without a traceback."""
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def add_output_arguments(
+    add: Callable[..., Any], random: str = RANDOM, setting: str = SETTING, folder: str = "runs/PROBLEM"
+) -> None:
+    """What every command that computes has, with the help on ``--seed`` and ``--set`` and where it writes."""
+    add("--dtype", choices=("float32", "float64"), default="float64", help="default: %(default)s")
+    add("--seed", type=_seed, metavar="N", help=random)
+    add("--set", action="append", default=[], type=_assignment, metavar="KEY=VALUE", dest="settings", help=setting)
+    add("--out", type=Path, metavar="DIR", help=f"where to write; default: {folder}")
+    add("--json", metavar="FILE", help="write the summary to FILE as well; - is the standard output")
+    add("--threads", type=_threads, metavar="N", help="most threads to compute with; default: those of torch")
+    add("--quiet", action="store_true", help="neither progress nor summary")
+
+
+def integer(text: str, least: int, most: float = math.inf) -> int:
+    """A whole number from ``least`` to ``most``."""
+    if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
+        limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    return integer(text, 1)
+
+
+def bump_counts(text: str) -> int | tuple[int, ...]:
+    """A number of bumps, or of grid cells per axis."""
+    try:
+        counts = tuple(positive(part) for part in text.split("x"))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1 or a grid such as 4x10") from None
+    return counts if len(counts) > 1 else counts[0]
+
+
+def _seed(text: str) -> int:
+    return integer(text, 0, 2**63 - 1)
+
+
+def _threads(text: str) -> int:
+    return integer(text, 1, os.cpu_count() or 1)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, value = (part.strip() for part in text.partition("=")[::2])
+    if not key or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def options_of(function: Callable) -> dict[str, Any]:
+    """Keyword-only parameters that have no flag of their own, with their defaults."""
+    flags = {"method", "boundary", "seed", "dtype", "device", "callback", "checkpoint"}
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in flags}
+
+
+def known(name: str, registry: dict[str, Any], what: str) -> Any:
+    """The entry of a registry; ``what`` says what it is."""
+    if name not in registry:
+        raise UsageError(f"unknown {what} {name!r}; there are: {', '.join(registry)}")
+    return registry[name]
+
+
+def scoped(name: str, settable: dict[str, dict[str, Any]], assignments: Sequence[tuple[str, Any]]) -> dict:
+    """The assignments by the scopes of ``settable``, which lists what there is."""
+    chosen: dict[str, dict[str, Any]] = {scope: {} for scope in settable}
+    for key, value in assignments:
+        scope = next((scope for scope, keys in settable.items() if key in keys), None)
+        if scope is None:
+            there = ", ".join(key for keys in settable.values() for key in keys)
+            raise UsageError(f"{name} has no setting {key!r}; there are: {there}")
+        chosen[scope][key] = value
+    return chosen
+
+
+def perturbation(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> float:
+    """How much to change the initial shapes at random; written into ``settings``, too."""
+    perturb = settings["run"].setdefault("perturb", 0.0 if arguments.seed is None else PERTURB)
+    if not isinstance(perturb, (int, float)) or not 0 <= perturb < math.inf:
+        raise UsageError(f"perturb must be a finite number of at least 0, got {perturb!r}")
+    return perturb
+
+
+def pairs(settings: dict[str, Any]) -> str:
+    """Settings as one reads and writes them: ``a1=2 lower=-1,-1``."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, tuple):
+            return ",".join(map(text, value))
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    return " ".join(f"{key}={text(value)}" for key, value in settings.items())
+
+
+def print_settable(settable: dict[str, dict[str, Any]], width: int) -> None:
+    """Print what ``--set`` reaches besides the fields of a problem."""
+    for scope, keys in settable.items():
+        if scope != "problem":
+            print(f"{scope:<{width}} {pairs(keys)}")

@@ -1,0 +1,177 @@
+"""The command ``bumpnet evolve``: follow an evolution problem through time."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .common import (
+    FAILED,
+    INTERRUPTED,
+    UsageError,
+    add_output_arguments,
+    bump_counts,
+    known,
+    options_of,
+    pairs,
+    perturbation,
+    print_settable,
+    scoped,
+)
+from .running import computing_threads, display, followed
+from .writing import check_writable, show, surroundings, write_results
+
+if TYPE_CHECKING:
+    from ..layer import BumpNet
+    from ..problems.evolution.base import EvolutionProblem
+    from ..solvers.evolution import Evolution, EvolutionProgress
+
+
+_SHOWN = ("problem", "method", "shapes", "bumps", "time", "rel_l2", "max_error", "fit_error", "residual",
+          "setup_seconds", "seconds", "steps", "solve_seconds", "stop_reason", "dtype", "backend",
+          "threads")  # fmt: skip
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def add_command(commands: Any) -> None:
+    """Add ``evolve`` to the subparsers ``commands`` of the program."""
+    about = "Follow an evolution problem through time; write the model, the history, a summary and pictures."
+    ending = "Ctrl-C ends it early: what was computed is written, and the exit code is 130. It is 1 after instability."
+    evolve = commands.add_parser("evolve", help=about[0].lower() + about[1:-1], description=about, epilog=ending)
+    add = evolve.add_argument
+    method = "auto, expm, cn, rk4, etdrk4, dop853, radau, bdf, or one of torchdiffeq; default: %(default)s"
+    add("problem", metavar="PROBLEM", help="one of 'bumpnet list'")
+    add("--bumps", type=bump_counts, metavar="N|NxM", help="number of bumps, or of grid cells per axis, such as 12x12")
+    add("--method", default="auto", help=method)
+    add("--shapes", choices=("frozen", "evolve"), default="frozen", help="of the bumps; default: %(default)s")
+    add("--no-animation", action="store_true", help="leave evolution.gif out, which takes a few seconds")
+    add_output_arguments(add, folder="runs/evolve-PROBLEM")
+    evolve.set_defaults(run=_evolve)
+
+
+def settable(problem: type[EvolutionProblem]) -> dict[str, dict[str, Any]]:
+    """All that ``--set`` reaches, with the defaults, by what it belongs to."""
+    from ..layer import BumpNet
+    from ..solvers.ednn import evolve
+
+    solver = {key: value for key, value in options_of(evolve).items() if key != "shapes"}
+    net = options_of(BumpNet) | {"overlap": problem.default_overlap}
+    return {"problem": problem.settings(), "solver": solver, "net": net, "run": {"perturb": 0.0}}
+
+
+def list_problems() -> None:
+    """Print the evolution problems and what can be set."""
+    from ..problems.evolution import EVOLUTIONS
+
+    for name, problem in EVOLUTIONS.items():
+        print(f"{name:<12} {problem.summary}\n{'':<12} {pairs(problem.settings())}")
+    print_settable({"solver": settable(problem)["solver"]}, 12)
+
+
+def _sorted_settings(name: str, assignments: Sequence[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The assignments by what they belong to."""
+    from ..problems.evolution import EVOLUTIONS
+
+    return scoped(name, settable(known(name, EVOLUTIONS, "evolution problem")), assignments)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def _evolve(arguments: argparse.Namespace) -> int:
+    settings = _sorted_settings(arguments.problem, arguments.settings)
+    with computing_threads(arguments.threads):
+        problem, net = _prepare(arguments, settings)
+        folder = arguments.out or Path("runs", f"evolve-{arguments.problem}")
+        check_writable(folder, arguments.json)
+        run = _run(problem, net, arguments, settings["solver"])
+        return _finish(run, arguments, settings, folder)
+
+
+def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> tuple[EvolutionProblem, BumpNet]:
+    """The problem, and the net to follow it with, at its start."""
+    import torch
+
+    from ..problems.evolution import get_evolution
+    from ..solvers import uniform_net
+
+    perturb = perturbation(arguments, settings)
+    try:
+        problem = get_evolution(arguments.problem, **settings["problem"])
+        net = uniform_net(problem, arguments.bumps, dtype=arguments.dtype, **settings["net"])
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    if perturb:
+        net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
+        if problem.periodic_axes:  # images of rotated bumps do not add up
+            with torch.no_grad():
+                net.rows[:, net.layout.skew] = 0
+    return problem, net
+
+
+def _run(problem: EvolutionProblem, net: BumpNet, arguments: argparse.Namespace, options: dict[str, Any]) -> Evolution:
+    from ..solvers.ednn import evolve
+
+    choices = {"method": arguments.method, "shapes": arguments.shapes}
+    with progress(arguments) as report, followed(report) as callback:
+        return evolve(problem, net, **choices, **options, callback=callback)
+
+
+@contextlib.contextmanager
+def progress(arguments: argparse.Namespace) -> Iterator[Callable[[EvolutionProgress], None]]:
+    """A bar on the terminal that follows the time."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+
+    text = "t = {task.completed:.3g}  steps {task.fields[steps]}  error {task.fields[error]}"
+    columns = TextColumn("[bold]{task.description}"), BarColumn(), TextColumn(text), TimeElapsedColumn()
+    with display(arguments, *columns, steps=0, error="unknown") as update:
+
+        def report(progress: EvolutionProgress) -> None:
+            error = "unknown" if progress.rel_l2 is None else f"{progress.rel_l2:.2e}"
+            update(total=progress.final_time, completed=progress.time, steps=progress.steps, error=error)
+
+        yield report
+
+
+# --- what is written -----------------------------------------------------------------------------
+
+
+def _finish(run: Evolution, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path) -> int:
+    """Write and show an evolution; the exit code."""
+    from ..evolution_checkpoint import save
+    from ..plotting_evolution import evolution_figure, write_animation
+
+    summary = _summary(run, arguments, settings)
+    pictures = {"evolution.png": lambda image: evolution_figure(run).savefig(image, format="png")}
+    if not arguments.no_animation:
+        pictures["evolution.gif"] = lambda image: write_animation(run, image)
+    write_results(folder, arguments.json, lambda path: save(path, run), run.history, summary, pictures)
+    show(summary, folder, arguments, _SHOWN, seconds="{:.3f}".format)
+    return {"interrupted": INTERRUPTED, "unstable": FAILED}.get(run.stop_reason, 0)
+
+
+def _summary(run: Evolution, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    net = run.net
+    return {
+        "problem": arguments.problem,
+        "method": run.method,
+        "shapes": run.shapes,
+        "bumps": len(net.rows),
+        "parameters": net.rows.numel(),
+        "time": float(run.times[-1]),
+        "rel_l2": run.rel_l2,
+        "max_error": run.max_error,
+        "fit_error": run.fit_error,
+        "residual": max(entry["residual"] for entry in run.history),
+        "setup_seconds": run.setup_seconds,
+        "seconds": run.seconds,
+        "steps": run.steps,
+        "stages": run.stages,
+        "solve_seconds": run.solve_seconds,
+        "stop_reason": run.stop_reason,
+    } | surroundings(arguments, settings, run.problem, [*run.warnings, *net.check()])

@@ -1,0 +1,81 @@
+"""How the commands run the library: threads, progress on a terminal, and whose mistake an error is."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from .common import UsageError
+
+if TYPE_CHECKING:
+    from ..solvers import Progress
+
+
+@contextlib.contextmanager
+def computing_threads(number: int | None) -> Iterator[None]:
+    """Compute with at most ``number`` threads; None keeps those of torch."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def followed(report: Callable[[Any], None], many: str = "bumps and points") -> Iterator[Callable[[Any], None]]:
+    """A callback that hands progress on to ``report``; errors before its first call are mistakes of the caller.
+
+    ``many`` names what there may be too much of for the memory.
+    """
+    started = False
+
+    def follow(progress: Any) -> None:
+        nonlocal started
+        started = True
+        report(progress)
+
+    try:
+        yield follow
+    except (ValueError, TypeError, ModuleNotFoundError) as error:
+        if started:  # not about the arguments any more
+            raise
+        raise UsageError(str(error)) from error
+    except RuntimeError as error:
+        if "allocate memory" not in str(error) and "not enough memory" not in str(error):
+            raise
+        raise UsageError(f"not enough memory for so many {many}") from error
+
+
+@contextlib.contextmanager
+def display(arguments: argparse.Namespace, *columns: Any, **fields: Any) -> Iterator[Callable[..., None]]:
+    """A line of rich's columns on the terminal; what it gives updates them.  Nothing where nobody watches."""
+    from rich.console import Console
+    from rich.progress import Progress as Display
+
+    console = Console(stderr=True)
+    hidden = arguments.quiet or not console.is_terminal
+    with Display(*columns, console=console, transient=True, disable=hidden) as line:
+        task = line.add_task(arguments.problem, total=None, **fields)
+        yield lambda **changes: line.update(task, **changes)
+
+
+@contextlib.contextmanager
+def progress(arguments: argparse.Namespace) -> Iterator[Callable[[Progress], None]]:
+    """A line on the terminal that follows iterations."""
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    text = "[bold]{task.description}[/]  iteration {task.completed}"
+    text += "  loss {task.fields[loss]}  error {task.fields[error]}"
+    columns = SpinnerColumn(), TextColumn(text), TimeElapsedColumn()
+    with display(arguments, *columns, loss="...", error="unknown") as update:
+
+        def report(progress: Progress) -> None:
+            error = {} if progress.rel_l2 is None else {"error": f"{progress.rel_l2:.2e}"}
+            update(completed=progress.iteration, loss=f"{progress.loss:.2e}", **error)
+
+        yield report

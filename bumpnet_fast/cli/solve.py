@@ -1,0 +1,235 @@
+"""The command ``bumpnet solve``: solve a problem, or go on with a run that was stopped."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import resume
+from .common import (
+    INTERRUPTED,
+    UsageError,
+    add_output_arguments,
+    bump_counts,
+    known,
+    options_of,
+    pairs,
+    perturbation,
+    positive,
+    print_settable,
+    scoped,
+)
+from .running import computing_threads, followed, progress
+from .writing import check_writable, show, surroundings, write_results
+
+if TYPE_CHECKING:
+    from ..layer import BumpNet
+    from ..problems.base import Problem
+    from ..solvers import March, Solution
+
+#: Those of solvers.least_squares, which it would take torch to import.
+METHODS = ("auto", "varpro", "gauss-newton", "lm")
+#: Those of solvers.first_order; they can be joined by "+".
+FIRST_ORDER = ("adam", "varpro-adam", "lbfgs")
+
+_SHOWN = ("problem", "method", "boundary", "bumps", "parameters", "windows", "unknowns", "rel_l2",
+          "max_error", "loss", "seconds", "iterations", "stop_reason", "dtype", "backend", "threads")  # fmt: skip
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def add_command(commands: Any) -> None:
+    """Add ``solve`` to the subparsers ``commands`` of the program."""
+    about = "Solve a problem; write the model, the history, a summary and a picture."
+    ending = "Ctrl-C ends the solving early: the best solution so far is written, and the exit code is 130."
+    solve = commands.add_parser("solve", help=about[0].lower() + about[1:-1], description=about, epilog=ending)
+    add = solve.add_argument
+    add("problem", metavar="PROBLEM", nargs="?", help="one of 'bumpnet list'")
+    add("--bumps", type=bump_counts, metavar="N|NxM", help="number of bumps, or of grid cells per axis, such as 4x10")
+    methods = f"{', '.join(METHODS)}, or {', '.join(FIRST_ORDER)}, joined by +; default: %(default)s"
+    add("--method", type=_method, metavar="METHOD", default="auto", help=methods)
+    add("--windows", type=positive, metavar="N", help="march in time, with a net of --bumps for each of N windows")
+    add("--boundary", choices=("hard", "soft"), help="exact or by least squares; default: hard if possible")
+    add("--resume", type=Path, metavar="DIR", help="go on with the run of a first-order method that wrote to DIR")
+    add_output_arguments(add)
+    solve.set_defaults(run=lambda arguments: _solve(arguments, solve.parse_args([])))
+
+
+def _method(text: str) -> str:
+    if text in METHODS or is_first_order(text):
+        return text
+    choices = f"{', '.join(METHODS)}, or {', '.join(FIRST_ORDER)}, joined by +"
+    raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {choices})")
+
+
+def is_first_order(method: str) -> bool:
+    """Whether ``method`` is one of :data:`FIRST_ORDER`, or several joined by "+"."""
+    return all(name in FIRST_ORDER for name in method.split("+"))
+
+
+def settable(problem: type[Problem], method: str = "auto") -> dict[str, dict[str, Any]]:
+    """All that ``--set`` reaches, with the defaults, by what it belongs to."""
+    from ..layer import BumpNet
+
+    march, run = {"graded": 0.0}, {"perturb": 0.0}
+    scopes = {"solver": options_of(_solver(method)), "net": options_of(BumpNet), "march": march, "run": run}
+    return {"problem": problem.settings(), **scopes}
+
+
+def list_problems() -> None:
+    """Print the problems and all that ``--set`` can set."""
+    from ..problems import PROBLEMS
+
+    for name, problem in PROBLEMS.items():
+        print(f"{name:<20} {problem.summary}\n{'':<20} {pairs(problem.settings())}")
+    print("\nFor every problem, --set also reaches")
+    print_settable(settable(problem), 20)
+    print(f"\nand with {', '.join(FIRST_ORDER)}")
+    print_settable({"solver": settable(problem, FIRST_ORDER[0])["solver"]}, 20)
+
+
+def _sorted_settings(name: str, assignments: Sequence[tuple[str, Any]], method: str) -> dict[str, dict[str, Any]]:
+    """The assignments, and the options that the problem wants, by what they belong to."""
+    from ..problems import PROBLEMS
+
+    problem = known(name, PROBLEMS, "problem")
+    scopes = settable(problem, method)
+    there = {key for keys in scopes.values() for key in keys}
+    own = [(key, value) for key, value in problem.options.items() if key in there]
+    return scoped(name, scopes, [*own, *assignments])
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def _solve(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
+    if arguments.resume:
+        return _resume(arguments, defaults)
+    if arguments.problem is None:
+        raise UsageError("the following arguments are required: PROBLEM")
+    settings = _sorted_settings(arguments.problem, arguments.settings, arguments.method)
+    with computing_threads(arguments.threads):
+        problem, net = _prepare(arguments, settings)
+        folder = arguments.out or Path("runs", arguments.problem)
+        check_writable(folder, arguments.json)
+        resume.forget(folder)
+        if is_first_order(arguments.method):
+            resume.remember(folder, arguments, settings)
+        solution = _run(arguments, _call(problem, net, arguments, settings, folder))
+        return _finish(solution, arguments, settings, folder)
+
+
+def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
+    """``bumpnet solve --resume DIR``."""
+    resume.refuse_others(arguments, defaults)
+    folder, changed = arguments.resume, dict(arguments.settings)
+    check_writable(folder, arguments.json, create=False)
+    settings, problem = resume.recall(folder, arguments)
+    settings["solver"] |= changed
+    with computing_threads(arguments.threads):
+        solution = _run(arguments, resume.call(folder, problem, changed))
+        return _finish(solution, arguments, settings, folder)
+
+
+def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> tuple[Problem, BumpNet]:
+    """The problem, and the net to solve it with, at its start."""
+    import torch
+
+    from .. import problems
+    from ..layer import BumpNet
+
+    perturb = perturbation(arguments, settings)
+    try:
+        problem = problems.get(arguments.problem, **settings["problem"])
+        bumps = arguments.bumps or problem.default_bumps
+        dim, domain = problem.domain.shape[1], problem.domain
+        net = BumpNet(dim, bumps, domain, problem.outputs, dtype=arguments.dtype, **settings["net"])
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    if perturb:
+        net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
+    return problem, net
+
+
+def _solver(method: str) -> Callable[..., Solution]:
+    """The function of the library for ``method``."""
+    from ..solvers import first_order, least_squares
+
+    return first_order.train if is_first_order(method) else least_squares.solve
+
+
+def _call(
+    problem: Problem, net: BumpNet, arguments: argparse.Namespace, settings: dict[str, Any], folder: Path
+) -> Callable[..., Solution | March]:
+    """The call of the library that is asked for; it takes the callback."""
+    from ..solvers import marching
+
+    choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
+    choices |= settings["solver"]
+    windows = arguments.windows or problem.default_windows
+    if is_first_order(arguments.method):
+        choices["checkpoint"] = folder / resume.STATE
+    elif windows is not None:
+        start = {"net": settings["net"] | {"dtype": arguments.dtype}, "perturb": settings["run"]["perturb"]}
+        choices |= {"windows": windows, **start, **settings["march"]}
+        return lambda callback: marching.march(problem, arguments.bumps, callback=callback, **choices)
+    return lambda callback: _solver(arguments.method)(problem, net, callback=callback, **choices)
+
+
+def _run(arguments: argparse.Namespace, call: Callable[..., Solution | March]) -> Solution | March:
+    with progress(arguments) as report, followed(report) as callback:
+        return call(callback)
+
+
+# --- what is written -----------------------------------------------------------------------------
+
+
+def _finish(
+    solution: Solution | March, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path
+) -> int:
+    """Write and show a solution; the exit code."""
+    from ..checkpoint import save
+    from ..plotting import solution_figure
+
+    summary = _summary(solution, arguments, settings)
+    nets = _nets(solution) if hasattr(solution, "parts") else solution.net
+    write_results(
+        folder,
+        arguments.json,
+        lambda path: save(path, nets, problem=solution.problem, boundary=solution.boundary),
+        solution.history,
+        summary,
+        {"solution.png": lambda image: solution_figure(solution).savefig(image, format="png")},
+    )
+    show(summary, folder, arguments, _SHOWN)
+    return INTERRUPTED if solution.stop_reason == "interrupted" else 0
+
+
+def _summary(
+    solution: Solution | March, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    net, nets = solution.net, _nets(solution)
+    return {
+        "problem": arguments.problem,
+        "method": solution.method,
+        "boundary": solution.boundary,
+        "bumps": len(net.rows),
+        "parameters": net.rows.numel(),
+        "windows": len(nets),
+        "parameters_per_window": nets[0].rows.numel(),
+        "unknowns": getattr(solution, "unknowns", None) or None,
+        "rel_l2": solution.rel_l2,
+        "max_error": solution.max_error,
+        "loss": solution.loss,
+        "seconds": solution.seconds,
+        "iterations": solution.iterations,
+        "stop_reason": solution.stop_reason,
+        "events": [vars(event) for event in getattr(solution, "events", ())],
+    } | surroundings(arguments, settings, solution.problem, [w for part in nets for w in part.check()])
+
+
+def _nets(solution: Solution | March) -> list[BumpNet]:
+    return [part.net for part in getattr(solution, "parts", [solution])]

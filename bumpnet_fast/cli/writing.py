@@ -1,0 +1,132 @@
+"""What the commands leave behind: the model, the history, a summary and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .. import __version__
+from .common import UsageError
+
+_SMALL = ("rel_l2", "max_error", "loss", "train_rel_l2", "projection_rel_l2", "fit_error", "residual", "solve_seconds")
+_FORMATS: dict[str, Callable[[Any], str]] = dict.fromkeys(_SMALL, "{:.2e}".format)
+_FORMATS |= {"time": "{:g}".format, "setup_seconds": "{:.2f}".format, "seconds": "{:.2f}".format}
+
+
+def check_writable(folder: Path, file: str | None, create: bool = True) -> None:
+    """Create ``folder`` and make sure that it, and the folder of ``file``, can be written to."""
+    try:
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UsageError(f"cannot write to the directory {folder}: {error.strerror}") from error
+    if file in (None, "-"):
+        return
+    try:
+        if Path(file).is_dir():
+            raise IsADirectoryError(None, "it is a directory")
+        if Path(file).is_file() or not Path(file).exists():
+            tempfile.TemporaryFile(dir=Path(file).resolve().parent).close()
+    except OSError as error:
+        raise UsageError(f"cannot write the file {file}: {error.strerror}") from error
+
+
+def surroundings(
+    arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], problem: Any, warnings: Sequence[str]
+) -> dict[str, Any]:
+    """The end of every summary: with what, and where, it was computed."""
+    import torch
+
+    from ..checkpoint import problem_settings
+    from ..functional import backend
+
+    return {
+        "dtype": arguments.dtype,
+        "backend": backend(),
+        "threads": torch.get_num_threads(),
+        "seed": arguments.seed,
+        "settings": settings | {"problem": problem_settings(problem)},
+        "warnings": list(warnings),
+        "versions": {
+            "bumpnet_fast": __version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def write_results(
+    folder: Path,
+    file: str | None,
+    save: Callable[[Path], None],
+    history: Sequence[dict[str, Any]],
+    summary: dict[str, Any],
+    pictures: dict[str, Callable[[BinaryIO], Any]],
+) -> None:
+    """Write all of a run to ``folder``, and the summary to ``file`` as well; pictures come last, as they may fail."""
+    from ..files import atomic
+
+    save(folder / "model.pt")
+    write_json(folder / "history.json", history)
+    write_json(folder / "summary.json", summary)
+    if file == "-":
+        print(as_json(summary))
+    elif file is not None:
+        write_json(Path(file), summary)
+    for name, draw in pictures.items():
+        with atomic(folder / name) as image:
+            draw(image)
+
+
+def show(
+    summary: dict[str, Any],
+    folder: Path,
+    arguments: argparse.Namespace,
+    keys: Sequence[str],
+    **formats: Callable[[Any], str],
+) -> None:
+    """The summary for people, unless they want quiet; with JSON on the output it moves to the errors."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if arguments.quiet:
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column()
+    for key in keys:
+        if (value := summary[key]) is not None:
+            table.add_row(key.replace("_", " "), (_FORMATS | formats).get(key, str)(value))
+    table.add_row("written to", str(folder))
+    Console(file=sys.stderr if arguments.json == "-" else sys.stdout, highlight=False).print(table)
+    for warning in summary["warnings"]:
+        print(f"bumpnet: warning: {warning}", file=sys.stderr)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of JSON, all or nothing."""
+    from ..files import atomic
+
+    with atomic(path) as file:
+        file.write(f"{as_json(content)}\n".encode())
+
+
+def as_json(content: Any) -> str:
+    """The content as JSON, with null for what JSON has no number for."""
+    return json.dumps(_strict(content), indent=2, allow_nan=False)
+
+
+def _strict(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _strict(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_strict(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

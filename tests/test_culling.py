@@ -1,0 +1,164 @@
+"""Pairs of points and bumps that add nothing are left out: never a different answer, and far fewer of them.
+
+The backend "culled" of the other tests holds all operators to the reference with every tile cut out of few points;
+here the bumps are many and sharp, as where it is for.
+"""
+
+import math
+
+import pytest
+import torch
+
+from bumpnet_fast import native
+from bumpnet_fast.reference import DIAGONAL, LAPLACIAN, WANTS, second_shape
+from bumpnet_fast.rows import RowLayout
+
+pytestmark = pytest.mark.skipif(native.missing is not None, reason="no compiled extension")
+
+#: Largest difference to all pairs, relative to the largest entry.
+ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}
+
+
+def bumps(dim, m, sharpness, outputs=1, seed=0):
+    """Rows and frame of bumps at random that cover the domain four times, ``sharpness`` being p A."""
+    generator = torch.Generator().manual_seed(seed)
+    layout = RowLayout(dim, outputs)
+    half = (4 / m) ** (1 / dim)
+    frame = torch.stack([torch.full((dim,), v, dtype=torch.float64) for v in (-1.2, 1.2, 1 / half)])
+    rows = torch.zeros(m, layout.columns, dtype=torch.float64)
+    rows[:, layout.centre] = torch.atanh((2 * torch.rand(m, dim, generator=generator, dtype=torch.float64) - 1) / 1.2)
+    rows[:, layout.size] = math.log(2)
+    rows[:, layout.skew] = torch.rand(m, layout.skews, generator=generator, dtype=torch.float64) - 0.5
+    rows[:, layout.sharpness] = math.log(sharpness)
+    rows[:, layout.amplitude] = torch.randn(m, outputs, generator=generator, dtype=torch.float64)
+    return rows, frame
+
+
+def points(dim, n, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.rand(n, dim, generator=generator, dtype=torch.float64) - 1
+
+
+def cotangents(n, outputs, dim, want, seed=2):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(n, outputs), (n, outputs, dim), (n, outputs, *second_shape(want, dim))]
+    return [torch.randn(s, generator=generator, dtype=torch.float64) if i <= min(want, DIAGONAL) else None
+            for i, s in enumerate(shapes)]  # fmt: skip
+
+
+def evaluate(when, x, rows, frame, want, weights):
+    with native.use_culling(when):
+        jet = torch.ops.bumpnet_fast.jet(x, rows, frame, want, True)
+        return *jet, *torch.ops.bumpnet_fast.jet_vjp(*weights, x, rows, frame, want, True, True, True)
+
+
+def cast(dtype, *tensors):
+    return [None if t is None else t.to(dtype) for t in tensors]
+
+
+def assert_same(got, expected, tolerance, usual=()):
+    """Differences relative to the largest entry, or to what is ``usual`` elsewhere."""
+    for i, (g, e, *elsewhere) in enumerate(zip(got, expected, *([usual] if usual else []), strict=True)):
+        assert g.shape == e.shape
+        if e.numel():
+            scale = max(t.abs().max() for t in (e, *elsewhere))
+            assert (g - e).abs().max() <= tolerance * scale, f"result {i}"
+
+
+@pytest.mark.parametrize("dtype, sharpness", [(torch.float32, 12), (torch.float64, 25)], ids=str)
+@pytest.mark.parametrize("want", range(5), ids=WANTS)
+@pytest.mark.parametrize("dim, outputs", [(1, 1), (2, 1), (2, 3), (3, 2), (4, 1)])
+def test_the_answer_is_that_of_all_pairs(dim, outputs, want, dtype, sharpness):
+    rows, frame = bumps(dim, 300, sharpness, outputs)
+    x, weights = points(dim, 2500), cotangents(2500, outputs, dim, want)
+    x, rows, frame, *weights = cast(dtype, x, rows, frame, *weights)
+    expected = evaluate("never", x, rows, frame, want, weights)
+    assert_same(evaluate("always", x, rows, frame, want, weights), expected, ROUNDING[dtype])
+
+
+def test_it_is_chosen_where_it_pays_and_not_elsewhere():
+    """What is left out shows in the bits; the same bits as with all pairs say that all of them were taken."""
+    for n, sharpness, pays in ((2**14, 20, True), (2**10, 20, False), (2**14, 2, False)):
+        rows, frame = bumps(2, 1000, sharpness)
+        weights = cotangents(n, 1, 2, LAPLACIAN)
+        args = (*cast(torch.float32, points(2, n), rows, frame), LAPLACIAN, cast(torch.float32, *weights))
+        auto, dense, culled = (evaluate(when, *args) for when in ("auto", "never", "always"))
+        for a, d, c in zip(auto, dense, culled, strict=True):
+            assert torch.equal(a, c if pays else d)
+        assert not torch.equal(dense[4], culled[4]), "nothing to tell them by"
+
+
+@pytest.mark.parametrize("n", (1, 127, 128, 129, 8191, 8193))
+def test_last_tiles_of_any_length(n):
+    rows, frame = bumps(2, 200, 20)
+    x, weights = points(2, n), cotangents(n, 1, 2, LAPLACIAN)
+    dense, culled = (evaluate(when, x, rows, frame, LAPLACIAN, weights) for when in ("never", "always"))
+    usual = evaluate("never", points(2, 2000), rows, frame, LAPLACIAN, cotangents(2000, 1, 2, LAPLACIAN))
+    assert_same(culled, dense, ROUNDING[torch.float64], usual)
+
+
+@pytest.mark.parametrize("where", ("clustered", "line", "one place"))
+def test_points_that_are_not_uniform(where):
+    rows, frame = bumps(2, 200, 20)
+    x = points(2, 3000)
+    x = {"clustered": x**5, "line": x * torch.tensor([1.0, 0.0]), "one place": x * 0 + 0.3}[where].double()
+    weights = cotangents(3000, 1, 2, LAPLACIAN)
+    dense, culled = (evaluate(when, x, rows, frame, LAPLACIAN, weights) for when in ("never", "always"))
+    usual = evaluate("never", points(2, 3000), rows, frame, LAPLACIAN, weights)
+    assert_same(culled, dense, ROUNDING[torch.float64], usual)
+
+
+@pytest.mark.parametrize("column, more", [("sharpness", math.log(100)), ("amplitude", 1e9)])
+def test_one_large_bump_among_small_ones_keeps_its_tails(column, more):
+    """Small next to its own peak is not small next to the others: its tail is theirs to compare with."""
+    rows, frame = bumps(2, 300, 20)
+    x, weights = points(2, 4000), cotangents(4000, 1, 2, LAPLACIAN)
+    x, rows, frame, *weights = cast(torch.float32, x, rows, frame, *weights)
+    others = evaluate("never", x, rows, frame, LAPLACIAN, weights)
+    rows[7, getattr(RowLayout(2), column)] += more
+    dense, culled = (evaluate(when, x, rows, frame, LAPLACIAN, weights) for when in ("never", "always"))
+    for got, expected, usual in zip(culled[:3], dense[:3], others[:3], strict=True):
+        assert ((got - expected).abs() <= 1e-5 * expected.abs() + 1e-6 * usual.abs().max()).all()
+
+
+@pytest.mark.parametrize("bad", (math.nan, math.inf))
+@pytest.mark.parametrize("outputs", (1, 2))
+def test_what_is_no_number_spreads_as_with_all_pairs(bad, outputs):
+    rows, frame = bumps(2, 200, 20, outputs)
+    x, weights = points(2, 1000), cotangents(1000, outputs, 2, LAPLACIAN)
+    broken = {"amplitude": rows.clone(), "sharpness": rows.clone()}
+    broken["amplitude"][3, -1] = broken["sharpness"][3, RowLayout(2).sharpness] = bad
+    cases = [(x, r, weights) for r in broken.values()]
+    cases += [(torch.where(torch.arange(1000)[:, None] == 5, bad, x), rows, weights)]
+    for which in range(3):
+        dirty = [g.clone() for g in weights]
+        dirty[which].view(1000, -1)[17, 0] = bad
+        cases.append((x, rows, dirty))
+    for x, rows, weights in cases:
+        dense, culled = (evaluate(when, x, rows, frame, LAPLACIAN, weights) for when in ("never", "always"))
+        for d, c in zip(dense, culled, strict=True):
+            assert torch.equal(d.isfinite(), c.isfinite())
+
+
+def test_the_same_bits_with_any_number_of_threads(threads):
+    rows, frame = bumps(2, 500, 20)
+    x, weights = points(2, 20000), cotangents(20000, 1, 2, LAPLACIAN)
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        results.append(evaluate("always", x, rows, frame, LAPLACIAN, weights))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_the_choice_is_undone_and_checked():
+    before = torch.ops.bumpnet_fast._cpu_culling(-1)
+    with pytest.raises(RuntimeError, match="stop"), native.use_culling("never"):
+        assert torch.ops.bumpnet_fast._cpu_culling(-1) == 0
+        raise RuntimeError("stop")
+    assert torch.ops.bumpnet_fast._cpu_culling(-1) == before
+    with pytest.raises(ValueError, match="never, auto, always, got 'often'"), native.use_culling("often"):
+        pass
+    with pytest.raises(RuntimeError, match="culling is 0"):
+        torch.ops.bumpnet_fast._cpu_culling(3)
