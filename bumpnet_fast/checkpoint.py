@@ -27,11 +27,15 @@ from . import problems
 from .files import CheckpointError, atomic, damaged, one_line, read
 from .jet import Jet
 from .layer import BumpNet
+from .problems.evolution import get_evolution
 from .solvers import resuming, runs
 from .solvers.marching import Part, chain, chained_jet
 
 #: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
 VERSION = 2
+
+#: What finds the problem of a run, where that is not :func:`bumpnet_fast.problems.get`.
+_REGISTRIES = {"evolve": get_evolution}
 
 
 def save(
@@ -250,7 +254,7 @@ def resume(path: str | os.PathLike, *, problem: Any = None, **options: Any) -> A
     """
     content = runs.load(path)
     if problem is None:
-        problem = saved_problem(path, content, problems.get, needed=True)
+        problem = saved_problem(path, content, _REGISTRIES.get(content["solver"], problems.get), needed=True)
     return resuming.resume(path, problem, content, **options)
 
 

@@ -7,6 +7,7 @@ equation for the amplitudes; how it is integrated is chosen by its linearity and
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from ..layer import BumpNet
 from ..problems.evolution.base import EvolutionProblem
 from ..problems.sampling import lattice
 from ..reference import WANTS
+from . import runs
 from .evolution import Evolution, EvolutionProgress
 from .evolving_basis import Space, quadrature, uniform_net
 from .evolving_method import METHODS, RK4_STABLE, marcher, spectral_radius
@@ -56,6 +58,8 @@ def evolve(
     ridge: float = 1e-8,
     max_seconds: float | None = None,
     measure: bool = True,
+    checkpoint: str | os.PathLike | None = None,
+    every_seconds: float = runs.EVERY,
     callback: Callable[[EvolutionProgress], Any] | None = None,
 ) -> Evolution:
     """Evolve a problem from its start.
@@ -96,6 +100,10 @@ def evolve(
         Stop after this time; what lies beyond the last of the times reached is lost.
     measure : bool
         Whether to compute the reference, if there is no exact solution, to measure the error at the end.
+    checkpoint : str or path, optional
+        File for the state of the run, see :func:`bumpnet_fast.checkpoint.resume`; it is that at one of the times.
+    every_seconds : float
+        Write it no more often than this, and at the end, however that comes.
     callback : callable, optional
         Called with an :class:`EvolutionProgress` at every time of the output.
 
@@ -136,18 +144,24 @@ def evolve(
     net = net if isinstance(net, BumpNet) else uniform_net(problem, net)
     _check_fit(problem, net)
     x, weights = quadrature(problem, net, points)
-    with torch.no_grad(), few_threads(len(x) * len(net.rows)):
+    settings = {
+        "method": method, "step": step, "tolerance": tolerance, "times": ends, "points": points, "shapes": shapes,
+        "initial_shapes": initial_shapes, "ridge": ridge, "measure": measure,
+    }  # fmt: skip
+    store = runs.opened(checkpoint, every_seconds, lambda: runs.content("evolve", problem, net, settings))
+    with store, torch.no_grad(), few_threads(len(x) * len(net.rows)):
         net = net if shapes == "frozen" else _roomy(problem, net)
         space = Space.of(problem, net, slack=1.0 if (shapes, initial_shapes) == ("frozen", "uniform") else _SLACK)
-        rows = net.rows.detach().double()
-        if initial_shapes == "fit":
+        with store.reading() as state:
+            rows = net.rows.detach().double() if state is None else state["rows"].to(x)
+        if initial_shapes == "fit" and state is None:
             rows = fitted_shapes(space, rows, x, weights)
         model = (Frozen if shapes == "frozen" else Moving)(space, rows, x, weights, ridge)
         if not bool(torch.isfinite(model.slope(0.0, model.state)).all()):
             raise ValueError(f"the right-hand side of problem {problem.name!r} is not finite at the start")
         tolerance = tolerance or (_TOLERANCE if shapes == "frozen" else _TOLERANCE_MOVING)
         march, name = marcher(model, method, step, tolerance, ends[-1])
-        run = _Run(model, march, name, start, callback, max_seconds)
+        run = _Run(model, march, name, start, callback, max_seconds, store)
         reason = run.follow(ends)
         return run.result(net, reason, measure)
 
@@ -218,9 +232,11 @@ class _OutOfTime(Exception):
 class _Run:
     """Follows an evolution from one time of the output to the next, keeps the states, and says why it ended."""
 
-    def __init__(self, model: Frozen | Moving, march, method: str, start: float, callback, max_seconds):
-        self.model, self.march, self.method = model, march, method
-        self.callback, self.max_seconds = callback, max_seconds
+    def __init__(
+        self, model: Frozen | Moving, march, method: str, start: float, callback, max_seconds, store: runs.Store
+    ):
+        self.model, self.march, self.method, self.store = model, march, method, store
+        self.callback = callback
         problem = model.problem
         size = model.size
         self.limit = _MARGIN * problem.growth * size if size > 0 else math.inf
@@ -231,6 +247,11 @@ class _Run:
         self.warnings: list[str] = []
         self.solve_seconds = self._time_a_solve()
         self.setup_seconds, self.seconds = time.perf_counter() - start, 0.0
+        self.state = model.state
+        with store.reading() as state:
+            if state is not None:
+                self._restore(state)
+        self.limit_seconds = math.inf if max_seconds is None else self.seconds + max_seconds
 
     def _time_a_solve(self) -> float:
         values = torch.ones(len(self.model.x), self.model.layout.outputs).to(self.model.x)
@@ -243,10 +264,11 @@ class _Run:
         return min(seconds)
 
     def follow(self, ends: list[float]) -> str:
-        t, y = 0.0, self.model.state
+        t, y = self.times[-1] if self.times else 0.0, self.state
         try:
-            self._record(t, y)
-            for until in ends:
+            if not self.times:
+                self._record(t, y)
+            for until in ends[len(self.times) - 1 :]:
                 y = self._advance(t, y, until)
                 t = until
                 self._record(t, y)
@@ -268,7 +290,7 @@ class _Run:
             self.seconds += time.perf_counter() - self.began
 
     def _watch(self, t: float, y: Tensor) -> None:
-        if self.max_seconds is not None and self.seconds + time.perf_counter() - self.began > self.max_seconds:
+        if self.seconds + time.perf_counter() - self.began > self.limit_seconds:
             raise _OutOfTime
         if not self.model.norm(y) <= self.limit:  # a NaN is not, either
             raise _Unstable(t)
@@ -299,10 +321,41 @@ class _Run:
         if exact is not None:
             entry["rel_l2"] = _compare(self._few_values(report.rows), exact)[0]
         self.history.append(entry)
+        if self.store.on:
+            state = self._stored(y)
+            self.store.keep(lambda: state)
         if self.callback is not None:
             progress = (entry["residual"], entry.get("rel_l2"))
             final = self.model.problem.final_time
             self.callback(EvolutionProgress(t, final, self.seconds, self.march.steps, *progress))
+
+    def _stored(self, y: Tensor) -> dict[str, Any]:
+        """The state at the last of the times, in which nothing will be changed in place."""
+        return {
+            "rows": self.model.start_rows,
+            "y": y,
+            "march": self.march.state_dict(),
+            "times": list(self.times),
+            "reports": [vars(report) for report in self.reports],
+            "history": list(self.history),
+            "stages": self.model.stages,
+            "seconds": [self.setup_seconds, self.solve_seconds, self.seconds],
+            "random": runs.random_state(y.device),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        like = self.model.state
+        self.state, self.times = state["y"].to(like), [float(t) for t in state["times"]]
+        self.history = list(state["history"])
+        tensors = ("rows", "rates")
+        reports = [report | {name: report[name].to(like) for name in tensors} for report in state["reports"]]
+        self.reports = [Report(**report) for report in reports]
+        self.march.load_state_dict(state["march"], self.times[-1], self.state)
+        if not len(self.times) == len(self.reports) == len(self.history) or self.state.shape != like.shape:
+            raise ValueError("times, states and history do not fit together")
+        self.model.stages = int(state["stages"])
+        self.setup_seconds, self.solve_seconds, self.seconds = map(float, state["seconds"])
+        runs.set_random_state(state["random"], like.device)
 
     def _few_values(self, rows: Tensor) -> Tensor:
         """u [n, K] on the lattice where the error is followed; frozen bumps are evaluated there once."""

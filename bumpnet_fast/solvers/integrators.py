@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from scipy import integrate
 from torch import Tensor
@@ -59,18 +60,29 @@ class _ByStepSize:
     """Keeps what :meth:`prepare` makes of a step size."""
 
     def __init__(self):
-        self._kept: dict[str, tuple] = {}
+        self._kept: dict[str, tuple[float, Any]] = {}
 
     def prepared(self, h: float):
         key = f"{h:.12e}"  # equal intervals of a partition differ by rounding
         if key not in self._kept:
             if len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))
-            self._kept[key] = self.prepare(h)
-        return self._kept[key]
+            self._kept[key] = h, self.prepare(h)
+        return self._kept[key][1]
 
     def prepare(self, h: float):
         raise NotImplementedError
+
+    @property
+    def prepared_for(self) -> list[float]:
+        """The step sizes that are kept, in their order."""
+        return [h for h, _ in self._kept.values()]
+
+    @prepared_for.setter
+    def prepared_for(self, steps: list[float]) -> None:
+        self._kept.clear()
+        for h in steps:
+            self.prepared(float(h))
 
 
 class Exponential(_ByStepSize):
@@ -207,6 +219,16 @@ class Marcher:
         self.method, self.horizon, self.step, self.tolerance = method, horizon, step, tolerance
         self.last, self.distance, self.settle, self.steps = first, distance, settle, 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers between two calls of :meth:`advance`."""
+        return {"steps": self.steps, "last": self.last, "prepared": getattr(self.method, "prepared_for", None)}
+
+    def load_state_dict(self, state: dict[str, Any], t: float, y: Tensor) -> None:
+        """Go on from what another one of the same method remembered at ``t`` and ``y``."""
+        self.steps, self.last = int(state["steps"]), float(state["last"])
+        if state["prepared"] is not None:
+            self.method.prepared_for = state["prepared"]
+
     def advance(self, t: float, y: Tensor, until: float, watch: Watch) -> Tensor:
         """The state at ``until`` from ``y`` at ``t``; ``watch`` sees every state on the way."""
         way = self._chosen if self.step is None else self._equal
@@ -282,6 +304,17 @@ class ScipyMarcher:
         options |= {"jac": array(self.jacobian)} if self.implicit else {}
         return self.kind(array(self.slope), t, y.cpu().numpy(), self.horizon, **options)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers between two calls of :meth:`advance`."""
+        return {"steps": self.steps, "solver": None if self.solver is None else _attributes(self.solver)}
+
+    def load_state_dict(self, state: dict[str, Any], t: float, y: Tensor) -> None:
+        """Go on from what another one of the same method remembered at ``t`` and ``y``."""
+        self.steps, self.solver = int(state["steps"]), None
+        if state["solver"] is not None:
+            self.solver = self._start(t, y)
+            _set_attributes(self.solver, state["solver"])
+
     def advance(self, t: float, y: Tensor, until: float, watch: Watch) -> Tensor:
         if self.solver is None:
             self.solver = self._start(t, y)
@@ -293,6 +326,44 @@ class ScipyMarcher:
             watch(self.solver.t, torch.from_numpy(self.solver.y).to(y))
         ahead = self.solver.t > until
         return torch.from_numpy(self.solver.dense_output()(until) if ahead else self.solver.y.copy()).to(y)
+
+
+def _attributes(solver: integrate.OdeSolver) -> dict[str, Any]:
+    """What an integrator of scipy remembers: its attributes, but for functions and what is made of the others.
+
+    scipy has no way of its own to store an integrator.  To begin anew at stored times would be one, but BDF would
+    fall back to its first order, and all of them would lose their step size.
+    """
+    found = {name: _stored(value) for name, value in vars(solver).items() if name != "sol" and not callable(value)}
+    return {name: value for name, value in found.items() if value is not NotImplemented}
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return torch.from_numpy(np.array(value))
+    if isinstance(value, tuple):
+        return tuple(map(_stored, value))
+    return value if value is None or isinstance(value, (bool, int, float, str)) else NotImplemented
+
+
+def _set_attributes(solver: integrate.OdeSolver, attributes: dict[str, Any]) -> None:
+    """Give a fresh integrator what :func:`_attributes` found in another one of the same kind and problem."""
+    fresh = _attributes(solver)
+    if fresh.keys() != attributes.keys() or attributes["y"].shape != fresh["y"].shape:
+        raise ValueError(f"the state is not that of {type(solver).__name__} in this version of scipy")
+    for name, value in attributes.items():
+        setattr(solver, name, _loaded(value))
+    if isinstance(solver, integrate.DOP853):
+        solver.K = solver.K_extended[: len(solver.K)]  # one is a part of the other
+    if isinstance(solver, integrate.Radau) and solver.Z is not None:
+        solver.sol = solver._compute_dense_output()  # from which it guesses its next stages
+
+
+def _loaded(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        array = value.numpy().copy(order="K")
+        return array if array.ndim else array[()]
+    return tuple(map(_loaded, value)) if isinstance(value, (tuple, list)) else value
 
 
 class TorchdiffeqMarcher:
@@ -322,6 +393,14 @@ class TorchdiffeqMarcher:
             lambda s, v: slope(float(s), v), y, ends,
             rtol=self.tolerance, atol=self.tolerance, method=self.name, options=options,
         )[-1]  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers between two calls of :meth:`advance`, which begins anew every time."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any], t: float, y: Tensor) -> None:
+        """Go on from what another one remembered."""
+        self.steps = int(state["steps"])
 
     def advance(self, t: float, y: Tensor, until: float, watch: Watch) -> Tensor:
         try:

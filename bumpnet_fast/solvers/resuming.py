@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ..files import CheckpointError
-from . import adaptive, first_order, least_squares, marching, runs
+from . import adaptive, ednn, first_order, least_squares, marching, runs
 
 #: The solvers that keep their state in a :class:`~bumpnet_fast.solvers.runs.Store`, and what a resumption may change.
 _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "solve": (least_squares.solve, ("iterations", "max_seconds")),
     "march": (marching.march, ("iterations", "max_seconds")),
     "prune": (adaptive.prune, ("score",)),
+    "evolve": (ednn.evolve, ("max_seconds",)),
     "grow": (adaptive.grow, ()),
     "reach": (adaptive.reach, ("score",)),
 }

@@ -1,0 +1,157 @@
+"""An evolution that was stopped and resumed has the very states of one that was not."""
+
+import itertools
+
+import pytest
+import torch
+from scipy import integrate
+from test_resume import changed
+
+from bumpnet_fast.checkpoint import CheckpointError, resume
+from bumpnet_fast.problems.evolution import get_evolution
+from bumpnet_fast.solvers import evolve, runs
+from bumpnet_fast.solvers.integrators import SCIPY, _attributes
+
+CASES = {
+    "expm": ("heat", {"times": [0.01, 0.013, 0.2, 0.4, 0.6, 0.8, 1.0]}),
+    "cn": ("heat", {"method": "cn", "tolerance": 1e-4}),
+    "rk4": ("advection", {"method": "rk4", "tolerance": 1e-4}),
+    "rk4 steps": ("advection", {"method": "rk4", "step": 0.005}),
+    "etdrk4": ("burgers", {"method": "etdrk4", "tolerance": 1e-4}),
+    **{name: ("burgers", {"method": name, "tolerance": 1e-5}) for name in SCIPY},
+    "fitted": ("advection", {"initial_shapes": "fit"}),
+    "moving": ("advection", {"shapes": "evolve", "step": 0.05}),
+    "allen-cahn": ("allen-cahn", {"tolerance": 1e-4}),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def interrupt_at(number, error=KeyboardInterrupt):
+    """Raise at the ``number``-th of the times."""
+    calls = itertools.count()
+
+    def callback(progress):
+        if next(calls) == number:
+            raise error
+
+    return callback
+
+
+def run(case, **follow):
+    name, options = CASES[case]
+    bumps = 8 if "shapes" in options or "initial_shapes" in options else 16
+    return evolve(get_evolution(name), bumps, **{"times": 7} | options | follow)
+
+
+def assert_same(evolution, whole):
+    assert torch.equal(evolution.states, whole.states) and torch.equal(evolution.rates, whole.rates)
+    assert torch.equal(evolution.times, whole.times) and torch.equal(evolution.net.rows, whole.net.rows)
+    for name in ("steps", "stages", "rel_l2", "max_error", "fit_error", "method", "stop_reason", "warnings"):
+        assert getattr(evolution, name) == getattr(whole, name), name
+    histories = [[{k: v for k, v in e.items() if k != "seconds"} for e in r.history] for r in (evolution, whole)]
+    assert histories[0] == histories[1]
+    seconds = [entry["seconds"] for entry in evolution.history]
+    assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("stops", [(0,), (3,), (1, 2)], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_an_evolution_goes_on_from_the_last_of_its_times(case, stops, tmp_path):
+    whole, path = run(case), tmp_path / "run.pt"
+    stopped = run(case, checkpoint=path, callback=interrupt_at(stops[0]))
+    assert stopped.stop_reason == "interrupted" and len(stopped.times) == stops[0] + 1
+    for stop in stops[1:]:
+        resume(path, callback=interrupt_at(stop))
+    assert_same(resume(path), whole)
+    assert_same(resume(path), whole)
+
+
+def test_storing_changes_nothing(tmp_path):
+    assert_same(run("radau", checkpoint=tmp_path / "run.pt", every_seconds=0), run("radau"))
+
+
+def test_an_error_in_the_callback_loses_nothing(tmp_path):
+    path = tmp_path / "run.pt"
+    with pytest.raises(MemoryError):
+        run("bdf", checkpoint=path, callback=interrupt_at(4, MemoryError))
+    assert len(runs.load(path)["state"]["times"]) == 5
+    assert_same(resume(path), run("bdf"))
+
+
+def test_stopped_by_time(tmp_path):
+    path = tmp_path / "run.pt"
+    stopped = run("bdf", checkpoint=path, max_seconds=1e-9)
+    assert (stopped.stop_reason, len(stopped.times)) == ("time", 1)
+    assert_same(resume(path), run("bdf"))
+
+
+@pytest.mark.parametrize("name", SCIPY)
+def test_what_an_integrator_of_scipy_remembers_is_known(name):
+    """What is neither stored nor made again is a function, and so the same in every one of a kind."""
+    solver = SCIPY[name](lambda t, y: -y, 0.0, [1.0, 2.0], 100.0)
+    for _ in range(3):
+        solver.step()
+    left = {key: value for key, value in vars(solver).items() if key not in _attributes(solver) and key != "sol"}
+    assert all(callable(value) for value in left.values()), left
+    assert isinstance(solver, integrate.OdeSolver)
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "run.pt"
+    run("dop853", checkpoint=path, callback=interrupt_at(3))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"state": {}}, "is damaged: 'rows'"),
+    ({"net": {}}, "is damaged: 'device'"),
+    ({"problem": {"name": "mine", "settings": {}}}, "needs its problem, .*'mine'"),
+    ({"solver": "solve"}, "needs its problem|is damaged"),
+])  # fmt: skip
+def test_damaged_files_are_refused(change, message, good, tmp_path):
+    path = tmp_path / "run.pt"
+    path.write_bytes(good)
+    torch.save(changed(torch.load(path, weights_only=True), **change), path)
+    with pytest.raises(CheckpointError, match=message):
+        resume(path)
+
+
+@pytest.mark.parametrize("part", ["y", "times", "march", "solver", "attributes"])
+def test_a_state_with_something_else_in_it_is_refused(part, good, tmp_path):
+    path = tmp_path / "run.pt"
+    path.write_bytes(good)
+    content = torch.load(path, weights_only=True)
+    state = content["state"]
+    if part == "attributes":
+        del state["march"]["solver"]["h_abs"]
+    elif part == "solver":
+        state["march"]["solver"]["y"] = torch.zeros(3, dtype=torch.float64)
+    else:
+        state[part] = {"y": torch.zeros(3, dtype=torch.float64), "times": [0.0], "march": {}}[part]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        resume(path)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"problem": get_evolution("burgers", nu=0.3)}, "about another problem"),
+    ({"problem": get_evolution("heat")}, "about another problem: .*burgers.*, not .*heat"),
+    ({"tolerance": 1e-3}, "takes max_seconds, every_seconds, callback, got tolerance"),
+])  # fmt: skip
+def test_wrong_options_leave_the_file_alone(options, message, good, tmp_path):
+    path = tmp_path / "run.pt"
+    path.write_bytes(good)
+    with pytest.raises(ValueError, match=message):
+        resume(path, **options)
+    assert path.read_bytes() == good
