@@ -28,6 +28,7 @@ from .files import CheckpointError, atomic, damaged, one_line, read
 from .jet import Jet
 from .layer import BumpNet
 from .problems.evolution import get_evolution
+from .problems.operators import get_operator
 from .solvers import resuming, runs
 from .solvers.marching import Part, chain, chained_jet
 
@@ -35,7 +36,7 @@ from .solvers.marching import Part, chain, chained_jet
 VERSION = 2
 
 #: What finds the problem of a run, where that is not :func:`bumpnet_fast.problems.get`.
-_REGISTRIES = {"evolve": get_evolution}
+_REGISTRIES = {"evolve": get_evolution, "operator": get_operator}
 
 
 def save(
@@ -222,10 +223,11 @@ def resume(path: str | os.PathLike, *, problem: Any = None, **options: Any) -> A
     path : str or path
         The ``checkpoint`` of that run; it is written further.
     problem : Problem, optional
-        Needed if it is not among the library's own.
+        Needed if it is not among the library's own; data that an operator was trained on instead of one.
     options
         ``callback``; ``every_seconds``, or ``every`` for :func:`bumpnet_fast.solvers.train`; ``iterations`` and
-        ``max_seconds`` where the solver has them.  All else is as it was.
+        ``max_seconds`` where the solver has them.  What no file can hold has to be given again: ``score`` if it was a
+        function, ``net`` if its branch was of its own kind, and ``test``.  All else is as it was.
 
     Returns
     -------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from .checkpoint import read_model, rebuilt, saved_problem, write_model
 from .deeponet import BumpDeepONet
 from .files import CheckpointError, damaged
 from .problems.operators import Operator, get_operator
+from .solvers.deeponet.stored import operator_settings
 
 
 def save_operator(path: str | os.PathLike, net: BumpDeepONet, *, operator: Operator | None = None) -> None:
@@ -34,21 +34,7 @@ def save_operator(path: str | os.PathLike, net: BumpDeepONet, *, operator: Opera
     >>> load_operator(path).net.load_state_dict(net.state_dict())
     <All keys matched successfully>
     """
-    write_model(path, net, _kwargs(net), operator)
-
-
-def _kwargs(net: BumpDeepONet) -> dict[str, Any]:
-    return {
-        "sensors": net.sensors,
-        "bumps": len(net.rows),
-        "domain": net.domain.tolist(),
-        "branch": None if net.hidden is None else list(net.hidden),
-        "own_branch": net.hidden is None,
-        "periodic": list(net.periodic),
-        "bias": net.bias is not None,
-        "outer": "tied" if net.tied else "free",
-        "dtype": str(net.rows.dtype).removeprefix("torch."),
-    }
+    write_model(path, net, operator_settings(net), operator)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..files import CheckpointError
 from . import adaptive, ednn, first_order, least_squares, marching, runs
+from .deeponet import stored, train
 
 #: The solvers that keep their state in a :class:`~bumpnet_fast.solvers.runs.Store`, and what a resumption may change.
 _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
@@ -17,27 +18,44 @@ _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "evolve": (ednn.evolve, ("max_seconds",)),
     "grow": (adaptive.grow, ()),
     "reach": (adaptive.reach, ("score",)),
+    "operator": (train, ("max_seconds", "net", "test")),
 }
+_FOLLOWING = ("every_seconds", "callback")
 
 
 def resume(path: str | os.PathLike, problem: Any, content: dict[str, Any], **options: Any) -> Any:
     """Go on with the run in ``path``, which holds ``content``; see :func:`bumpnet_fast.checkpoint.resume`."""
-    if content["solver"] == "train":
+    name = content["solver"]
+    if name == "train":
         return first_order.resume(path, problem, **options)
-    if content["solver"] not in _SOLVERS:
-        raise CheckpointError(f"{path} holds a run of {content['solver']!r}, which is not known here")
-    solver, changeable = _SOLVERS[content["solver"]]
-    following = ("every_seconds", "callback")
-    if wrong := [key for key in options if key not in (*changeable, *following)]:
-        there = ", ".join((*changeable, *following))
-        raise ValueError(f"a run of {content['solver']!r} that is resumed takes {there}, got {wrong[0]}")
-    runs.check_same(path, "problem", content["problem"], runs.described(problem))
-    store = runs.Store(path, content=content)
+    if name not in _SOLVERS:
+        raise CheckpointError(f"{path} holds a run of {name!r}, which is not known here")
+    solver, changeable = _SOLVERS[name]
+    if wrong := [key for key in options if key not in (*changeable, *_FOLLOWING)]:
+        there = ", ".join((*changeable, *_FOLLOWING))
+        raise ValueError(f"a run of {name!r} that is resumed takes {there}, got {wrong[0]}")
+    described = stored.described if name == "operator" else runs.described
+    runs.check_same(path, "problem", content["problem"], described(problem))
+    store = runs.Store(path, runs.checked_seconds(options.pop("every_seconds", runs.EVERY)), content)
+    start = _operator_start(store, options) if name == "operator" else _start(store)
     with store.reading():
         settings = dict(content["settings"])
-        start = [] if content["net"] is None else [runs.net_from(content["net"])]
-    store.every = runs.checked_seconds(options.get("every_seconds", runs.EVERY))
     return solver(problem, *start, **settings | options, checkpoint=store)
+
+
+def _start(store: runs.Store) -> list[Any]:
+    """What the run began with, beside its problem."""
+    with store.reading():
+        net = store.content["net"]
+        return [] if net is None else [runs.net_from(net)]
+
+
+def _operator_start(store: runs.Store, options: dict[str, Any]) -> list[Any]:
+    test = options.get("test")
+    given = None if test is None else stored.described(test)
+    runs.check_same(store.path, "test", store.content.get("test"), given)
+    with store.reading():
+        return [stored.net_from(store.content["net"], options.pop("net", None))]
 
 
 __all__ = ["resume"]

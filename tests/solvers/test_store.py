@@ -35,14 +35,6 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("stops", [(0,), (7,), (5, 9)], ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_a_solve_interrupted_by_a_callback(case, stops, tmp_path):

@@ -25,14 +25,6 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def interrupt_at(number, error=KeyboardInterrupt):
     """Raise at the ``number``-th of the times."""
     calls = itertools.count()

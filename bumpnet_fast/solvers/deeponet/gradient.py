@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,37 +69,74 @@ def branch_loss(net: BumpDeepONet, functions: Tensor, fit: Fit) -> Loss:
     return loss
 
 
-def adam(
-    loss: Loss, parameters: Sequence[nn.Parameter], functions: int, iterations: int, learning_rate: float,
-    batch: int, seed: int,
-) -> Iterator[int]:  # fmt: skip
-    """Adam on random batches, the learning rate falling like a cosine; gives the number of steps, one by one."""
-    generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(parameters, learning_rate)
-    least = _FINAL_RATE * learning_rate
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1), least)
-    for _ in range(iterations):
-        drawn = torch.randperm(functions, generator=generator)[:batch].to(parameters[0].device)
-        optimiser.zero_grad(set_to_none=True)
-        loss(slice(None) if batch >= functions else drawn).backward()
-        optimiser.step()
-        schedule.step()
-        yield 1
+class Adam:
+    """Adam on random batches, the learning rate falling like a cosine.
+
+    Attributes
+    ----------
+    total, left : int
+        Steps in all, and those not yet taken.
+    """
+
+    def __init__(
+        self, loss: Loss, parameters: Sequence[nn.Parameter], functions: int, iterations: int, learning_rate: float,
+        batch: int, seed: int,
+    ):  # fmt: skip
+        self.loss, self.functions, self.batch = loss, functions, batch
+        self.total = self.left = iterations
+        self.device, self.generator = parameters[0].device, torch.Generator().manual_seed(seed)
+        self.optimiser = torch.optim.Adam(parameters, learning_rate)
+        least = _FINAL_RATE * learning_rate
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, max(iterations, 1), least)
+
+    def step(self) -> int:
+        """Take a step; gives the number of steps, 1."""
+        drawn = torch.randperm(self.functions, generator=self.generator)[: self.batch].to(self.device)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.loss(slice(None) if self.batch >= self.functions else drawn).backward()
+        self.optimiser.step()
+        self.schedule.step()
+        self.left -= 1
+        return 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers between two steps, beside the parameters."""
+        parts = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
+        return parts | {"generator": self.generator.get_state(), "left": self.left}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"])
+        self.left = int(state["left"])
 
 
-def lbfgs(loss: Loss, parameters: Sequence[nn.Parameter], iterations: int) -> Iterator[int]:
-    """L-BFGS on all functions together; gives the number of steps after every round of them."""
-    optimiser = torch.optim.LBFGS(
-        parameters, max_iter=ROUND, max_eval=_EVALUATIONS, history_size=_HISTORY, line_search_fn="strong_wolfe",
-        tolerance_change=0.0, tolerance_grad=0.0,
-    )  # fmt: skip
+class Lbfgs:
+    """L-BFGS on all functions together, in rounds of steps; otherwise as :class:`Adam`."""
 
-    def closure() -> Tensor:
-        optimiser.zero_grad(set_to_none=True)
-        value = loss(slice(None))
+    def __init__(self, loss: Loss, parameters: Sequence[nn.Parameter], iterations: int):
+        self.loss, self.total, self.left = loss, iterations, iterations
+        self.optimiser = torch.optim.LBFGS(
+            parameters, max_iter=ROUND, max_eval=_EVALUATIONS, history_size=_HISTORY, line_search_fn="strong_wolfe",
+            tolerance_change=0.0, tolerance_grad=0.0,
+        )  # fmt: skip
+
+    def step(self) -> int:
+        """Take a round of steps; gives their number."""
+        self.optimiser.step(self._closure)
+        self.left -= ROUND
+        return ROUND
+
+    def _closure(self) -> Tensor:
+        self.optimiser.zero_grad(set_to_none=True)
+        value = self.loss(slice(None))
         value.backward()
         return value
 
-    for _ in range(0, iterations, ROUND):
-        optimiser.step(closure)
-        yield ROUND
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers between two rounds, beside the parameters."""
+        return {"optimiser": self.optimiser.state_dict(), "left": self.left}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.left = int(state["left"])

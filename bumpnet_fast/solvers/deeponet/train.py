@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from ...deeponet import BumpDeepONet
 from ...problems.operators.base import Operator, OperatorData
+from .. import runs
 from ..least_squares import Progress
 from ..threads import few_threads
 from . import branch as branches
-from . import gradient
+from . import gradient, stored
 from .check import Options, check_data, check_operator, check_physics
 from .fit import Fit, fit_to_data, fit_to_equations
 from .run import Run, relative, relative_errors
@@ -97,6 +99,8 @@ def train(
     ridge: float | None = None,
     max_seconds: float | None = None,
     seed: int = 0,
+    checkpoint: str | os.PathLike | None = None,
+    every_seconds: float = runs.EVERY,
     callback: Callable[[Progress], Any] | None = None,
 ) -> OperatorSolution:
     """Train ``net``, in place, to be the operator that the data show, or that equations define.
@@ -138,6 +142,10 @@ def train(
         Stop after this time.
     seed : int
         Of an operator's functions, and of the batches.
+    checkpoint : str or path, optional
+        File for the state of the run, see :func:`bumpnet_fast.checkpoint.resume`.
+    every_seconds : float
+        Write it no more often than this, and at the end, however that comes.
     callback : callable, optional
         Called with a :class:`Progress` after steps; its error is that on the test functions.
 
@@ -171,6 +179,7 @@ def train(
         method, physics, functions, test_functions, iterations, learning_rate, batch, polish, trunk_iterations,
         tolerance, ridge, max_seconds, seed,
     )  # fmt: skip
+    given = data, test
     operator, drawn = data if isinstance(data, Operator) else None, None
     if physics:
         check_physics(operator)
@@ -183,15 +192,16 @@ def train(
     for name, pairs in (("data", data), ("test", test)):
         if pairs is not None:
             check_data(name, pairs, net)
-    start = time.perf_counter()
-    run = Run(net, data if test is None else test, start, max_seconds, callback)
-    if method == "two-step":
-        with torch.no_grad():
-            fit = fit_to_equations(net, operator, drawn) if physics else fit_to_data(net, data)
-        _two_step(run, fit, options)
-    else:
-        _all_together(run, data, (operator, drawn) if physics else None, options)
-    seconds, errors = time.perf_counter() - start, relative_errors(net, run.data)
+    store = runs.opened(checkpoint, every_seconds, lambda: stored.content(*given, net, options))
+    with store:
+        run = Run(net, data if test is None else test, time.perf_counter(), max_seconds, callback, store)
+        if method == "two-step":
+            with torch.no_grad():
+                fit = fit_to_equations(net, operator, drawn) if physics else fit_to_data(net, data)
+            _two_step(run, fit, options)
+        else:
+            _all_together(run, data, (operator, drawn) if physics else None, options)
+    seconds, errors = time.perf_counter() - run.start, relative_errors(net, run.data)
     return OperatorSolution(
         net, operator, method, physics, data, test, run.history,
         train_rel_l2=float(relative_errors(net, data).mean()), rel_l2=float(errors.mean()),
@@ -205,7 +215,12 @@ def _two_step(run: Run, fit: Fit, options: Options) -> None:
     net = run.net
     ridge = options.ridge_for(net)
     with torch.no_grad(), few_threads(fit.targets.shape[1] * net.rows.numel()):
-        run.trunk(points_of_descent(net, fit, ridge), options.trunk_iterations, options.tolerance)
+        run.check_stage("trunk", "branch", "lbfgs")
+        if run.at in (None, "trunk"):
+            points = points_of_descent(net, fit, ridge, run.trunk_memory())
+            run.trunk(points, options.trunk_iterations, options.tolerance)
+        else:
+            run.put_trunk()
         A, _ = fit.design(net, net.rows.double())
         functions, mix = branches.coordinates(A, ridge)
         branches.regress(net, fit, fit.targets @ functions / len(functions), mix)
@@ -219,6 +234,7 @@ def _two_step(run: Run, fit: Fit, options: Options) -> None:
 def _all_together(run: Run, data: OperatorData, equations: tuple[Operator, Tensor] | None, options: Options) -> None:
     """Everything by Adam, on the data or, if given, on the equations of an operator for its input functions."""
     net = run.net
+    run.check_stage("adam", "lbfgs")
     with torch.no_grad():
         Psi, _ = fit_to_data(net, data).design(net, net.rows.double())
         _, mix = branches.coordinates(Psi, options.ridge_for(net))
@@ -230,10 +246,11 @@ def _all_together(run: Run, data: OperatorData, equations: tuple[Operator, Tenso
 
 def _descend(run: Run, stage: str, loss, module: nn.Module, mix: Tensor, functions: int, o: Options) -> None:
     parameters = [p for p in module.parameters() if p.requires_grad]
-    steps = gradient.adam(loss, parameters, functions, o.iterations, o.learning_rate, o.batch, o.seed)
-    run.gradient(stage, steps, o.iterations, loss, parameters, mix)
+    if run.at != "lbfgs":
+        steps = gradient.Adam(loss, parameters, functions, o.iterations, o.learning_rate, o.batch, o.seed)
+        run.gradient(stage, steps, loss, parameters, mix)
     if o.polish and not run.ended:
-        run.gradient("lbfgs", gradient.lbfgs(loss, parameters, o.polish), o.polish, loss, parameters, mix)
+        run.gradient("lbfgs", gradient.Lbfgs(loss, parameters, o.polish), loss, parameters, mix)
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +59,12 @@ class Point:
     residual: Tensor  # [R, K]
     amplitudes: Tensor  # [M, K]
     basis: Tensor  # [R, M] orthonormal columns that the amplitudes reach
+    damping: float | None = None  # of the descent that came here
+    scale: Tensor | None = None  # [P], likewise
+
+    def memory(self) -> dict[str, Any]:
+        """What :func:`points_of_descent` goes on from."""
+        return {"rows": self.rows, "damping": self.damping, "scale": self.scale}
 
 
 class Projection:
@@ -95,9 +102,10 @@ class Projection:
 def descend(model: Projection, point: Point) -> Iterator[Point]:
     """Points of ever smaller loss by Levenberg-Marquardt steps; ends when no step decreases the loss.
 
-    The damping follows Nielsen's rule in the metric of Marquardt's scaling, as in ``solvers``.
+    The damping follows Nielsen's rule in the metric of Marquardt's scaling, as in ``solvers``.  A point that
+    comes out of here knows both: from it, a descent goes on.
     """
-    damping, growth, scale = _DAMPING, 2.0, None
+    damping, growth, scale = _DAMPING if point.damping is None else point.damping, 2.0, point.scale
     while True:
         H, gradient = model.normal(point)
         diagonal = H.diagonal().clone()
@@ -119,15 +127,25 @@ def descend(model: Projection, point: Point) -> Iterator[Point]:
             if math.isfinite(trial.loss) and trial.loss < point.loss:
                 gain = min((point.loss - trial.loss) / max(predicted, 1e-300), 1.0)
                 damping = max(damping * max(1 / 5, 1 - (2 * gain - 1) ** 3), 1e-15)
-                growth, point = 2.0, trial
+                growth, point = 2.0, replace(trial, damping=damping, scale=scale)
                 break
             damping, growth = damping * growth, 2 * growth
         yield point
 
 
-def points_of_descent(net: BumpDeepONet, fit: Fit, ridge: float) -> Iterator[Point]:
-    """The start, and the point after every step, of the shapes of ``net``, which it leaves alone."""
+def points_of_descent(
+    net: BumpDeepONet, fit: Fit, ridge: float, memory: dict[str, Any] | None = None
+) -> Iterator[Point]:
+    """The start, and the point after every step, of the shapes of ``net``, which it leaves alone.
+
+    With the ``memory`` of a point, that one is the start.
+    """
     model = Projection(net, fit, modes(fit.weights * fit.targets, len(net.rows)), ridge)
-    point = model.evaluate(net.rows.detach().double())
+    if memory is None:
+        point = model.evaluate(net.rows.detach().double())
+    else:
+        rows, scale = memory["rows"].to(net.rows.device), memory["scale"]
+        scale = None if scale is None else scale.to(rows).reshape(rows.numel())
+        point = replace(model.evaluate(rows), damping=memory["damping"], scale=scale)
     yield point
     yield from descend(model, point)

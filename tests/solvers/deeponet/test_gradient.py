@@ -51,7 +51,8 @@ def test_adam_follows_its_seed_and_descends(batch):
         _, net, _ = posed()
         loss = gradient.data_loss(net, mix, data)
         before, parameters = float(loss(slice(None)).detach()), list(net.parameters())
-        assert sum(gradient.adam(loss, parameters, 20, 30, 1e-3, batch, seed)) == 30
+        adam = gradient.Adam(loss, parameters, 20, 30, 1e-3, batch, seed)
+        assert [(adam.step(), adam.left) for _ in range(30)] == [(1, left) for left in range(29, -1, -1)]
         results.append(net.rows.detach())
         assert float(loss(slice(None)).detach()) < before
     assert torch.equal(results[0], results[1])
@@ -62,7 +63,8 @@ def test_lbfgs_descends_in_rounds():
     operator, net, mix = posed()
     loss = gradient.data_loss(net, mix, operator.generate(20))
     values = [float(loss(slice(None)).detach())]
-    for steps in gradient.lbfgs(loss, list(net.parameters()), 3 * gradient.ROUND):
-        assert steps == gradient.ROUND
+    lbfgs = gradient.Lbfgs(loss, list(net.parameters()), 3 * gradient.ROUND)
+    while lbfgs.left > 0:
+        assert lbfgs.step() == gradient.ROUND
         values.append(float(loss(slice(None)).detach()))
     assert len(values) == 4 and values == sorted(values, reverse=True) and values[-1] < 0.1 * values[0]
