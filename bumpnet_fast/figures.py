@@ -14,12 +14,15 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from scipy.spatial import ConvexHull
 
+from .adapt import with_events
 from .solvers.least_squares import Solution
 
 FIELD, ERROR, SIGNED = "viridis", "magma", "coolwarm"  # perceptually uniform; the last diverges from zero
 INK, FAINT, BLUE, RED = "#22252a", "#9aa0a8", "#2f6db3", "#c2452d"
 TITLE, TEXT, SMALL = 10.5, 9, 8  # font sizes in points
 DECADES = 4  # how far below its maximum an error is resolved
+MARKERS = {"prune": "v", "grow": "^", "restore": "D", "restart": "s"}  # of events
+OUTLINE = 1.4  # width of the line around the domain
 MARGIN = 0.15  # how much of the surroundings the picture of the bumps shows, in domain widths
 
 
@@ -68,10 +71,12 @@ def add_colour_bar(ax: Axes, mappable: ScalarMappable, **options) -> None:
     bar.outline.set(linewidth=0.6, edgecolor=FAINT)
 
 
-def add_legend(ax: Axes) -> None:
-    """A legend, if there is anything to explain."""
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=TEXT, labelcolor=INK, frameon=False)
+def add_legend(ax: Axes, *others: Axes) -> None:
+    """A legend, if there is anything to explain; below the axes if ``others`` over it are explained as well."""
+    handles = [handle for axes in (ax, *others) for handle in axes.get_legend_handles_labels()[0]]
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 4} if others else {}
+    if handles:
+        ax.legend(handles=handles, fontsize=TEXT, labelcolor=INK, frameon=False, **below)
 
 
 def error_norm(error: np.ndarray) -> LogNorm:
@@ -89,8 +94,8 @@ def bumps_title(peaks: np.ndarray) -> str:
     return rf"{len(peaks)} bumps by peak $h\,\psi(c)$"
 
 
-def draw_boxes(ax: Axes, solution: Solution, box: np.ndarray) -> None:
-    """The bumps as they lie over the domain, strong ones on top."""
+def draw_boxes(ax: Axes, solution: Solution, box: np.ndarray, outline: bool = True) -> None:
+    """The bumps as they lie over the domain, strong ones on top; ``outline`` says whether that is the box."""
     net, solid = solution.net, box.shape[1] == 2
     corners, peaks = as_array(net.boxes())[:, :, :2], as_array(net.peaks[:, 0])
     order = np.argsort(np.abs(peaks))
@@ -100,8 +105,9 @@ def draw_boxes(ax: Axes, solution: Solution, box: np.ndarray) -> None:
     boxes = [corners[i] for i in order]
     ax.add_collection(PolyCollection(boxes, facecolors=faces if solid else "none", edgecolors=edges, linewidths=0.9))
     ax.scatter(*as_array(net.centres)[order, :2].T, s=9, color=edges, linewidths=0, zorder=2.5)
-    (lo, hi) = box[:, :2]
-    ax.add_patch(Rectangle(lo, *(hi - lo), fill=False, edgecolor=INK, linewidth=1.4, zorder=3))
+    if outline:
+        (lo, hi) = box[:, :2]
+        ax.add_patch(Rectangle(lo, *(hi - lo), fill=False, edgecolor=INK, linewidth=OUTLINE, zorder=3))
     frame_axes(ax, box, MARGIN)
     set_title(ax, bumps_title(peaks))
     norm = _signed_norm(peaks)
@@ -132,7 +138,7 @@ def _signed_norm(peaks: np.ndarray) -> Normalize:
 
 
 def draw_convergence(ax: Axes, solution: Solution) -> None:
-    """Loss and error over time, and how it ended."""
+    """Loss and error over time, the number of bumps if that changes, and how it ended."""
     for key, label, colour, marker in (("loss", "loss", BLUE, ""), ("rel_l2", "relative $L_2$ error", RED, "o")):
         known = [(e["seconds"], e[key]) for e in solution.history if e.get(key) is not None]
         if known:
@@ -141,6 +147,30 @@ def draw_convergence(ax: Axes, solution: Solution) -> None:
     ax.set_xlim(left=0)
     ax.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.6)
     ax.set_xlabel("seconds", fontsize=TEXT, color=INK, labelpad=2)
-    add_legend(ax)
+    add_legend(ax, *_draw_numbers(ax, solution))
     ending = "" if solution.stop_reason == "iterations" else f" ({solution.stop_reason})"
     set_title(ax, f"Convergence: {solution.iterations} iterations{ending}")
+
+
+def _draw_numbers(ax: Axes, solution: Solution) -> list[Axes]:
+    """The number of bumps over time, and what changed it, on axes at the right; none if it stayed the same."""
+    merged = [e for e in with_events(solution.history, getattr(solution, "events", ())) if "bumps" in e]
+    if len({entry["bumps"] for entry in merged}) < 2:
+        return []
+    right = ax.twinx()
+    right.set_label("number of bumps")
+    ax.set_zorder(right.get_zorder() + 1)  # the curves on top, and what lies below to be seen
+    ax.patch.set_visible(False)
+    seconds, numbers = ([e[key] for e in merged] for key in ("seconds", "bumps"))
+    end = max(solution.seconds, seconds[-1])
+    right.step([*seconds, end], [*numbers, numbers[-1]], where="post", color=INK, linewidth=1.0, label="bumps")
+    for kind in dict.fromkeys(e["event"] for e in merged if "event" in e):
+        at = [(e["seconds"], e["bumps"]) for e in merged if e.get("event") == kind]
+        marker = MARKERS.get(kind, "o")
+        right.plot(*zip(*at, strict=True), marker, color=INK, markersize=4, label=kind)
+    right.set_ylim(bottom=0)
+    right.set_ylabel("bumps", fontsize=TEXT, color=INK, labelpad=2)
+    right.tick_params(labelsize=SMALL, colors=INK, width=0.6, length=3)
+    right.spines[:].set(linewidth=0.6, color=FAINT)
+    right.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return [right]

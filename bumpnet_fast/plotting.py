@@ -21,6 +21,7 @@ from .figures import (
     FIELD,
     INK,
     MARGIN,
+    OUTLINE,
     RED,
     SMALL,
     TEXT,
@@ -115,16 +116,25 @@ def _error_title(solution: Solution) -> str:
 # --- values --------------------------------------------------------------------------------------
 
 
+def _inside(solution: Solution, points: np.ndarray) -> np.ndarray:
+    return solution.problem.inside(torch.from_numpy(points)).numpy()
+
+
 @torch.no_grad()
 def _predicted(solution: Solution, points: np.ndarray) -> np.ndarray:
+    """Values [N] of the solution, and no number outside the domain."""
     x = torch.from_numpy(points).to(solution.net.rows)
-    return np.concatenate([as_array(solution.predict(part)[:, 0]) for part in x.split(CHUNK)])
+    values = np.concatenate([as_array(solution.predict(part)[:, 0]) for part in x.split(CHUNK)])
+    return np.where(_inside(solution, points), values, np.nan)
 
 
 @torch.no_grad()
 def _exact(solution: Solution, points: np.ndarray) -> np.ndarray | None:
+    """As :func:`_predicted`, or None if the exact solution is not known."""
     values = solution.problem.reference(torch.from_numpy(points))
-    return None if values is None else as_array(values.reshape(len(points), -1)[:, 0])
+    if values is None:
+        return None
+    return np.where(_inside(solution, points), as_array(values.reshape(len(points), -1)[:, 0]), np.nan)
 
 
 def _plane(solution: Solution, box: np.ndarray) -> np.ndarray:
@@ -162,10 +172,22 @@ def _fields(solution: Solution, box: np.ndarray, axes: dict[str, Axes]) -> None:
     if exact is not None:
         exact = exact.reshape(size)
         error = np.abs(u - exact)
-        shared.vmin, shared.vmax = min(shared.vmin, exact.min()), max(shared.vmax, exact.max())
+        shared.vmin, shared.vmax = min(shared.vmin, np.nanmin(exact)), max(shared.vmax, np.nanmax(exact))
         _image(axes["exact"], exact, box, FIELD, shared, f"Exact solution{where}")
         _image(axes["error"], error, box, ERROR, error_norm(error), _error_title(solution))
-    draw_boxes(axes["bumps"], solution, box)
+    whole = box.shape[1] != 2 or bool(_inside(solution, points).all())
+    draw_boxes(axes["bumps"], solution, box, outline=whole)
+    if not whole:
+        for ax in axes.values():
+            if ax is not axes["convergence"]:
+                _outline(ax, points, _inside(solution, points), size)
+
+
+def _outline(ax: Axes, points: np.ndarray, inside: np.ndarray, size: tuple[int, int]) -> None:
+    """The edge of a domain that is a part of the box; outside of the box nothing is inside."""
+    x, y = (np.unique(points[:, k]) for k in (0, 1))
+    x, y = (np.concatenate([[t[0] - (t[1] - t[0])], t, [t[-1] + (t[-1] - t[-2])]]) for t in (x, y))
+    ax.contour(x, y, np.pad(inside.reshape(size), 1), levels=[0.5], colors=INK, linewidths=OUTLINE, zorder=3)
 
 
 def _image(ax: Axes, values: np.ndarray, box: np.ndarray, cmap: str, norm: Normalize, title: str) -> None:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.contour import ContourSet
 from matplotlib.patches import Rectangle
 from scipy.spatial import ConvexHull
 
-from bumpnet_fast import BumpNet
+from bumpnet_fast import BumpNet, problems
 from bumpnet_fast.plotting import solution_figure
 from bumpnet_fast.problems.base import Problem
-from bumpnet_fast.solvers.least_squares import solve
+from bumpnet_fast.solvers import prune, solve
 
 
 def field(x):
@@ -51,6 +52,7 @@ PROBLEMS = {
     "sliver": (product(1.0, 20.0), 9),
     "solid": (product(2.0, 2.0, 1.0), 12),
     "four dimensions": (product(1.0, 1.0, 1.0, 1.0), 6),
+    "a part of the box": (problems.get("lshape"), 9),
 }
 
 
@@ -107,6 +109,28 @@ def test_the_fields_are_those_of_the_solution():
     assert (shown[0].vmin, shown[0].vmax) == (shown[1].vmin, shown[1].vmax)
     assert shown[0].vmin <= min(u.min(), exact.min())
     assert shown[0].vmax >= max(u.max(), exact.max())
+
+
+def test_outside_of_the_domain_nothing_is_shown():
+    solution, axes = solved("a part of the box"), drawn("a part of the box")[1]
+    for name in ("solution", "exact", "error"):
+        values, x = values_at_pixels(axes[name])
+        np.testing.assert_array_equal(np.isfinite(values), solution.problem.inside(x))
+        assert np.isfinite([axes[name].images[0].norm.vmin, axes[name].images[0].norm.vmax]).all()
+    values, x = values_at_pixels(axes["solution"])
+    inside = solution.problem.inside(x)
+    np.testing.assert_allclose(values[inside], solution.predict(x[inside])[:, 0].detach(), rtol=1e-12)
+
+
+def test_the_edge_of_a_part_of_the_box_is_drawn():
+    axes = drawn("a part of the box")[1]
+    for name in ("solution", "exact", "error", "bumps"):
+        assert not [p for p in axes[name].patches if isinstance(p, Rectangle)]
+        (edge,) = (c for c in axes[name].collections if isinstance(c, ContourSet))
+        (corners,) = edge.get_paths()
+        for corner in itertools.product((-1, 0, 1), (-1, 0, 1)):
+            near = np.abs(corners.vertices - corner).max(1).min() < 0.02  # in cells of 0.01
+            assert near == (corner != (1, -1)), corner
 
 
 def test_a_plane_of_a_solid_is_where_the_title_says_and_shows_something():
@@ -173,6 +197,39 @@ def test_the_convergence():
     measured = [e["rel_l2"] for e in history if "rel_l2" in e]
     np.testing.assert_array_equal(curves["relative $L_2$ error"].get_ydata(), measured)
     assert axes.get_yscale() == "log"
+
+
+@functools.cache
+def pruned():
+    net = BumpNet(2, (3, 3), product(2.0, 2.0).domain, dtype="float64")
+    return prune(product(2.0, 2.0), net, 7, iterations=3, points=300)
+
+
+def test_the_number_of_bumps_over_time():
+    solution = pruned()
+    figure = solution_figure(solution)
+    axes = axes_of(figure)
+    left, right = axes["convergence"], axes["number of bumps"]
+    steps, prunings = right.lines
+    assert steps.get_drawstyle() == "steps-post"
+    numbers = list(steps.get_ydata())
+    assert [n for n, _ in itertools.groupby(numbers)] == [9, 8, 7] and list(prunings.get_ydata()) == [8, 7]
+    seconds = np.asarray(steps.get_xdata())
+    assert (np.diff(seconds) >= 0).all() and seconds[-1] == solution.seconds
+    changed = [e["seconds"] for e, after in itertools.pairwise(solution.history) if e["bumps"] != after["bumps"]]
+    np.testing.assert_array_equal(prunings.get_xdata(), changed)
+    assert right.get_ylim()[0] == 0
+    texts = [text.get_text() for text in left.get_legend().get_texts()]
+    assert texts == ["loss", "relative $L_2$ error", "bumps", "prune"]
+    figure.draw_without_rendering()
+    boxes = [axes[name].get_tightbbox() for name in ("bumps", "convergence", "number of bumps")]
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1 and min(box.y0 for box in boxes) >= figure.bbox.y0
+    assert boxes[0].x1 <= boxes[1].x0 < boxes[2].x1
+
+
+def test_a_number_that_stays_needs_no_axes():
+    solution = replace(pruned(), history=[e | {"bumps": 7} for e in pruned().history], events=[])
+    assert "number of bumps" not in axes_of(solution_figure(solution))
 
 
 @pytest.mark.parametrize(("name", "equal"), [("square", True), ("wide", True), ("sliver", False)])

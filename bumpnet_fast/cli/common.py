@@ -53,6 +53,17 @@ def positive(text: str) -> int:
     return integer(text, 1)
 
 
+def positive_number(text: str) -> float:
+    """A finite number above zero."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return number
+
+
 def bump_counts(text: str) -> int | tuple[int, ...]:
     """A number of bumps, or of grid cells per axis."""
     try:

@@ -42,7 +42,9 @@ def remember(folder: Path, arguments: argparse.Namespace, settings: dict[str, di
 def refuse_others(arguments: argparse.Namespace, defaults: argparse.Namespace) -> None:
     """Refuse the arguments that a resumption does not take."""
     given = [name for name, value in vars(arguments).items() if value != getattr(defaults, name)]
-    given = ["PROBLEM" if name == "problem" else f"--{name}" for name in given if name not in _ARGUMENTS]
+    given = [
+        "PROBLEM" if name == "problem" else f"--{name.replace('_', '-')}" for name in given if name not in _ARGUMENTS
+    ]
     given += [f"--set {key}" for key, _ in arguments.settings if key not in _SETTINGS]
     if given:
         allowed = f"besides --set {' and --set '.join(_SETTINGS)}"

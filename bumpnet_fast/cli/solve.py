@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import resume
 from .common import (
+    FAILED,
     INTERRUPTED,
     UsageError,
     add_output_arguments,
@@ -18,6 +19,7 @@ from .common import (
     pairs,
     perturbation,
     positive,
+    positive_number,
     print_settable,
     scoped,
 )
@@ -44,7 +46,8 @@ _SHOWN = ("problem", "method", "boundary", "bumps", "parameters", "windows", "un
 def add_command(commands: Any) -> None:
     """Add ``solve`` to the subparsers ``commands`` of the program."""
     about = "Solve a problem; write the model, the history, a summary and a picture."
-    ending = "Ctrl-C ends the solving early: the best solution so far is written, and the exit code is 130."
+    ending = "Ctrl-C ends the solving early: the best solution so far is written, and the exit code is 130. "
+    ending += "It is 1 if --reach did not get there."
     solve = commands.add_parser("solve", help=about[0].lower() + about[1:-1], description=about, epilog=ending)
     add = solve.add_argument
     add("problem", metavar="PROBLEM", nargs="?", help="one of 'bumpnet list'")
@@ -53,6 +56,12 @@ def add_command(commands: Any) -> None:
     add("--method", type=_method, metavar="METHOD", default="auto", help=methods)
     add("--windows", type=positive, metavar="N", help="march in time, with a net of --bumps for each of N windows")
     add("--boundary", choices=("hard", "soft"), help="exact or by least squares; default: hard if possible")
+    few = solve.add_mutually_exclusive_group()
+    reach = "with as few bumps as can be found for this relative L2 error, or this root of the loss if u is unknown"
+    few.add_argument("--reach", type=positive_number, metavar="ERROR", help=reach)
+    few.add_argument(
+        "--prune-to", type=positive, metavar="N", help="then take out bumps, training on, until N are left"
+    )
     add("--resume", type=Path, metavar="DIR", help="go on with the run of a first-order method that wrote to DIR")
     add_output_arguments(add)
     solve.set_defaults(run=lambda arguments: _solve(arguments, solve.parse_args([])))
@@ -70,12 +79,13 @@ def is_first_order(method: str) -> bool:
     return all(name in FIRST_ORDER for name in method.split("+"))
 
 
-def settable(problem: type[Problem], method: str = "auto") -> dict[str, dict[str, Any]]:
-    """All that ``--set`` reaches, with the defaults, by what it belongs to."""
+def settable(problem: type[Problem], method: str = "auto", search: str | None = None) -> dict[str, dict[str, Any]]:
+    """All that ``--set`` reaches, with the defaults, by what it belongs to; ``search`` is "reach" or "prune"."""
     from ..layer import BumpNet
+    from ..solvers import adaptive
 
-    march, run = {"graded": 0.0}, {"perturb": 0.0}
-    scopes = {"solver": options_of(_solver(method)), "net": options_of(BumpNet), "march": march, "run": run}
+    solver = options_of(_solver(method)) | (options_of(getattr(adaptive, search)) if search else {})
+    scopes = {"solver": solver, "net": options_of(BumpNet), "march": {"graded": 0.0}, "run": {"perturb": 0.0}}
     return {"problem": problem.settings(), **scopes}
 
 
@@ -89,14 +99,32 @@ def list_problems() -> None:
     print_settable(settable(problem), 20)
     print(f"\nand with {', '.join(FIRST_ORDER)}")
     print_settable({"solver": settable(problem, FIRST_ORDER[0])["solver"]}, 20)
+    plain, few = (settable(problem, search=search)["solver"] for search in (None, "reach"))
+    print("\nand with --reach, --prune-to; iterations and max_seconds are then those of every solve")
+    print_settable({"solver": {key: value for key, value in few.items() if plain.get(key) != value}}, 20)
 
 
-def _sorted_settings(name: str, assignments: Sequence[tuple[str, Any]], method: str) -> dict[str, dict[str, Any]]:
+def _search(arguments: argparse.Namespace) -> str | None:
+    """How few bumps are looked for: "reach", "prune" or not at all."""
+    return "reach" if arguments.reach is not None else None if arguments.prune_to is None else "prune"
+
+
+def _check_search(arguments: argparse.Namespace) -> None:
+    """Refuse what a search for few bumps cannot be combined with."""
+    flag = "--reach" if arguments.prune_to is None else "--prune-to"
+    if is_first_order(arguments.method):
+        raise UsageError(f"{flag} needs one of the methods {', '.join(METHODS)}, got {arguments.method!r}")
+    if arguments.windows is not None:
+        raise UsageError(f"{flag} solves all of the time at once, and takes no --windows")
+
+
+def _sorted_settings(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The assignments, and the options that the problem wants, by what they belong to."""
     from ..problems import PROBLEMS
 
+    name, assignments = arguments.problem, arguments.settings
     problem = known(name, PROBLEMS, "problem")
-    scopes = settable(problem, method)
+    scopes = settable(problem, arguments.method, _search(arguments))
     there = {key for keys in scopes.values() for key in keys}
     own = [(key, value) for key, value in problem.options.items() if key in there]
     return scoped(name, scopes, [*own, *assignments])
@@ -110,7 +138,9 @@ def _solve(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
         return _resume(arguments, defaults)
     if arguments.problem is None:
         raise UsageError("the following arguments are required: PROBLEM")
-    settings = _sorted_settings(arguments.problem, arguments.settings, arguments.method)
+    if _search(arguments):
+        _check_search(arguments)
+    settings = _sorted_settings(arguments)
     with computing_threads(arguments.threads):
         problem, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", arguments.problem)
@@ -149,6 +179,8 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
         net = BumpNet(dim, bumps, domain, problem.outputs, dtype=arguments.dtype, **settings["net"])
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
+    if (arguments.prune_to or 0) > len(net.rows):
+        raise UsageError(f"--prune-to must be at most the number of bumps, {len(net.rows)}, got {arguments.prune_to}")
     if perturb:
         net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
     return problem, net
@@ -165,10 +197,14 @@ def _call(
     problem: Problem, net: BumpNet, arguments: argparse.Namespace, settings: dict[str, Any], folder: Path
 ) -> Callable[..., Solution | March]:
     """The call of the library that is asked for; it takes the callback."""
-    from ..solvers import marching
+    from ..solvers import adaptive, marching
 
     choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
     choices |= settings["solver"]
+    if arguments.reach is not None:
+        return lambda callback: adaptive.reach(problem, net, arguments.reach, callback=callback, **choices)
+    if arguments.prune_to is not None:
+        return lambda callback: adaptive.prune(problem, net, arguments.prune_to, callback=callback, **choices)
     windows = arguments.windows or problem.default_windows
     if is_first_order(arguments.method):
         choices["checkpoint"] = folder / resume.STATE
@@ -191,6 +227,7 @@ def _finish(
     solution: Solution | March, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path
 ) -> int:
     """Write and show a solution; the exit code."""
+    from ..adapt import with_events
     from ..checkpoint import save
     from ..plotting import solution_figure
 
@@ -200,18 +237,21 @@ def _finish(
         folder,
         arguments.json,
         lambda path: save(path, nets, problem=solution.problem, boundary=solution.boundary),
-        solution.history,
+        with_events(solution.history, getattr(solution, "events", ())),
         summary,
         {"solution.png": lambda image: solution_figure(solution).savefig(image, format="png")},
     )
     show(summary, folder, arguments, _SHOWN)
-    return INTERRUPTED if solution.stop_reason == "interrupted" else 0
+    return {"interrupted": INTERRUPTED, "error not reached": FAILED}.get(solution.stop_reason, 0)
 
 
 def _summary(
     solution: Solution | March, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     net, nets = solution.net, _nets(solution)
+    warnings = [warning for part in nets for warning in part.check()]
+    if solution.stop_reason == "error not reached":
+        warnings.append(f"the error {arguments.reach:g} was not reached with {len(net.rows)} bumps; see --set most")
     return {
         "problem": arguments.problem,
         "method": solution.method,
@@ -227,8 +267,10 @@ def _summary(
         "seconds": solution.seconds,
         "iterations": solution.iterations,
         "stop_reason": solution.stop_reason,
+        "reach": arguments.reach,
+        "prune_to": arguments.prune_to,
         "events": [vars(event) for event in getattr(solution, "events", ())],
-    } | surroundings(arguments, settings, solution.problem, [w for part in nets for w in part.check()])
+    } | surroundings(arguments, settings, solution.problem, warnings)
 
 
 def _nets(solution: Solution | March) -> list[BumpNet]:

@@ -1,4 +1,4 @@
-"""bumpnet solve with first-order methods: what it writes, and how a run is resumed."""
+"""bumpnet solve with few bumps and with first-order methods: what it writes, and how a run is resumed."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bumpnet_fast import checkpoint, plotting
+from bumpnet_fast import checkpoint, plotting, problems
 from bumpnet_fast.cli import main
 from bumpnet_fast.cli import solve as command
 from bumpnet_fast.solvers.stages import STAGES
@@ -64,6 +64,81 @@ def test_the_methods_are_those_of_the_library():
     assert tuple(STAGES) == command.FIRST_ORDER
 
 
+# --- few bumps -----------------------------------------------------------------------------------
+
+
+def events_of(folder):
+    """The events of the history, after a look at whether each of them is where it belongs."""
+    history, now, events = json.loads((folder / "history.json").read_text()), None, []
+    for entry in history:
+        if "event" in entry:
+            assert entry["before"] == now
+            events.append((entry["event"], entry["before"], entry["bumps"]))
+        else:
+            assert now in (None, entry["bumps"])
+        now = entry["bumps"]
+    for key in ("iteration", "seconds"):
+        values = [entry[key] for entry in history]
+        assert values == sorted(values)
+    return events
+
+
+def test_an_error_is_reached_with_few_bumps(tmp_path):
+    code, summary = solve("--reach", "1e-3", "--set", "iterations=15", "--set", "points=400", out=tmp_path)
+    assert (code, summary["stop_reason"], summary["reach"]) == (0, "error reached", 1e-3)
+    assert summary["rel_l2"] <= 1e-3 and summary["settings"]["solver"] == {"points": 400, "iterations": 15}
+    assert {path.name for path in tmp_path.iterdir()} == FILES - {"run.pt", "run.json"}
+    events = events_of(tmp_path)
+    assert events == [(e["kind"], e["before"], e["after"]) for e in summary["events"]]
+    assert events[-1][2] == summary["bumps"] == len(rows(tmp_path)) < 9 and events[-1][0] == "restore"
+
+
+def test_an_error_that_is_not_reached_is_a_failure_and_written(tmp_path):
+    choices = ("--reach", "1e-12", "--set", "most=12", "--set", "iterations=2", "--set", "score=peak")
+    code, summary = solve(*choices, out=tmp_path)
+    assert (code, summary["stop_reason"], summary["bumps"]) == (1, "error not reached", 12)
+    assert "the error 1e-12 was not reached with 12 bumps; see --set most" in summary["warnings"]
+    assert {kind for kind, *_ in events_of(tmp_path)} >= {"grow"} and len(rows(tmp_path)) == 12
+
+
+def test_pruning_to_a_number(tmp_path):
+    code, summary = solve("--prune-to", 6, "--set", "iterations=5", "--seed", 2, "--method", "lm", out=tmp_path)
+    assert (code, summary["bumps"], summary["prune_to"], summary["method"]) == (0, 6, 6, "lm")
+    assert events_of(tmp_path) == [("prune", 9, 8), ("prune", 8, 7), ("prune", 7, 6)]
+    assert len(rows(tmp_path)) == 6 and summary["iterations"] == 20
+
+
+def test_a_problem_that_is_marched_is_searched_in_one_piece(tmp_path):
+    output = io.StringIO()
+    line = "solve burgers --bumps 2x2 --prune-to 3 --set points=64 --set iterations=1 --threads 1 --quiet --json -"
+    with contextlib.redirect_stdout(output):
+        assert main([*line.split(), "--out", str(tmp_path)]) == 0
+    summary = json.loads(output.getvalue())
+    assert (summary["windows"], summary["bumps"]) == (1, 3)
+
+
+def test_ctrl_c_keeps_what_was_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "progress", interrupt_at(7))
+    code, summary = solve("--prune-to", 2, "--set", "iterations=5", out=tmp_path)
+    assert (code, summary["stop_reason"], summary["bumps"]) == (130, "interrupted", 8)
+    assert len(rows(tmp_path)) == 8
+
+
+@pytest.mark.parametrize("search", ("reach", "prune"))
+def test_the_settings_of_a_search_are_those_of_the_library(search):
+    solver = command.settable(problems.PROBLEMS["poisson"], search=search)["solver"]
+    assert solver["iterations"] == 60 and solver["score"] == "loss" and {"ridge", "points"} <= set(solver)
+    assert ("most" in solver) == (search == "reach")
+
+
+def test_the_list_says_what_a_search_can_be_told(capsys):
+    assert main(["list"]) == 0
+    assert "and with --reach, --prune-to" in (output := capsys.readouterr().out) and "most=1000 score=loss" in output
+
+
+# --- first-order methods -------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("method", ["adam", "varpro-adam", "lbfgs", "adam+lbfgs"])
 def test_a_first_order_method(method, tmp_path):
     code, summary = solve("--method", method, "--set", "iterations=20", out=tmp_path)
@@ -81,7 +156,7 @@ def test_settings_are_those_of_the_method(tmp_path):
     assert code == 0
     assert summary["settings"]["solver"]["iterations"] == [40, 10] and summary["iterations"] == 50
     assert summary["events"] and summary["events"][-1]["after"] == summary["bumps"] < 9
-    assert summary["events"][0]["kind"] == "prune"
+    assert events_of(tmp_path) == [("prune", e["before"], e["after"]) for e in summary["events"]]
 
 
 def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch):
@@ -164,6 +239,8 @@ def stopped(tmp_path_factory):
     (["--method", "lbfgs"], "takes no --method"),
     (["--boundary", "soft"], "takes no --boundary"),
     (["--bumps", "4"], "takes no --bumps"),
+    (["--prune-to", "4"], "takes no --prune-to"),
+    (["--reach", "1e-3"], "takes no --reach"),
     (["--dtype", "float32"], "takes no --dtype"),
     (["--seed", "1"], "takes no --seed"),
     (["--out", "elsewhere"], "takes no --out"),
@@ -212,6 +289,19 @@ def test_a_folder_that_is_not_there(tmp_path, capsys):
     ("--method adam --set batch=0", "batch must be an integer of at least 1"),
     ("--method adam+lbfgs --set iterations=1,2,3", "iterations must be a number or 2 numbers"),
     ("--set batch=5", "poisson has no setting 'batch'"),
+    ("--reach 0", "--reach: '0' is not a positive number"),
+    ("--reach few", "--reach: 'few' is not a positive number"),
+    ("--reach inf", "'inf' is not a positive number"),
+    ("--prune-to 0", "--prune-to: '0' is not a whole number of at least 1"),
+    ("--prune-to 5 --reach 0.1", "not allowed with argument"),
+    ("--prune-to 10 --bumps 3x3", "--prune-to must be at most the number of bumps, 9, got 10"),
+    ("--prune-to 5 --method adam", "--prune-to needs one of the methods auto, varpro, gauss-newton, lm, got 'adam'"),
+    ("--reach 0.1 --windows 2", "--reach solves all of the time at once, and takes no --windows"),
+    ("--reach 0.1 --set score=size", "score must be one of loss, peak"),
+    ("--reach 0.1 --set most=0", "bumps must be an integer of at least 1"),
+    ("--reach 0.1 --set iterations=0", "iterations must be an integer of at least 1"),
+    ("--prune-to 5 --set most=9", "poisson has no setting 'most'"),
+    ("--set most=9", "poisson has no setting 'most'"),
 ])  # fmt: skip
 def test_mistakes(line, message, tmp_path, capsys):
     assert main(["solve", "poisson", "--out", str(tmp_path), *line.split()]) == 2
