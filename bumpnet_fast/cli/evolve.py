@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import resume
 from .common import (
     FAILED,
     INTERRUPTED,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from ..problems.evolution.base import EvolutionProblem
     from ..solvers.evolution import Evolution, EvolutionProgress
 
+#: Arguments that a resumption must know.
+_RECORDED = ("problem", "method", "shapes", "dtype", "seed")
 
 _SHOWN = ("problem", "method", "shapes", "bumps", "time", "rel_l2", "max_error", "fit_error", "residual",
           "setup_seconds", "seconds", "steps", "solve_seconds", "stop_reason", "dtype", "backend",
@@ -45,13 +48,14 @@ def add_command(commands: Any) -> None:
     evolve = commands.add_parser("evolve", help=about[0].lower() + about[1:-1], description=about, epilog=ending)
     add = evolve.add_argument
     method = "auto, expm, cn, rk4, etdrk4, dop853, radau, bdf, or one of torchdiffeq; default: %(default)s"
-    add("problem", metavar="PROBLEM", help="one of 'bumpnet list'")
+    add("problem", metavar="PROBLEM", nargs="?", help="one of 'bumpnet list'")
     add("--bumps", type=bump_counts, metavar="N|NxM", help="number of bumps, or of grid cells per axis, such as 12x12")
     add("--method", default="auto", help=method)
     add("--shapes", choices=("frozen", "evolve"), default="frozen", help="of the bumps; default: %(default)s")
     add("--no-animation", action="store_true", help="leave evolution.gif out, which takes a few seconds")
+    add("--resume", type=Path, metavar="DIR", help=resume.HELP)
     add_output_arguments(add, folder="runs/evolve-PROBLEM")
-    evolve.set_defaults(run=_evolve)
+    evolve.set_defaults(run=lambda arguments: _evolve(arguments, evolve.parse_args([])))
 
 
 def settable(problem: type[EvolutionProblem]) -> dict[str, dict[str, Any]]:
@@ -83,13 +87,30 @@ def _sorted_settings(name: str, assignments: Sequence[tuple[str, Any]]) -> dict[
 # --- the command ---------------------------------------------------------------------------------
 
 
-def _evolve(arguments: argparse.Namespace) -> int:
+def _evolve(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
+    if arguments.resume:
+        return _resume(arguments, defaults)
+    if arguments.problem is None:
+        raise UsageError("the following arguments are required: PROBLEM")
     settings = _sorted_settings(arguments.problem, arguments.settings)
     with computing_threads(arguments.threads):
         problem, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", f"evolve-{arguments.problem}")
         check_writable(folder, arguments.json)
-        run = _run(problem, net, arguments, settings["solver"])
+        options = settings["solver"] | {"checkpoint": folder / resume.STATE}
+        with resume.remembered(folder, "evolve", arguments, _RECORDED, settings):
+            run = _run(arguments, _call(problem, net, arguments, options))
+        return _finish(run, arguments, settings, folder)
+
+
+def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
+    """``bumpnet evolve --resume DIR``."""
+    resume.refuse_others(arguments, defaults, ("max_seconds",), ("no_animation",))
+    folder = arguments.resume
+    check_writable(folder, arguments.json, create=False)
+    settings = resume.recall(folder, "evolve", arguments, _RECORDED)
+    with computing_threads(arguments.threads):
+        run = _run(arguments, resume.call(folder, arguments, settings))
         return _finish(run, arguments, settings, folder)
 
 
@@ -114,12 +135,19 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     return problem, net
 
 
-def _run(problem: EvolutionProblem, net: BumpNet, arguments: argparse.Namespace, options: dict[str, Any]) -> Evolution:
+def _call(
+    problem: EvolutionProblem, net: BumpNet, arguments: argparse.Namespace, options: dict[str, Any]
+) -> Callable[..., Evolution]:
+    """The call of the library that is asked for; it takes the callback."""
     from ..solvers.ednn import evolve
 
-    choices = {"method": arguments.method, "shapes": arguments.shapes}
+    choices = options | {"method": arguments.method, "shapes": arguments.shapes}
+    return lambda callback: evolve(problem, net, **choices, callback=callback)
+
+
+def _run(arguments: argparse.Namespace, call: Callable[..., Evolution]) -> Evolution:
     with progress(arguments) as report, followed(report) as callback:
-        return evolve(problem, net, **choices, **options, callback=callback)
+        return call(callback)
 
 
 @contextlib.contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import resume
 from .common import (
     INTERRUPTED,
     UsageError,
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from ..problems.operators import Operator
     from ..solvers.deeponet import OperatorSolution
 
+#: Arguments that a resumption must know.
+_RECORDED = ("problem", "method", "physics", "dtype", "seed")
+
 _SHOWN = ("problem", "method", "physics", "bumps", "branch", "parameters", "rel_l2", "train_rel_l2",
           "projection_rel_l2", "loss", "seconds", "iterations", "stop_reason", "dtype", "backend",
           "threads")  # fmt: skip
@@ -40,7 +45,7 @@ def add_command(commands: Any) -> None:
     ending = "Ctrl-C ends the training early: the best net so far is written, and the exit code is 130."
     parser = commands.add_parser("operator", help=about[0].lower() + about[1:-1], description=about, epilog=ending)
     add = parser.add_argument
-    add("problem", metavar="OPERATOR", help="one of those that 'bumpnet list' lists")
+    add("problem", metavar="OPERATOR", nargs="?", help="one of those that 'bumpnet list' lists")
     add("--bumps", type=bump_counts, metavar="N|NxM", help="number of bumps, or of grid cells per axis, such as 10x4")
     add("--method", choices=("two-step", "adam"), default="two-step", help="default: %(default)s")
     add("--physics", action="store_true", help="train on the operator's equations instead of on output functions")
@@ -48,9 +53,10 @@ def add_command(commands: Any) -> None:
         "linear, or the widths of hidden layers, such as 64 or 32x32; default: linear for linear operators, else 64"
     )
     add("--branch", type=_branch, metavar="linear|N|NxM", help=branch)
+    add("--resume", type=Path, metavar="DIR", help=resume.HELP)
     setting = "a field of the operator, an option of the training or of the net; see 'bumpnet list'"
     add_output_arguments(add, "of the functions, of the batches and of the branch's start", setting, "runs/OPERATOR")
-    parser.set_defaults(run=_operator)
+    parser.set_defaults(run=lambda arguments: _operator(arguments, parser.parse_args([])))
 
 
 def _branch(text: str) -> tuple[int, ...]:
@@ -84,16 +90,33 @@ def list_operators() -> None:
 # --- the command ---------------------------------------------------------------------------------
 
 
-def _operator(arguments: argparse.Namespace) -> int:
+def _operator(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
     from ..problems.operators import OPERATORS
 
+    if arguments.resume:
+        return _resume(arguments, defaults)
+    if arguments.problem is None:
+        raise UsageError("the following arguments are required: OPERATOR")
     scopes = settable(known(arguments.problem, OPERATORS, "operator"))
     settings = scoped(arguments.problem, scopes, arguments.settings)
     with computing_threads(arguments.threads):
         operator, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", arguments.problem)
         check_writable(folder, arguments.json)
-        solution = _run(operator, net, arguments, settings["solver"])
+        options = settings["solver"] | {"checkpoint": folder / resume.STATE}
+        with resume.remembered(folder, "operator", arguments, _RECORDED, settings):
+            solution = _run(arguments, _call(operator, net, arguments, options))
+        return _finish(solution, arguments, settings, folder)
+
+
+def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
+    """``bumpnet operator --resume DIR``."""
+    resume.refuse_others(arguments, defaults, ("max_seconds",))
+    folder = arguments.resume
+    check_writable(folder, arguments.json, create=False)
+    settings = resume.recall(folder, "operator", arguments, _RECORDED)
+    with computing_threads(arguments.threads):
+        solution = _run(arguments, resume.call(folder, arguments, settings))
         return _finish(solution, arguments, settings, folder)
 
 
@@ -119,12 +142,19 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     return operator, net
 
 
-def _run(operator: Operator, net: BumpDeepONet, arguments: argparse.Namespace, options: dict) -> OperatorSolution:
+def _call(
+    operator: Operator, net: BumpDeepONet, arguments: argparse.Namespace, options: dict[str, Any]
+) -> Callable[..., OperatorSolution]:
+    """The call of the library that is asked for; it takes the callback."""
     from ..solvers.deeponet import train
 
     choices = {"method": arguments.method, "physics": arguments.physics, "seed": arguments.seed or 0}
+    return lambda callback: train(operator, net, **choices, **options, callback=callback)
+
+
+def _run(arguments: argparse.Namespace, call: Callable[..., OperatorSolution]) -> OperatorSolution:
     with progress(arguments) as report, followed(report, "functions and points") as callback:
-        return train(operator, net, **choices, **options, callback=callback)
+        return call(callback)
 
 
 # --- what is written -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped.
+"""Going on with a run that was stopped, of any command.
 
 A run keeps its state in two files of its folder: ``run.pt``, which the library writes, and ``run.json``,
 what the command line alone knows.
@@ -7,61 +7,73 @@ what the command line alone knows.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .common import UsageError
 from .writing import write_json
 
-if TYPE_CHECKING:
-    from ..problems.base import Problem
-    from ..solvers import Solution
-
 #: Files of a run.
 STATE, RECORD = "run.pt", "run.json"
-#: What the command line says beside the state of a run.
-_RECORDED = ("problem", "method", "dtype", "seed")
-#: Arguments, and keys of --set, that a run which is resumed takes.
-_ARGUMENTS, _SETTINGS = {"resume", "settings", "json", "threads", "quiet", "run"}, ("iterations", "max_seconds")
+#: Arguments that a resumption takes, whatever the command.
+_ARGUMENTS = {"resume", "settings", "json", "threads", "quiet", "run"}
+#: Of the argument.
+HELP = "go on with the run that wrote to DIR, with its settings"
 
 
-def forget(folder: Path) -> None:
-    """Remove the record and the state of an earlier run."""
+@contextlib.contextmanager
+def remembered(
+    folder: Path, command: str, arguments: argparse.Namespace, names: Sequence[str], settings: dict[str, dict[str, Any]]
+) -> Iterator[None]:
+    """Write down what a resumption must know, the arguments ``names`` among it, for the run inside.
+
+    An earlier run in the folder is forgotten, and so is this one if it was a mistake of the caller.
+    """
+    _forget(folder)
+    record = {key: getattr(arguments, key) for key in names}
+    write_json(folder / RECORD, {"command": command} | record | {"settings": settings})
+    try:
+        yield
+    except UsageError:
+        _forget(folder)
+        raise
+
+
+def _forget(folder: Path) -> None:
     for name in (STATE, RECORD):
         (folder / name).unlink(missing_ok=True)
 
 
-def remember(folder: Path, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> None:
-    """Write down what a resumption must know."""
-    record = {key: getattr(arguments, key) for key in _RECORDED}
-    write_json(folder / RECORD, record | {"settings": settings})
-
-
-def refuse_others(arguments: argparse.Namespace, defaults: argparse.Namespace) -> None:
-    """Refuse the arguments that a resumption does not take."""
+def refuse_others(
+    arguments: argparse.Namespace, defaults: argparse.Namespace, keys: Sequence[str], more: Sequence[str] = ()
+) -> None:
+    """Refuse what a resumption does not take: but for the arguments ``more`` and ``keys`` of ``--set``, nearly all."""
     given = [name for name, value in vars(arguments).items() if value != getattr(defaults, name)]
-    given = [
-        "PROBLEM" if name == "problem" else f"--{name.replace('_', '-')}" for name in given if name not in _ARGUMENTS
-    ]
-    given += [f"--set {key}" for key, _ in arguments.settings if key not in _SETTINGS]
-    if given:
-        allowed = f"besides --set {' and --set '.join(_SETTINGS)}"
-        raise UsageError(f"--resume goes on with the settings of the run, and takes no {given[0]}; {allowed}")
+    taken = _ARGUMENTS.union(more)
+    flags = ["PROBLEM" if name == "problem" else f"--{name.replace('_', '-')}" for name in given if name not in taken]
+    flags += [f"--set {key}" for key, _ in arguments.settings if key not in keys]
+    if flags:
+        allowed = f"besides --set {' and --set '.join(keys)}"
+        raise UsageError(f"--resume goes on with the settings of the run, and takes no {flags[0]}; {allowed}")
 
 
-def recall(folder: Path, arguments: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], Problem]:
-    """The settings of a run and its problem; what else is recorded goes into ``arguments``."""
-    from .. import problems
+def recall(
+    folder: Path, command: str, arguments: argparse.Namespace, names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The settings of a run; what else is recorded goes into ``arguments``."""
     from ..solvers import runs
 
     try:
-        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        record, settings = {key: content[key] for key in _RECORDED}, dict(content["settings"])
+        content = dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        if (other := content.get("command", command)) != command:
+            raise UsageError(f"the run in {folder} is of 'bumpnet {other}': bumpnet {other} --resume {folder}")
+        there = vars(arguments) | content | {"problem": content["problem"]}  # older records have less in them
+        record, settings = {key: there[key] for key in names}, dict(content["settings"])
         settings["solver"] = dict(settings["solver"])
-        saved = runs.load(folder / STATE)["problem"]
-        problem = problems.get(saved["name"], **saved["settings"])
+        runs.load(folder / STATE)
     except OSError as error:
         raise UsageError(f"there is no run to resume in {folder}: {error.filename}: {error.strerror}") from error
     except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -70,11 +82,14 @@ def recall(folder: Path, arguments: argparse.Namespace) -> tuple[dict[str, dict[
         raise UsageError(f"the run in {folder} cannot be resumed: {error}") from error
     for key, value in record.items():
         setattr(arguments, key, value)
-    return settings, problem
+    settings["solver"] |= dict(arguments.settings)
+    return settings
 
 
-def call(folder: Path, problem: Problem, options: dict[str, Any]) -> Callable[..., Solution]:
+def call(folder: Path, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> Callable[..., Any]:
     """The call of the library that goes on; it takes the callback."""
     from .. import checkpoint
 
-    return lambda callback: checkpoint.resume(folder / STATE, problem=problem, callback=callback, **options)
+    kept = {key: value for key, value in settings["solver"].items() if key == "every_seconds"}
+    options = kept | dict(arguments.settings)
+    return lambda callback: checkpoint.resume(folder / STATE, callback=callback, **options)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 METHODS = ("auto", "varpro", "gauss-newton", "lm")
 #: Those of solvers.first_order; they can be joined by "+".
 FIRST_ORDER = ("adam", "varpro-adam", "lbfgs")
+#: Arguments that a resumption must know.
+_RECORDED = ("problem", "method", "dtype", "seed", "reach", "prune_to")
 
 _SHOWN = ("problem", "method", "boundary", "bumps", "parameters", "windows", "unknowns", "rel_l2",
           "max_error", "loss", "seconds", "iterations", "stop_reason", "dtype", "backend", "threads")  # fmt: skip
@@ -62,7 +64,7 @@ def add_command(commands: Any) -> None:
     few.add_argument(
         "--prune-to", type=positive, metavar="N", help="then take out bumps, training on, until N are left"
     )
-    add("--resume", type=Path, metavar="DIR", help="go on with the run of a first-order method that wrote to DIR")
+    add("--resume", type=Path, metavar="DIR", help=resume.HELP)
     add_output_arguments(add)
     solve.set_defaults(run=lambda arguments: _solve(arguments, solve.parse_args([])))
 
@@ -145,22 +147,19 @@ def _solve(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
         problem, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", arguments.problem)
         check_writable(folder, arguments.json)
-        resume.forget(folder)
-        if is_first_order(arguments.method):
-            resume.remember(folder, arguments, settings)
-        solution = _run(arguments, _call(problem, net, arguments, settings, folder))
+        with resume.remembered(folder, "solve", arguments, _RECORDED, settings):
+            solution = _run(arguments, _call(problem, net, arguments, settings, folder))
         return _finish(solution, arguments, settings, folder)
 
 
 def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
     """``bumpnet solve --resume DIR``."""
-    resume.refuse_others(arguments, defaults)
-    folder, changed = arguments.resume, dict(arguments.settings)
+    resume.refuse_others(arguments, defaults, ("iterations", "max_seconds"))
+    folder = arguments.resume
     check_writable(folder, arguments.json, create=False)
-    settings, problem = resume.recall(folder, arguments)
-    settings["solver"] |= changed
+    settings = resume.recall(folder, "solve", arguments, _RECORDED)
     with computing_threads(arguments.threads):
-        solution = _run(arguments, resume.call(folder, problem, changed))
+        solution = _run(arguments, resume.call(folder, arguments, settings))
         return _finish(solution, arguments, settings, folder)
 
 
@@ -200,15 +199,13 @@ def _call(
     from ..solvers import adaptive, marching
 
     choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
-    choices |= settings["solver"]
+    choices |= settings["solver"] | {"checkpoint": folder / resume.STATE}
     if arguments.reach is not None:
         return lambda callback: adaptive.reach(problem, net, arguments.reach, callback=callback, **choices)
     if arguments.prune_to is not None:
         return lambda callback: adaptive.prune(problem, net, arguments.prune_to, callback=callback, **choices)
     windows = arguments.windows or problem.default_windows
-    if is_first_order(arguments.method):
-        choices["checkpoint"] = folder / resume.STATE
-    elif windows is not None:
+    if windows is not None and not is_first_order(arguments.method):
         start = {"net": settings["net"] | {"dtype": arguments.dtype}, "perturb": settings["run"]["perturb"]}
         choices |= {"windows": windows, **start, **settings["march"]}
         return lambda callback: marching.march(problem, arguments.bumps, callback=callback, **choices)

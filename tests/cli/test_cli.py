@@ -22,7 +22,7 @@ from bumpnet_fast.solvers import least_squares, system
 
 ROOT = Path(__file__).parents[2]
 TINY = ("--bumps", "3x3", "--set", "points=64", "--set", "iterations=3", "--threads", "1")
-FILES = {"model.pt", "history.json", "summary.json", "solution.png"}
+FILES = {"model.pt", "history.json", "summary.json", "solution.png", "run.pt", "run.json"}
 
 
 def solve(*arguments, problem="poisson"):

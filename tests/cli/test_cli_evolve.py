@@ -18,7 +18,7 @@ from bumpnet_fast.problems.evolution import EVOLUTIONS
 from bumpnet_fast.solvers import ednn
 
 TINY = ("--bumps", "12", "--set", "times=4", "--threads", "1")
-FILES = {"model.pt", "history.json", "summary.json", "evolution.png", "evolution.gif"}
+FILES = {"model.pt", "history.json", "summary.json", "evolution.png", "evolution.gif", "run.pt", "run.json"}
 
 
 def evolve(*arguments, problem="heat"):

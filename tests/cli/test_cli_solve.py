@@ -87,7 +87,7 @@ def test_an_error_is_reached_with_few_bumps(tmp_path):
     code, summary = solve("--reach", "1e-3", "--set", "iterations=15", "--set", "points=400", out=tmp_path)
     assert (code, summary["stop_reason"], summary["reach"]) == (0, "error reached", 1e-3)
     assert summary["rel_l2"] <= 1e-3 and summary["settings"]["solver"] == {"points": 400, "iterations": 15}
-    assert {path.name for path in tmp_path.iterdir()} == FILES - {"run.pt", "run.json"}
+    assert {path.name for path in tmp_path.iterdir()} == FILES
     events = events_of(tmp_path)
     assert events == [(e["kind"], e["before"], e["after"]) for e in summary["events"]]
     assert events[-1][2] == summary["bumps"] == len(rows(tmp_path)) < 9 and events[-1][0] == "restore"
@@ -217,10 +217,12 @@ def test_more_iterations(tmp_path):
     assert resume(tmp_path)[1]["iterations"] == 50
 
 
-def test_another_solve_leaves_nothing_to_resume(tmp_path, capsys):
+def test_another_solve_leaves_nothing_of_the_first_to_resume(tmp_path, capsys):
     solve("--method", "adam", "--set", "iterations=10", out=tmp_path)
     solve("--set", "iterations=3", out=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == FILES - {"run.pt", "run.json"}
+    code, summary = resume(tmp_path)
+    assert (code, summary["method"], summary["iterations"]) == (0, "varpro", 3)
+    assert main(["solve", "poisson", "--set", "iterations=-1", "--out", str(tmp_path)]) == 2
     assert main(["solve", "--resume", str(tmp_path)]) == 2
     assert "there is no run to resume in" in capsys.readouterr().err
 

@@ -1,0 +1,202 @@
+"""--resume of every command: a run that was stopped ends with the files of one that was not."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from bumpnet_fast import plotting, plotting_evolution, plotting_operator
+from bumpnet_fast.cli import evolve, main, operator, solve
+from bumpnet_fast.solvers import runs
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = {"solve": solve, "evolve": evolve, "operator": operator}
+SMALL = ("--set", "functions=40", "--set", "test_functions=10", "--bumps", "5")
+LINES = {
+    "varpro": "solve poisson --bumps 3x4 --set iterations=12 --seed 3",
+    "gauss-newton": "solve poisson --bumps 3x4 --set iterations=12 --method gauss-newton --boundary soft",
+    "lm": "solve poisson --bumps 3x4 --set iterations=12 --method lm --dtype float32",
+    "refined": "solve convection-diffusion --bumps 4x3 --set iterations=12 --set refine=1",
+    "march": "solve advection --bumps 3x3 --windows 3 --set iterations=5 --seed 1",
+    "reach": "solve poisson --bumps 3x3 --reach 2e-2 --set iterations=5",
+    "prune": "solve poisson --bumps 3x4 --prune-to 9 --set iterations=5",
+    "expm": "evolve heat --bumps 12 --set times=10",
+    "bdf": "evolve burgers --bumps 16 --method bdf --set times=10 --set tolerance=1e-4 --seed 2",
+    "moving": "evolve advection --bumps 6 --shapes evolve --set step=0.1 --set times=10",
+    "two steps": f"operator burgers --branch 8 --set iterations=40 --set trunk_iterations=5 {' '.join(SMALL)}",
+    "adam": f"operator antiderivative --method adam --set iterations=40 --seed 5 {' '.join(SMALL)}",
+}
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    for module, name in ((plotting, "solution_figure"), (plotting_evolution, "evolution_figure"),
+                         (plotting_operator, "operator_figure")):  # fmt: skip
+        monkeypatch.setattr(module, name, lambda *_: Figure((1, 1)))
+    monkeypatch.setattr(plotting_evolution, "write_animation", lambda *_: None)
+
+
+def run(line, folder, *more):
+    return main([*line.split(), "--out", str(folder), "--threads", "1", "--quiet", *more])
+
+
+def resume(line, folder, *more):
+    return main([line.split()[0], "--resume", str(folder), "--threads", "1", "--quiet", *more])
+
+
+@contextlib.contextmanager
+def interrupted_at(line, number):
+    """Ctrl-C at the ``number``-th progress."""
+    count = iter(range(1000))
+
+    @contextlib.contextmanager
+    def progress(arguments):
+        def report(progress):
+            if next(count) == number:
+                raise KeyboardInterrupt
+
+        yield report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(COMMANDS[line.split()[0]], "progress", progress)
+        yield
+
+
+def without_seconds(content):
+    if isinstance(content, dict):
+        return {key: without_seconds(value) for key, value in content.items() if not key.endswith("seconds")}
+    return [without_seconds(item) for item in content] if isinstance(content, list) else content
+
+
+def same(first, second):
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(value, second[key]) for key, value in first.items())
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def assert_same_files(folder, whole):
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+    for name in ("history.json", "summary.json"):
+        contents = [without_seconds(json.loads((place / name).read_text())) for place in (folder, whole)]
+        assert contents[0] == contents[1]
+    models = [torch.load(place / "model.pt", weights_only=True) for place in (folder, whole)]
+    assert same(*map(without_seconds, models))
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_a_run_goes_on_as_if_it_had_never_stopped(case, tmp_path):
+    line, whole, stopped = LINES[case], tmp_path / "whole", tmp_path / "stopped"
+    assert run(line, whole) == 0
+    with interrupted_at(line, 7):
+        assert run(line, stopped) == 130
+    assert json.loads((stopped / "summary.json").read_text())["stop_reason"] == "interrupted"
+    assert resume(line, stopped) == 0
+    assert_same_files(stopped, whole)
+    assert resume(line, stopped) == 0  # nothing is left to do
+    assert_same_files(stopped, whole)
+
+
+SLOW = """
+import sys, time
+from bumpnet_fast.cli import main, solve
+import contextlib
+
+@contextlib.contextmanager
+def progress(arguments):
+    yield lambda progress: time.sleep(0.05)
+
+solve.progress = progress
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
+@pytest.mark.parametrize(("number", "code", "every"), [(signal.SIGKILL, -9, 0.1), (signal.SIGTERM, 143, 1000)])
+def test_a_killed_run_goes_on(number, code, every, tmp_path):
+    line = f"solve helmholtz --bumps 3x4 --set iterations=40 --set tolerance=0 --set every_seconds={every}"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(line, whole) == 0
+    command = [sys.executable, "-c", SLOW, *line.split(), "--out", str(killed), "--threads", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 60
+    while not (killed / "run.pt").exists() or (
+        number == signal.SIGKILL and runs.load(killed / "run.pt")["state"] is None
+    ):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    output, _ = process.communicate()
+    assert process.returncode == code, output
+    done = len(runs.load(killed / "run.pt")["state"]["history"]) - 1
+    assert 0 <= done < 40 and not (killed / "model.pt").exists()
+    assert resume(line, killed) == 0
+    assert_same_files(killed, whole)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plotting_evolution, "evolution_figure", lambda *_: Figure((1, 1)))
+        with interrupted_at(LINES["bdf"], 5):
+            assert run(LINES["bdf"], folder, "--no-animation") == 130
+    return folder
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("evolve heat", "takes no PROBLEM; besides --set max_seconds"),
+    ("evolve --method radau", "takes no --method"),
+    ("evolve --shapes evolve", "takes no --shapes"),
+    ("evolve --bumps 4", "takes no --bumps"),
+    ("evolve --set tolerance=1", "takes no --set tolerance"),
+    ("evolve --set max_seconds=0", "max_seconds must be positive, got 0"),
+    ("solve", "is of 'bumpnet evolve': bumpnet evolve --resume"),
+    ("solve --prune-to 3", "takes no --prune-to; besides --set iterations and --set max_seconds"),
+    ("operator --branch 3", "takes no --branch"),
+])  # fmt: skip
+def test_what_contradicts_the_run_is_refused(line, message, stopped, capsys):
+    before = {path.name: path.read_bytes() for path in stopped.iterdir()}
+    command, *more = line.split()
+    assert main([command, "--resume", str(stopped), *more]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors.replace(str(stopped), "DIR") and errors.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "of a solve"])
+def test_a_damaged_state_is_refused(damage, stopped, tmp_path, capsys):
+    for name in ("run.pt", "run.json"):
+        (tmp_path / name).write_bytes((stopped / name).read_bytes())
+    path = tmp_path / "run.pt"
+    content = bytearray(path.read_bytes())
+    if damage == "of a solve":
+        torch.save(torch.load(path, weights_only=True) | {"solver": "solve"}, path)
+    elif damage == "truncated":
+        path.write_bytes(content[:-400])
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    assert main(["evolve", "--resume", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert str(tmp_path) in errors and errors.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"run.pt", "run.json"}
+
+
+@pytest.mark.parametrize("command", ["evolve", "operator"])
+def test_without_a_problem_there_is_nothing_to_do(command, capsys):
+    assert main([command]) == 2
+    assert "are required" in capsys.readouterr().err
