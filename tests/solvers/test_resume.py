@@ -143,7 +143,7 @@ net = BumpNet(2, (3, 4), problem.domain, dtype="float64").perturb_(0.02, torch.G
 
 def die(progress):
     if progress.iteration == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), getattr(signal, sys.argv[4]))
 
 options = json.loads(sys.argv[3])
 train(problem, net, checkpoint=sys.argv[1], every=7, callback=die, **options)
@@ -156,10 +156,22 @@ def test_killed(case, at, tmp_path):
     problem, path = get("poisson"), tmp_path / "run.pt"
     options = SMALL | CASES[case]
     whole = train(problem, net_for(problem), **options)
-    command = [sys.executable, "-c", KILLED, str(path), str(at), json.dumps(options)]
+    command = [sys.executable, "-c", KILLED, str(path), str(at), json.dumps(options), "SIGKILL"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert 0 < runs.load(path)["progress"]["taken"] <= at
+    assert_same(resume(path), whole)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM on Windows")
+def test_terminated(tmp_path):
+    problem, path = get("poisson"), tmp_path / "run.pt"
+    options = SMALL | {"iterations": 60}
+    whole = train(problem, net_for(problem), **options)
+    command = [sys.executable, "-c", KILLED, str(path), "30", json.dumps(options), "SIGTERM"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 128 + signal.SIGTERM, process.stderr
+    assert runs.load(path)["progress"]["taken"] == 30  # not 28, where it is written anyway
     assert_same(resume(path), whole)
 
 
