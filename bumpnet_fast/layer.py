@@ -174,7 +174,7 @@ class BumpNet(nn.Module):
         (torch.Size([5, 1, 2, 2]), torch.Size([5, 1, 2]))
         """
         if want is None:
-            if order not in (0, 1, 2):
+            if not isinstance(order, int) or order not in (0, 1, 2):
                 raise ValueError(f"order must be 0, 1 or 2, got {order!r}")
             want = _BY_ORDER[order]
         return bump_jet(x, self._rows_now(), self.frame, want, tied=self.tied)
@@ -253,6 +253,7 @@ class BumpNet(nn.Module):
     @torch.no_grad()
     def perturb_(self, std: float, generator: torch.Generator | None = None) -> BumpNet:
         """Add ``std`` N(0, 1) to every shape column, in place; the same for every dtype and device."""
+        std = 0.0 if std == 0 else _positive("std", std)
         shape = rows_to_change(self)[:, : self.layout.shape_columns]
         noise = torch.randn(shape.shape, dtype=torch.float64, device="cpu", generator=generator)
         shape.add_((std * noise).to(shape))
