@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from .functional import bump_compact
-from .layer import BumpNet
+from .layer import BumpNet, rows_to_change
 
 #: Side lengths of a new bump in grid cells, as those that a net starts with.
 _OVERLAP = 3.0
@@ -109,6 +109,8 @@ def keep_bumps(net: BumpNet, keep: Tensor, optimizer: Optimizer | None = None) -
     TypeError, ValueError
         For a mask of another type, shape or device, one that keeps nothing, or an optimiser that does
         not train the net; nothing is changed then.
+    RuntimeError
+        If the rows are computed from other parameters (torch's parametrizations and pruning).
 
     Notes
     -----
@@ -125,7 +127,8 @@ def keep_bumps(net: BumpNet, keep: Tensor, optimizer: Optimizer | None = None) -
     >>> net.rows.shape, optimizer.state[net.rows]["exp_avg"].shape
     (torch.Size([3, 4]), torch.Size([3, 4]))
     """
-    rows, before = net.rows, len(net.rows)
+    rows = rows_to_change(net)
+    before = len(rows)
     if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
         raise TypeError(f"keep must be a bool tensor [{before}], got {getattr(keep, 'dtype', type(keep).__name__)}")
     if keep.shape != (before,) or keep.device != rows.device:
@@ -155,6 +158,8 @@ def add_bumps(net: BumpNet, rows: Tensor, optimizer: Optimizer | None = None) ->
     ------
     ValueError
         For rows that do not fit the net, or an optimiser that does not train it.
+    RuntimeError
+        If the net's rows are computed from other parameters.
 
     Examples
     --------
@@ -163,7 +168,7 @@ def add_bumps(net: BumpNet, rows: Tensor, optimizer: Optimizer | None = None) ->
     >>> len(net.rows)
     5
     """
-    own = net.rows
+    own = rows_to_change(net)
     if rows.dim() != 2 or rows.shape[1] != own.shape[1] or rows.dtype != own.dtype or rows.device != own.device:
         wanted = f"[new, {own.shape[1]}], {own.dtype} on {own.device}"
         raise ValueError(f"rows must be {wanted}, got {tuple(rows.shape)}, {rows.dtype} on {rows.device}")

@@ -24,7 +24,7 @@ _forced_reference = False
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Serve the bumps by one backend inside the block.
+    """Serve the bumps by one backend inside the block, in the whole process: not for several threads at once.
 
     Parameters
     ----------
@@ -69,15 +69,18 @@ def check(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> tuple[Tensor, T
     Raises
     ------
     TypeError
-        If a tensor is not a floating point tensor of the right dtype.
+        If a tensor is not a floating point tensor of the right dtype, or ``tied`` no bool.
     ValueError
-        If a shape or a device does not fit.
+        If a shape, a layout or a device does not fit.
     """
     for name, t in (("x", x), ("rows", rows), ("frame", frame)):
-        if not isinstance(t, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+        _dense(name, t)
         if t.dim() != 2:
             raise ValueError(f"{name} must have 2 dimensions, got shape {tuple(t.shape)}")
+    if not isinstance(tied, bool):
+        raise TypeError(f"tied must be True or False, got {tied!r}")
+    if frame.is_complex() or frame.dtype == torch.bool:
+        raise TypeError(f"frame must hold real numbers, got {frame.dtype}")
     d = frame.shape[1]
     if x.shape[1] != d or d < 1:
         raise ValueError(f"x must have shape [N, {d}] for bumps in {d} dimensions, got {tuple(x.shape)}")
@@ -98,6 +101,14 @@ def check(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> tuple[Tensor, T
     return x, frame.to(rows.dtype)
 
 
+def _dense(name: str, t: Tensor) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+    if t.is_nested or t.layout != torch.strided:
+        kind = "a nested tensor" if t.is_nested else f"layout {t.layout}"
+        raise ValueError(f"{name} must be a dense tensor, got {kind}")
+
+
 def _as_the_rows(name: str, t: Tensor, rows: Tensor) -> Tensor:
     """``t`` in the dtype of the rows, which it must have but for autocast."""
     if t.dtype != rows.dtype:
@@ -109,7 +120,7 @@ def _as_the_rows(name: str, t: Tensor, rows: Tensor) -> Tensor:
 
 def _plain_tensor(x: Tensor) -> Tensor:
     """Strip tensor subclasses that other libraries pass (labelled tensors); tracing needs them kept."""
-    if type(x) is Tensor or torch.compiler.is_compiling() or not isinstance(x, Tensor):
+    if type(x) is Tensor or torch.compiler.is_compiling() or not isinstance(x, Tensor) or x.is_nested:
         return x
     return x.as_subclass(Tensor)
 
@@ -230,14 +241,22 @@ def bump_design(
     n, d = x.shape
     shapes = ((n,), (n, d), (n, *reference.second_shape(level, d)))
     names = ("c0 (value)", "c1 (gradient)", "c2 (second derivatives)")
+    if not isinstance(coefficients, (tuple, list)) or len(coefficients) != 3:
+        got = f"{len(coefficients)} of them" if isinstance(coefficients, (tuple, list)) else type(coefficients).__name__
+        raise ValueError(f"coefficients must be three, {', '.join(names)}, each a tensor or None, got {got}")
     for i, (c, shape) in enumerate(zip(coefficients, shapes, strict=True)):
         if c is None:
             continue
+        _dense(f"coefficients: {names[i]}", c)
         if i > min(level, DIAGONAL):
             raise ValueError(f"coefficients: {names[i]} given, but want is {want!r}")
         if tuple(c.shape) != shape or c.dtype != rows.dtype:
             got = f"{tuple(c.shape)}, {c.dtype}"
             raise ValueError(f"coefficients: {names[i]} must have shape {shape} and dtype {rows.dtype}, got {got}")
+        if c.device != rows.device:
+            raise ValueError(
+                f"coefficients: {names[i]} must be on the device of the rows, {rows.device}, got {c.device}"
+            )
     function = ops.reference_design if _plain_torch(x.shape[1]) else _ops.design
     Phi, D = function(*coefficients, x, rows, frame, level, tied, derivatives)
     return Phi.movedim(-1, 0), D.movedim(-1, 0) if derivatives else None
@@ -288,8 +307,7 @@ def bump_combine(
     if precision not in ops.PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(ops.PRECISIONS)}, got {precision!r}")
     x, frame = check(_plain_tensor(x), rows, frame, tied)
-    if not isinstance(h, Tensor):
-        raise TypeError(f"h must be a torch.Tensor, got {type(h).__name__}")
+    _dense("h", h)
     if h.dim() != 2 or h.shape[1] != rows.shape[0]:
         raise ValueError(f"h must have shape [B, {rows.shape[0]}], a column per bump, got {tuple(h.shape)}")
     if h.device != rows.device:
@@ -338,10 +356,7 @@ def bump_compact(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     """
     tensors = list(tensors)
     for name, t in [("keep", keep), *((f"tensors[{i}]", t) for i, t in enumerate(tensors))]:
-        if not isinstance(t, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
-        if t.layout != torch.strided:
-            raise ValueError(f"{name} must be a dense tensor, got layout {t.layout}")
+        _dense(name, t)
         if t.device != keep.device:
             raise ValueError(f"{name} must be on the device of keep, {keep.device}, got {t.device}")
     if keep.dtype != torch.bool:

@@ -89,6 +89,8 @@ class Jet:
         >>> Jet.of(lambda x: x[:, 0] ** 2, torch.ones(1, 1), "diagonal").as_dict("u", ["t"])["u__t__t"].item()
         2.0
         """
+        if self.gradient is not None and len(coordinates) != self.gradient.shape[-1]:
+            raise ValueError(f"coordinates must be {self.gradient.shape[-1]} names, got {coordinates!r}")
         named = {name: self.value}
         if self.gradient is not None:
             named |= {f"{name}__{c}": self.d(i) for i, c in enumerate(coordinates)}

@@ -174,18 +174,26 @@ class BumpNet(nn.Module):
         (torch.Size([5, 1, 2, 2]), torch.Size([5, 1, 2]))
         """
         if want is None:
-            if order not in (0, 1, 2):
+            if not isinstance(order, int) or order not in (0, 1, 2):
                 raise ValueError(f"order must be 0, 1 or 2, got {order!r}")
             want = _BY_ORDER[order]
-        return bump_jet(x, self.rows, self.frame, want, tied=self.tied)
+        return bump_jet(x, self._rows_now(), self.frame, want, tied=self.tied)
 
     def basis(self, x: Tensor, want: str = "value") -> Jet:
         """Jets of the bumps themselves: M functions in the place of the K outputs."""
-        return bump_basis(x, self.rows, self.frame, want, tied=self.tied)
+        return bump_basis(x, self._rows_now(), self.frame, want, tied=self.tied)
 
     def design(self, coefficients, x: Tensor, want: str, derivatives: bool = False) -> tuple[Tensor, Tensor | None]:
         """Design matrix [N, M] of a row operator, and its shape derivatives; see :func:`bump_design`."""
-        return bump_design(coefficients, x, self.rows, self.frame, want, tied=self.tied, derivatives=derivatives)
+        rows = self._rows_now()
+        return bump_design(coefficients, x, rows, self.frame, want, tied=self.tied, derivatives=derivatives)
+
+    def _rows_now(self) -> Tensor:
+        """The rows outside of ``__call__``, whose hooks do not run here: one that computes them would be missed."""
+        if self._forward_pre_hooks and "rows" in vars(self):
+            remedy = "torch.nn.utils.prune.remove(net, 'rows') makes them a parameter again; a parametrization may stay"
+            raise RuntimeError(f"rows is computed by a hook of __call__, so that here it may be out of date: {remedy}")
+        return self.rows
 
     # --- the bumps by name ---------------------------------------------------------------------
 
@@ -245,7 +253,8 @@ class BumpNet(nn.Module):
     @torch.no_grad()
     def perturb_(self, std: float, generator: torch.Generator | None = None) -> BumpNet:
         """Add ``std`` N(0, 1) to every shape column, in place; the same for every dtype and device."""
-        shape = self.rows[:, : self.layout.shape_columns]
+        std = 0.0 if std == 0 else _positive("std", std)
+        shape = rows_to_change(self)[:, : self.layout.shape_columns]
         noise = torch.randn(shape.shape, dtype=torch.float64, device="cpu", generator=generator)
         shape.add_((std * noise).to(shape))
         return self
@@ -408,6 +417,16 @@ def _unfit(rows: Tensor, layout: RowLayout) -> str | None:
     if not bool(torch.isfinite(rows).all()):
         return f"the rows must be finite, got {int((~torch.isfinite(rows)).any(1).sum())} rows that are not"
     return None
+
+
+def rows_to_change(net: BumpNet) -> nn.Parameter:
+    """The net's Parameter, for changes in place; RuntimeError where ``rows`` is computed and would forget them."""
+    if "rows" not in dict(net.named_parameters(recurse=False)):
+        remedy = (
+            "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove makes them one again"
+        )
+        raise RuntimeError(f"rows must be a parameter to be changed, but they are computed from others: {remedy}")
+    return net.rows
 
 
 __all__ = ["FLOAT32_SHARPEST", "BumpNet"]
