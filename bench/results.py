@@ -109,7 +109,7 @@ def _commit() -> str:
     """Of the code, with a mark where it has been changed since."""
     git = ["git", "-C", str(ROOT)]
     head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True)
-    code = ["bumpnet_fast", "csrc", "kernels", "examples", "bench/*.py"]
+    code = ["bumpnet_fast", "csrc", "kernels", "examples", "bench/mlp_*.py", "bench/deeponet.py", "bench/training.py"]
     changed = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, text=True)
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else "unknown"
 

@@ -81,15 +81,20 @@ def verdict(want: str, experiment: Experiment, records: Records) -> Verdict:
 def number(value: float) -> str:
     if 0.01 <= abs(value) < 1e6:
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
-    return f"{value:.1e}" if value else "0"
+    return scientific(value) if value else "0"
+
+
+def scientific(value: float) -> str:
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def error(values: list[float]) -> str:
     """The median, and the worst where there are several."""
     if not values:
         return ""
-    middle = f"{statistics.median(values):.1e}"
-    return middle if len(values) == 1 else f"{middle} ({max(values):.1e})"
+    middle = scientific(statistics.median(values))
+    return middle if len(values) == 1 else f"{middle} ({scientific(max(values))})"
 
 
 def seconds(values: list[float]) -> str:
@@ -184,8 +189,8 @@ def pruning(part: str, records: Records) -> list[str]:
     ]
     for result in results_of(e, records):
         keys = ("full", "rel_l2", "poor", "regrown")
-        cells = [str(result["seed"]), *(f"{result[key]:.1e}" for key in keys)]
-        cells += [f"{result['reached']:.1e}, {result['reached_bumps']}", seconds([result["seconds"]])]
+        cells = [str(result["seed"]), *(scientific(result[key]) for key in keys)]
+        cells += [f"{scientific(result['reached'])}, {result['reached_bumps']}", seconds([result["seconds"]])]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", *(f"- {verdict(want, e, records).text}" for want in e.wants)]
 
@@ -221,7 +226,7 @@ def evolving(part: str, records: Records) -> list[str]:
             cells[2] = f"{1e6 * middle('bumps_solve_seconds'):.2g} µs, {1e3 * middle('solve_seconds'):.2g} ms"
             cells[3] = f"{middle('solve_ratio'):,.0f}"
             cells[4] = f"{middle('bumps_seconds'):.2g} s, {middle('seconds'):.2g} s"
-            cells[5] = f"{middle('bumps_rel_l2'):.1e}, {error([r['rel_l2'] for r in results])}"
+            cells[5] = f"{scientific(middle('bumps_rel_l2'))}, {error([r['rel_l2'] for r in results])}"
         cells[6] = "; ".join(verdict(want, e, records).text for want in e.wants)
         lines.append("| " + " | ".join(cells) + " |")
     return lines

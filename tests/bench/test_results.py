@@ -132,7 +132,7 @@ def test_a_goal_is_met_by_all_seeds_or_missed():
     bad = good | {("x", 2): record(2e-3)}
     assert results_page.verdict(e.wants[0], e, bad) == (
         False,
-        "error ≤ 1e-3: **missed** (2.0e-03, by 2 of 3 seeds only)",
+        "error ≤ 1e-3: **missed** (2.0e-3, by 2 of 3 seeds only)",
     )
     assert results_page.verdict(e.wants[0], e, {}).met is None
 
@@ -149,9 +149,9 @@ def test_ratios_are_to_the_best_and_smallest_opponent(monkeypatch):
 
 
 def test_medians_and_the_worst():
-    assert results_page.error([1e-3, 3e-3, 2e-3]) == "2.0e-03 (3.0e-03)"
-    assert results_page.error([1e-3]) == "1.0e-03"
-    assert [results_page.number(v) for v in (0, 0.25, 12.3, 1234.5, 1e-5)] == ["0", "0.25", "12", "1,234", "1.0e-05"]
+    assert results_page.error([1e-3, 3e-3, 2e-3]) == "2.0e-3 (3.0e-3)"
+    assert results_page.error([1e-3]) == "1.0e-3"
+    assert [results_page.number(v) for v in (0, 0.25, 12.3, 1234.5, 1e-5)] == ["0", "0.25", "12", "1,234", "1.0e-5"]
 
 
 def test_every_part_has_a_section_without_any_result():
