@@ -67,15 +67,20 @@ def values_of(key: str, experiment: Experiment, records: Records) -> list[float]
 def verdict(want: str, experiment: Experiment, records: Records) -> Verdict:
     key, sign, limit = want.split()
     wanted, values = f"{NAMES[key]} {SIGNS[sign]} {limit}", values_of(key, experiment, records)
-    failed = any("failed" in records.get((experiment.name, seed), {}) for seed in experiment.seeds)
+    here = [records[experiment.name, seed] for seed in experiment.seeds if (experiment.name, seed) in records]
+    failed = any("failed" in record for record in here)
     if not values:
         return Verdict(False if failed else None, f"{wanted}: **{'failed' if failed else 'not measured'}**")
     good = [COMPARE[sign](value, float(limit)) for value in values]
+    seeds = len(experiment.seeds)
     if all(good) and not failed:
-        return Verdict(True, f"{wanted}: met")
-    worst = max(values) if sign == "<=" else min(values)
-    of = f", by {sum(good)} of {len(experiment.seeds)} seeds only" if any(good) else ""
-    return Verdict(False, f"{wanted}: **missed** ({number(worst)}{of})")
+        missing = f" by {len(good)} of {seeds} seeds, **the others not measured**" if len(good) < seeds else ""
+        return Verdict(None if missing else True, f"{wanted}: met{missing}")
+    said = [number(max(values) if sign == "<=" else min(values))]
+    said += [f"met by {sum(good)} of {seeds} seeds"] if any(good) else []
+    load = max(record.get("machine", {}).get("load_before") or 0 for record in here)
+    said += [f"at a load of {load:.0f}"] if key == "seconds" and load > 2 else []
+    return Verdict(False, f"{wanted}: **missed** ({', '.join(said)})")
 
 
 def number(value: float) -> str:
