@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--linear", action="store_true", help="a linear branch")
     parser.add_argument("--adam", type=int, default=100_000, help="iterations")
     parser.add_argument("--rate", type=float, default=1e-3, help="Adam's at the start")
-    training.add_arguments(parser)
+    training.add_arguments(parser, seconds=300.0)
     return parser
 
 

@@ -169,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
     one = [name for name, problem in EVOLUTIONS.items() if len(problem().lower) == 1]
     parser.add_argument("problem", choices=one)
     parser.add_argument("--bumps", type=int, default=40)
-    training.add_arguments(parser, seconds=False)
+    training.add_arguments(parser, seconds=None)
     return parser
 
 

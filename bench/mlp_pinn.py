@@ -198,7 +198,7 @@ def parser() -> argparse.ArgumentParser:
     add("--sampling", choices=("grid", "chebyshev", "sobol", "uniform"), default="grid", help="default: as ours")
     add("--adam", type=int, default=3000, help="iterations, of every window")
     add("--rate", type=float, default=5e-3, help="Adam's at the start")
-    training.add_arguments(parser)
+    training.add_arguments(parser, seconds=600.0)
     return parser
 
 

@@ -170,7 +170,7 @@ def baselines(part: str, records: Records) -> list[str]:
         return []
     lines = [
         "\nThe baselines, in float64 (`bench/training.py`: Adam, then L-BFGS until 1000 iterations lower the loss by "
-        "less than 10 %; seconds of the processor, 600 at most):\n",
+        "less than 10 %, or a cap on the processor's seconds ends it; the seconds below are the processor's):\n",
         "| | command | parameters | error | seconds | iterations of Adam, L-BFGS | ended |",
         "|---|---|---|---|---|---|---|",
     ]

@@ -122,9 +122,11 @@ def _lbfgs(net: nn.Module, loss: Callable[[], Tensor], until: float, best: _Best
 # --- what the scripts have in common ---------------------------------------------------------------
 
 
-def add_arguments(parser: argparse.ArgumentParser, seconds: bool = True) -> None:
+def add_arguments(parser: argparse.ArgumentParser, seconds: float | None) -> None:
     if seconds:
-        parser.add_argument("--seconds", type=float, default=600.0, help="most, of the processor; default: %(default)s")
+        parser.add_argument(
+            "--seconds", type=float, default=seconds, help="most, of the processor; default: %(default)s"
+        )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", metavar="FILE", default="-", help="default: the standard output")
 
