@@ -73,9 +73,9 @@ class Experiment:
         return shlex.split(self.line(seed))
 
 
-def _baseline(name: str, part: str, title: str, command: str, minutes: float = 10, **more) -> Experiment:
-    script = "python bench/deeponet.py" if part == DEEPONET else "python bench/mlp_pinn.py"
-    return Experiment(name, part, title, f"{script} {command}", seeds=(0,), minutes=minutes, is_baseline=True, **more)
+def _baseline(name: str, part: str, title: str, command: str) -> Experiment:
+    script, minutes = ("bench/deeponet.py", 5) if part == DEEPONET else ("bench/mlp_pinn.py", 10)
+    return Experiment(name, part, title, f"python {script} {command}", seeds=(0,), minutes=minutes, is_baseline=True)
 
 
 def _deeponets(operator: str) -> tuple[str, ...]:
