@@ -119,7 +119,7 @@ def chosen(names: list[str], seeds: list[int] | None, missing: bool) -> Iterator
     wanted = [NAMED[name] for name in names] if names else sorted(EXPERIMENTS, key=lambda e: e.minutes)
     for experiment in wanted:
         for seed in experiment.seeds:
-            if seeds is None or seed is None or seed in seeds:
+            if seeds is None or seed in seeds or experiment.seeds == (None,):
                 record = load(experiment, seed) if missing else None
                 if record is None or "failed" in record:
                     yield experiment, seed
@@ -148,7 +148,7 @@ def show() -> None:
         states = [_state(load(experiment, seed)) for seed in experiment.seeds]
         minutes += experiment.minutes * sum(state != "run" for state in states)
         print(
-            f"{experiment.name:<26}{experiment.minutes:>6.1f} min a run   {', '.join(states):<26} {experiment.command}"
+            f"{experiment.name:<32}{experiment.minutes:>5.1f} min a run   {', '.join(states):<27} {experiment.command}"
         )
     print(f"\nabout {minutes:.0f} minutes for what is missing")
 
