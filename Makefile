@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # setup.py writes this record of what was built, or of why not, with every build.
 BUILT := bumpnet_fast/_build.json
 
-.PHONY: demo test bench lint format wheel clean
+.PHONY: demo test bench results lint format wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(BUILT)          ## solve Helmholtz, print a summary, write a picture
@@ -22,6 +22,10 @@ test: $(BUILT)          ## all tests, the examples in the docstrings included
 
 bench: $(BUILT)
 	$(BIN)/python -m pytest -q bench
+
+results: $(BUILT)       ## docs/results.md: what is missing of it is measured first, which takes hours if all is
+	$(BIN)/python bench/results.py run --missing
+	$(BIN)/python bench/results.py write
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -1,0 +1,264 @@
+"""docs/results.md from the records of bench/results.py, and from nothing else."""
+
+from __future__ import annotations
+
+import operator
+import statistics
+from typing import Any, NamedTuple
+
+from experiments import CLAIMS, EXPERIMENTS, NAMED, PARTS, Experiment
+
+Record = dict[str, Any]
+Records = dict[tuple[str, int | None], Record]
+
+COMPARE = {"<=": operator.le, ">=": operator.ge}
+SIGNS = {"<=": "≤", ">=": "≥"}
+#: How the page calls what is wanted.
+NAMES = {
+    "rel_l2": "error",
+    "seconds": "seconds",
+    "solve_ratio": "times cheaper",
+    "fewer": "times fewer parameters",
+    "of_baseline": "error by the baseline's",
+    "pruned_by_full": "error by that before",
+}
+SEEDED = "median, and the worst in brackets, over seeds 0 to 2"
+
+INTRODUCTION = f"""# Results
+
+This page is made by `make results` from the files in `bench/results`, one per command and seed; nothing on it is
+written by hand. `python bench/results.py list` says what there is. Errors are relative L2 errors against the exact or
+an independent reference solution on a grid that is not trained on: {SEEDED}. Seconds are of solving, on one thread.
+What `--seed` changes: it perturbs the initial shapes by 5 % (`bumpnet solve`), or draws the functions
+(`bumpnet operator`); nothing is random in `bumpnet evolve`.
+"""
+
+
+class Verdict(NamedTuple):
+    """Whether a wanted figure was reached, None where that is not known."""
+
+    met: bool | None
+    text: str
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def results_of(experiment: Experiment, records: Records) -> list[dict[str, Any]]:
+    """What the runs of an experiment reported, those that failed left out."""
+    found = (records.get((experiment.name, seed), {}) for seed in experiment.seeds)
+    return [record["result"] for record in found if "result" in record]
+
+
+def values_of(key: str, experiment: Experiment, records: Records) -> list[float]:
+    """The figure ``key`` for every seed, derived ones included; empty if not known."""
+    results = results_of(experiment, records)
+    if key not in ("fewer", "of_baseline"):
+        return [result[key] for result in results]
+    opponents = [results_of(NAMED[name], records) for name in experiment.baselines]
+    if not opponents or not all(opponents):
+        return []
+    flat = [result for opponent in opponents for result in opponent]
+    if key == "fewer":
+        return [min(result["parameters"] for result in flat) / result["parameters"] for result in results]
+    return [result["rel_l2"] / min(other["rel_l2"] for other in flat) for result in results]
+
+
+def verdict(want: str, experiment: Experiment, records: Records) -> Verdict:
+    key, sign, limit = want.split()
+    wanted, values = f"{NAMES[key]} {SIGNS[sign]} {limit}", values_of(key, experiment, records)
+    here = [records[experiment.name, seed] for seed in experiment.seeds if (experiment.name, seed) in records]
+    failed = any("failed" in record for record in here)
+    if not values:
+        return Verdict(False if failed else None, f"{wanted}: **{'failed' if failed else 'not measured'}**")
+    good = [COMPARE[sign](value, float(limit)) for value in values]
+    seeds = len(experiment.seeds)
+    if all(good) and not failed:
+        missing = f" by {len(good)} of {seeds} seeds, **the others not measured**" if len(good) < seeds else ""
+        return Verdict(None if missing else True, f"{wanted}: met{missing}")
+    said = [number(max(values) if sign == "<=" else min(values))]
+    said += [f"met by {sum(good)} of {seeds} seeds"] if any(good) else []
+    load = max(record.get("machine", {}).get("load_before") or 0 for record in here)
+    said += [f"at a load of {load:.0f}"] if key == "seconds" and load > 2 else []
+    return Verdict(False, f"{wanted}: **missed** ({', '.join(said)})")
+
+
+def number(value: float) -> str:
+    if 0.01 <= abs(value) < 1e6:
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
+    return scientific(value) if value else "0"
+
+
+def scientific(value: float) -> str:
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def error(values: list[float]) -> str:
+    """The median, and the worst where there are several."""
+    if not values:
+        return ""
+    middle = scientific(statistics.median(values))
+    return middle if len(values) == 1 else f"{middle} ({scientific(max(values))})"
+
+
+def seconds(values: list[float]) -> str:
+    return number(statistics.median(values)) if values else ""
+
+
+def parameters(result: dict[str, Any]) -> str:
+    windows = result.get("windows", 1)
+    return f"{windows} x {result['parameters_per_window']:,}" if windows > 1 else f"{result['parameters']:,}"
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def page(records: Records) -> str:
+    parts = [INTRODUCTION, *summary(records)]
+    for part in PARTS:
+        parts += [f"\n## {part}\n", f"The paper: {CLAIMS[part]}\n"]
+        parts += SECTIONS.get(part, standard)(part, records)
+    return "\n".join([*parts, *origin(records)]) + "\n"
+
+
+def summary(records: Records) -> list[str]:
+    verdicts = [(e, verdict(want, e, records)) for e in EXPERIMENTS for want in e.wants]
+    met = sum(v.met is True for _, v in verdicts)
+    lines = [f"**{met} of {len(verdicts)} figures that were set as goals are met.**"]
+    for title, kind in (("Missed", False), ("Not measured, or not by all seeds", None)):
+        here = [f"- {e.title} ({e.part}): {v.text}" for e, v in verdicts if v.met is kind]
+        lines += [f"\n{title}:\n", *here] if here else []
+    return lines
+
+
+def standard(part: str, records: Records) -> list[str]:
+    ours = [e for e in EXPERIMENTS if e.part == part and not e.is_baseline]
+    lines = [
+        "| | command | parameters | error | seconds | wanted | baseline |",
+        "|---|---|---|---|---|---|---|",
+        *(_line(e, records) for e in ours),
+    ]
+    notes = [f"- {e.title}: {e.note}" for e in ours if e.note]
+    return lines + (["", *notes] if notes else []) + baselines(part, records)
+
+
+def _line(e: Experiment, records: Records) -> str:
+    results = results_of(e, records)
+    wanted = "; ".join(verdict(want, e, records).text for want in e.wants)
+    cells = [e.title, f"`{e.command}`", parameters(results[0]) if results else "", _errors(e, records)]
+    cells += [seconds([r["seconds"] for r in results]), wanted, "; ".join(_opponent(n, records) for n in e.baselines)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _errors(e: Experiment, records: Records) -> str:
+    here = [records[e.name, seed] for seed in e.seeds if (e.name, seed) in records]
+    failed = [f"seed {record['seed']}: {record['failed']}" for record in here if "failed" in record]
+    said = error([r["rel_l2"] for r in results_of(e, records)])
+    return "; ".join([*([said] if said else []), *failed]) or "not measured"
+
+
+def _opponent(name: str, records: Records) -> str:
+    results = results_of(NAMED[name], records)
+    if not results:
+        return f"{NAMED[name].title}: not measured"
+    return f"{error([r['rel_l2'] for r in results])} with {parameters(results[0])}"
+
+
+def baselines(part: str, records: Records) -> list[str]:
+    """How the baselines ended: what their ratios are worth."""
+    theirs = [e for e in EXPERIMENTS if e.part == part and e.is_baseline]
+    if not theirs:
+        return []
+    lines = [
+        "\nThe baselines, in float64 (`bench/training.py`: Adam, then L-BFGS until 1000 iterations lower the loss by "
+        "less than 10 %, or a cap on the processor's seconds ends it; the seconds below are the processor's):\n",
+        "| | command | parameters | error | seconds | iterations of Adam, L-BFGS | ended |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for e in theirs:
+        results = results_of(e, records)
+        cells = [e.title, f"`{e.command}`", parameters(results[0]) if results else "", _errors(e, records)]
+        cells.append(seconds([r["seconds"] for r in results]))
+        cells.append("; ".join(f"{r['adam']:,}, {r['lbfgs']:,}" for r in results))
+        cells.append("; ".join(r["stop_reason"] for r in results))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def pruning(part: str, records: Records) -> list[str]:
+    (e,) = (e for e in EXPERIMENTS if e.part == part)
+    lines = [
+        f"`{e.command}`, by seed: heat over space and time with 36 bumps, pruned to 18, to 5, and grown to 18 again; "
+        "and Helmholtz grown from 18 bumps, which are stuck, to an error of 1e-4. Without a seed the bumps start "
+        "unperturbed.\n",
+        "| seed | 36 bumps | pruned to 18 | to 5 | grown to 18 again | Helmholtz: error, bumps | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results_of(e, records):
+        keys = ("full", "rel_l2", "poor", "regrown")
+        seed = "none" if result["seed"] is None else str(result["seed"])
+        cells = [seed, *(scientific(result[key]) for key in keys)]
+        cells += [f"{scientific(result['reached'])}, {result['reached_bumps']}", seconds([result["seconds"]])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", *(f"- {verdict(want, e, records).text}" for want in e.wants)]
+
+
+def evolving(part: str, records: Records) -> list[str]:
+    ours = [e for e in EXPERIMENTS if e.part == part and not e.is_baseline]
+    theirs = [e for e in EXPERIMENTS if e.part == part and e.is_baseline]
+    lines = [
+        "| | command | amplitudes | error | set-up, stepping in seconds | wanted |",
+        "|---|---|---|---|---|---|",
+    ]
+    for e in ours:
+        results = results_of(e, records)
+        times = f"{results[0]['setup_seconds']:.2g}, {results[0]['seconds']:.2g}" if results else ""
+        wanted = "; ".join(verdict(want, e, records).text for want in e.wants)
+        bumps = str(results[0]["bumps"]) if results else ""
+        lines.append("| " + " | ".join([e.title, f"`{e.command}`", bumps, _errors(e, records), times, wanted]) + " |")
+    lines += [
+        "\nBeside an EDNN on a perceptron with all weights evolving, both in one process, at the same 256 points, in "
+        "float64. A solve is one solution for the rates of the weights. The perceptron's steps are halved until its "
+        "error does not fall by a tenth any more. Medians over seeds 0 to 2 of its start.\n",
+        "| | command | solve: ours, perceptron's | ratio | whole: ours, its | error: ours, its | wanted |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for e in theirs:
+        results = results_of(e, records)
+
+        def middle(key: str, results=results) -> float:
+            return statistics.median(result[key] for result in results)
+
+        cells = [e.title, f"`{e.command}`", *[""] * 5]
+        if results:
+            cells[2] = f"{1e6 * middle('bumps_solve_seconds'):.2g} µs, {1e3 * middle('solve_seconds'):.2g} ms"
+            cells[3] = f"{middle('solve_ratio'):,.0f}"
+            cells[4] = f"{middle('bumps_seconds'):.2g} s, {middle('seconds'):.2g} s"
+            cells[5] = f"{scientific(middle('bumps_rel_l2'))}, {error([r['rel_l2'] for r in results])}"
+        cells[6] = "; ".join(verdict(want, e, records).text for want in e.wants)
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+SECTIONS = {PARTS[2]: pruning, PARTS[3]: evolving}
+
+
+def origin(records: Records) -> list[str]:
+    """Machines and versions behind the page."""
+    lines = ["\n## Where these are from\n", "| commit | date | machine | torch | runs |", "|---|---|---|---|---|"]
+    groups: dict[tuple[str, ...], int] = {}
+    for record in records.values():
+        machine = record["machine"]
+        where = f"{machine['processor']}, {machine['cores']} cores, one thread"
+        key = record["commit"], record["date"], where, record["versions"]["torch"]
+        groups[key] = groups.get(key, 0) + 1
+    lines += ["| " + " | ".join([*key, str(count)]) + " |" for key, count in sorted(groups.items())]
+    loads = [record["machine"]["load_before"] for record in records.values() if record["machine"]["load_before"]]
+    if loads:
+        busy = f"{statistics.median(loads):.1f} in the median, {max(loads):.1f} at most"
+        lines.append(
+            f"\nOther work ran beside these: the load was {busy} when they began, so seconds are too high, if anything."
+        )
+    lines.append("A `+` after a commit marks code that had been changed since it.")
+    return lines
