@@ -188,9 +188,8 @@ def _settable(problem: type[Problem], method: str = "auto") -> dict[str, dict[st
     """All that ``--set`` reaches, with the defaults, by what it belongs to."""
     from .layer import BumpNet
 
-    march, run = {"graded": 0.0}, {"perturb": 0.0}
-    scopes = {"solver": _options(cli_solve.options_of(method)), "net": _options(BumpNet), "march": march, "run": run}
-    return {"problem": problem.settings(), **scopes}
+    scopes = {"solver": _options(cli_solve.options_of(method)), "net": _options(BumpNet)}
+    return {"problem": problem.settings(), **scopes, "run": {"graded": 0.0, "perturb": 0.0}}
 
 
 def _sorted_settings(
@@ -282,6 +281,7 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
 
     from . import problems
     from .layer import BumpNet
+    from .solvers.placement import grade
 
     perturb = settings["run"].setdefault("perturb", 0.0 if arguments.seed is None else PERTURB)
     if not isinstance(perturb, (int, float)) or not 0 <= perturb < math.inf:
@@ -291,6 +291,7 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
         bumps = arguments.bumps or problem.default_bumps
         dim, domain = problem.domain.shape[1], problem.domain
         net = BumpNet(dim, bumps, domain, problem.outputs, dtype=arguments.dtype, **settings["net"])
+        grade(net, problem, settings["run"].setdefault("graded", 0.0))
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     if perturb:
@@ -329,10 +330,8 @@ def _run(
         windows = arguments.windows or problem.default_windows
         if windows is None or cli_solve.is_first_order(arguments.method):
             return cli_solve.solver(arguments, folder)(problem, net, **choices, **follow)
-        start = {"net": settings["net"] | {"dtype": arguments.dtype}, "perturb": settings["run"]["perturb"]}
-        return marching.march(
-            problem, arguments.bumps, windows=windows, **start, **settings["march"], **choices, **follow
-        )
+        start = {"net": settings["net"] | {"dtype": arguments.dtype}, **settings["run"]}
+        return marching.march(problem, arguments.bumps, windows=windows, **start, **choices, **follow)
 
     started = False
 

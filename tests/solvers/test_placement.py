@@ -7,6 +7,7 @@ import torch
 
 from bumpnet_fast import BumpNet
 from bumpnet_fast.problems import Problem, get
+from bumpnet_fast.solvers import solve
 from bumpnet_fast.solvers.placement import grade
 
 
@@ -44,3 +45,28 @@ def test_without_slopes_or_share_nothing_moves():
         before = net.rows.detach().clone()
         grade(net, where, share)
         torch.testing.assert_close(net.rows.detach(), before)
+
+
+def test_bumps_gather_where_the_outline_of_a_layer_is_steep():
+    problem = get("convection-diffusion", eps=0.02, lower=(0, 0), upper=(2, 1))
+    net = BumpNet(2, (16, 3), problem.domain, dtype="float64")
+    before = net.centres.detach()
+    grade(net, problem, 0.5)
+    x = net.centres[:, 0]
+    assert (x > 2 - 0.1).double().mean() == pytest.approx(0.5, abs=0.1) and x.max() < 2
+    torch.testing.assert_close(net.centres[:, 1].detach(), before[:, 1])
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, "half", float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="graded must be at least 0 and less than 1, got"):
+        grade(BumpNet(2, 4), get("poisson"), share)
+
+
+def test_a_graded_start_finds_a_layer():
+    problem = get("convection-diffusion", eps=0.03)
+    errors = []
+    for share in (0.0, 0.5):
+        net = BumpNet(2, (8, 2), problem.domain, dtype="float64")
+        errors.append(solve(problem, grade(net, problem, share), iterations=12, refine=2).rel_l2)
+    assert errors[1] < 2e-3 and errors[1] < 0.2 * errors[0]
