@@ -281,7 +281,7 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
 
     from . import problems
     from .layer import BumpNet
-    from .solvers.placement import grade
+    from .solvers.placement import drop_outside, grade
 
     perturb = settings["run"].setdefault("perturb", 0.0 if arguments.seed is None else PERTURB)
     if not isinstance(perturb, (int, float)) or not 0 <= perturb < math.inf:
@@ -292,6 +292,7 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
         dim, domain = problem.domain.shape[1], problem.domain
         net = BumpNet(dim, bumps, domain, problem.outputs, dtype=arguments.dtype, **settings["net"])
         grade(net, problem, settings["run"].setdefault("graded", 0.0))
+        drop_outside(net, problem)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     if perturb:

@@ -21,7 +21,7 @@ from ..layer import BumpNet
 from ..problems.base import Condition, Problem
 from ..problems.sampling import lattice
 from .least_squares import Progress, Solution, solve
-from .placement import grade
+from .placement import drop_outside, grade
 
 #: A window that ends with a loss so many times the best so far is solved again from uniform bumps.
 _BAD_LOSS = 20.0
@@ -245,6 +245,7 @@ def march(
         fresh = BumpNet(len(part.lower), bumps, part.domain, part.outputs, **net)
         if graded:
             grade(fresh, part, graded)
+        drop_outside(fresh, part)
         if perturb:
             fresh.perturb_(perturb, torch.Generator().manual_seed(seed))
         now = dict(options, seed=seed, callback=log)

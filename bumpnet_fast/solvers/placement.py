@@ -1,18 +1,51 @@
-"""Where bumps start: closer together where the start of the solution is steep."""
+"""Where bumps start: closer together where the solution is expected to be steep, and none outside the domain."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from ..adapt import keep_bumps
 from ..jet import Jet
 from ..layer import BumpNet
 from ..problems.base import Problem
+from ..problems.sampling import lattice
 
 #: Points along the axis that is graded, and along each of the others.
 _ALONG, _ACROSS = 2001, 5
 #: Slopes no larger are rounding.
 _FLAT = 1e-9
+#: A bump that nowhere in the domain comes to this share of its peak is outside.
+_OUTSIDE = 0.01
+
+
+def drop_outside(net: BumpNet, problem: Problem) -> int:
+    """Take out, in place, the bumps of which nothing is seen in the domain of the problem.
+
+    Their columns of the least-squares system are as good as zero.  A bump outside whose tail reaches into
+    the domain stays: training can pull it in.
+
+    Returns
+    -------
+    int
+        Number of bumps taken out.
+
+    Examples
+    --------
+    >>> from bumpnet_fast import problems
+    >>> problem = problems.get("lshape")
+    >>> net = BumpNet(2, (16, 16), problem.domain)
+    >>> drop_outside(net, problem)
+    9
+    """
+    x = lattice(problem.domain)
+    inside = problem.inside(x)
+    if bool(inside.all()):
+        return 0
+    with torch.no_grad():
+        peaks = net.basis(net.centres).value.diagonal()
+        seen = net.basis(x[inside].to(net.rows)).value.amax(0) >= _OUTSIDE * peaks
+    return keep_bumps(net, seen)
 
 
 def grade(net: BumpNet, problem: Problem, share: float) -> BumpNet:
