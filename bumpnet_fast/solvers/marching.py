@@ -163,12 +163,14 @@ class March:
     @property
     def net(self) -> BumpNet:
         """All bumps of all windows in one net: to count and to draw, not to evaluate."""
-        first = self.parts[0].net
+        first, axis = self.parts[0].net, self.problem.time
         frame = first.frame.clone()
-        frame[1, self.problem.time] = self.parts[-1].net.frame[1, self.problem.time]
+        frame[1, axis] = self.parts[-1].net.frame[1, axis]
         rows = torch.cat([part.net.rows.detach() for part in self.parts])
-        centres = torch.cat([part.net.centres.detach() for part in self.parts])
-        rows[:, first.layout.centre] = torch.atanh((2 * centres - frame[0] - frame[1]) / (frame[1] - frame[0]))
+        centres = torch.cat([part.net.centres.detach()[:, axis] for part in self.parts])
+        unit = (2 * centres - frame[0, axis] - frame[1, axis]) / (frame[1, axis] - frame[0, axis])
+        most = 1 - torch.finfo(unit.dtype).eps  # a centre may have gone all the way to the end of its box
+        rows[:, axis] = torch.atanh(unit.clamp(-most, most))
         return BumpNet.from_rows(rows, frame, self.problem.domain, first.tied)
 
     def jet(self, x: Tensor, want: str = "value") -> Jet:

@@ -80,6 +80,16 @@ def test_the_bumps_of_all_windows_are_where_they_are():
     torch.testing.assert_close(solution.net.boxes(), boxes)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_centres_at_the_ends_of_their_boxes_can_be_counted_and_drawn(dtype):
+    solution = march(get("heat"), (3, 3), windows=2, iterations=1, net={"dtype": dtype})
+    for part in solution.parts:
+        part.net.rows.data[:2, :2] = torch.tensor([[30.0, -30.0], [-30.0, 30.0]])
+    centres = torch.cat([part.net.centres for part in solution.parts])
+    assert solution.net.rows.isfinite().all()
+    torch.testing.assert_close(solution.net.centres, centres)
+
+
 def test_the_history_counts_on():
     told = []
     solution = march(get("heat"), (3, 3), windows=2, iterations=3, callback=told.append)
