@@ -102,11 +102,16 @@ class Part:
         return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want, self.boundary)
 
 
+def _end(before: Part | Solution) -> State:
+    """What the next window starts from, at points of any dtype."""
+    return lambda x, want: before.jet(x.to(before.net.rows), want)._map(lambda part: part.to(x))
+
+
 def chain(problem: Problem, nets: Sequence[BumpNet], boundary: str) -> list[Part]:
     """The parts of a solution from the nets of its windows, which are equally long."""
     parts: list[Part] = []
     for net, (start, stop) in zip(nets, itertools.pairwise(_edges(problem, len(nets))), strict=True):
-        part = window(problem, start, stop, parts[-1].jet if parts else None)
+        part = window(problem, start, stop, _end(parts[-1]) if parts else None)
         parts.append(Part(part, net, boundary))
     return parts
 
@@ -243,7 +248,7 @@ def march(
     solutions: list[Solution] = []
     log = _Log(began, callback)
     for k, (start, stop) in enumerate(itertools.pairwise(_edges(problem, windows))):
-        part = window(problem, start, stop, solutions[-1].jet if solutions else None)
+        part = window(problem, start, stop, _end(solutions[-1]) if solutions else None)
         fresh = BumpNet(len(part.lower), bumps, part.domain, part.outputs, **net)
         if graded:
             grade(fresh, part, graded)
