@@ -87,7 +87,7 @@ def settable(problem: type[Problem], method: str = "auto", search: str | None = 
     from ..solvers import adaptive
 
     solver = options_of(_solver(method)) | (options_of(getattr(adaptive, search)) if search else {})
-    scopes = {"solver": solver, "net": options_of(BumpNet), "march": {"graded": 0.0}, "run": {"perturb": 0.0}}
+    scopes = {"solver": solver, "net": options_of(BumpNet), "run": {"graded": 0.0, "perturb": 0.0}}
     return {"problem": problem.settings(), **scopes}
 
 
@@ -169,6 +169,7 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
 
     from .. import problems
     from ..layer import BumpNet
+    from ..solvers.placement import drop_outside, grade
 
     perturb = perturbation(arguments, settings)
     try:
@@ -176,6 +177,8 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
         bumps = arguments.bumps or problem.default_bumps
         dim, domain = problem.domain.shape[1], problem.domain
         net = BumpNet(dim, bumps, domain, problem.outputs, dtype=arguments.dtype, **settings["net"])
+        grade(net, problem, settings["run"].setdefault("graded", 0.0))
+        drop_outside(net, problem)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     if (arguments.prune_to or 0) > len(net.rows):
@@ -206,8 +209,8 @@ def _call(
         return lambda callback: adaptive.prune(problem, net, arguments.prune_to, callback=callback, **choices)
     windows = arguments.windows or problem.default_windows
     if windows is not None and not is_first_order(arguments.method):
-        start = {"net": settings["net"] | {"dtype": arguments.dtype}, "perturb": settings["run"]["perturb"]}
-        choices |= {"windows": windows, **start, **settings["march"]}
+        start = {"net": settings["net"] | {"dtype": arguments.dtype}, **settings["run"]}
+        choices |= {"windows": windows, **start}
         return lambda callback: marching.march(problem, arguments.bumps, callback=callback, **choices)
     return lambda callback: _solver(arguments.method)(problem, net, callback=callback, **choices)
 

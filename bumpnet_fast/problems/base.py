@@ -181,6 +181,13 @@ class Problem:
         """What errors are measured against, [N] or [N, K]: by default the exact solution."""
         return self.exact(x)
 
+    def outline(self, x: Tensor) -> Tensor | None:
+        """A function, [N] or [N, K], as steep as u where u is expected to be: where graded bumps go.
+
+        None, the default, takes the lift: what u is known to be before it is solved for.
+        """
+        return None
+
     def boundary_values(self, x: Tensor) -> Tensor:
         """Given values, [N] or [N, K], at points of the boundary: the exact solution, or else zero."""
         exact = self.exact(x)
@@ -325,13 +332,16 @@ class Problem:
             conditions.append(Condition("initial", lambda counts: sampling.faces(self.domain, counts, start), given))
         return conditions + [self.periodicity(axis) for axis in self.periodic]
 
-    def periodicity(self, axis: int) -> Condition:
-        """The condition that u and its derivative along ``axis`` are the same on the two faces of the axis."""
+    def periodicity(self, axis: int, length: float = 1.0) -> Condition:
+        """The condition that u and its derivative along ``axis`` are the same on the two faces of the axis.
+
+        The derivative counts times ``length``: the width of the thinnest layer that a face may have.
+        """
         first_order = self.want == "gradient"
 
         def residual(x: Tensor, difference: Jet) -> Tensor:
             value = difference.value
-            return value if first_order else torch.cat([value, difference.d(axis)], 1)
+            return value if first_order else torch.cat([value, length * difference.d(axis)], 1)
 
         period = tuple((b - a) * (j == axis) for j, (a, b) in enumerate(zip(self.lower, self.upper, strict=True)))
 

@@ -30,7 +30,7 @@ class ConvectionDiffusion(Problem):
     want = "diagonal"
     linear = True
     default_bumps = (16, 3)
-    options = MappingProxyType({"refine": 12, "iterations": 160})
+    options = MappingProxyType({"graded": 0.5, "refine": 4, "iterations": 60})
 
     eps: float = 0.01
     lower: tuple[float, ...] = (0.0, 0.0)
@@ -38,6 +38,9 @@ class ConvectionDiffusion(Problem):
 
     def residual(self, x, u):
         return u.d(0) - self.eps * u.laplacian
+
+    def outline(self, x):
+        return torch.exp((x[:, 0] - self.upper[0]) / self.eps)
 
     def exact(self, x):
         root = math.sqrt(1 + (2 * self.eps * math.pi) ** 2)

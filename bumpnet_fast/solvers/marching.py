@@ -24,7 +24,7 @@ from ..problems.sampling import lattice
 from . import runs
 from .journal import Journal
 from .least_squares import Progress, Solution
-from .placement import grade
+from .placement import drop_outside, grade
 
 #: A window that ends with a loss so many times the best so far is solved again from uniform bumps.
 _BAD_LOSS = 20.0
@@ -105,11 +105,16 @@ class Part:
         return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want, self.boundary)
 
 
+def _end(before: Part | Solution) -> State:
+    """What the next window starts from, at points of any dtype."""
+    return lambda x, want: before.jet(x.to(before.net.rows), want)._map(lambda part: part.to(x))
+
+
 def chain(problem: Problem, nets: Sequence[BumpNet], boundary: str) -> list[Part]:
     """The parts of a solution from the nets of its windows, which are equally long."""
     parts: list[Part] = []
     for net, (start, stop) in zip(nets, itertools.pairwise(_edges(problem, len(nets))), strict=True):
-        part = window(problem, start, stop, parts[-1].jet if parts else None)
+        part = window(problem, start, stop, _end(parts[-1]) if parts else None)
         parts.append(Part(part, net, boundary))
     return parts
 
@@ -166,12 +171,14 @@ class March:
     @property
     def net(self) -> BumpNet:
         """All bumps of all windows in one net: to count and to draw, not to evaluate."""
-        first = self.parts[0].net
+        first, axis = self.parts[0].net, self.problem.time
         frame = first.frame.clone()
-        frame[1, self.problem.time] = self.parts[-1].net.frame[1, self.problem.time]
+        frame[1, axis] = self.parts[-1].net.frame[1, axis]
         rows = torch.cat([part.net.rows.detach() for part in self.parts])
-        centres = torch.cat([part.net.centres.detach() for part in self.parts])
-        rows[:, first.layout.centre] = torch.atanh((2 * centres - frame[0] - frame[1]) / (frame[1] - frame[0]))
+        centres = torch.cat([part.net.centres.detach()[:, axis] for part in self.parts])
+        unit = (2 * centres - frame[0, axis] - frame[1, axis]) / (frame[1, axis] - frame[0, axis])
+        most = 1 - torch.finfo(unit.dtype).eps  # a centre may have gone all the way to the end of its box
+        rows[:, axis] = torch.atanh(unit.clamp(-most, most))
         return BumpNet.from_rows(rows, frame, self.problem.domain, first.tied)
 
     def jet(self, x: Tensor, want: str = "value") -> Jet:
@@ -252,10 +259,11 @@ def march(
     with store:
         log = _Log(Journal(store, began), callback)
         for k, (start, stop) in enumerate(itertools.pairwise(_edges(problem, windows))):
-            part = window(problem, start, stop, solutions[-1].jet if solutions else None)
+            part = window(problem, start, stop, _end(solutions[-1]) if solutions else None)
             fresh = BumpNet(len(part.lower), bumps, part.domain, part.outputs, **net)
             if graded:
                 grade(fresh, part, graded)
+            drop_outside(fresh, part)
             if perturb:
                 fresh.perturb_(perturb, torch.Generator().manual_seed(seed))
             now = dict(options, seed=seed, callback=log)

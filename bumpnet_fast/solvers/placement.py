@@ -1,26 +1,68 @@
-"""Where bumps start: closer together where the start of the solution is steep."""
+"""Where bumps start: closer together where the solution is expected to be steep, and none outside the domain."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from ..adapt import keep_bumps
 from ..jet import Jet
 from ..layer import BumpNet
 from ..problems.base import Problem
+from ..problems.sampling import lattice
 
 #: Points along the axis that is graded, and along each of the others.
 _ALONG, _ACROSS = 2001, 5
 #: Slopes no larger are rounding.
 _FLAT = 1e-9
+#: A bump that nowhere in the domain comes to this share of its peak is outside.
+_OUTSIDE = 0.01
+
+
+def drop_outside(net: BumpNet, problem: Problem) -> int:
+    """Take out, in place, the bumps of which nothing is seen in the domain of the problem.
+
+    Their columns of the least-squares system are as good as zero.  A bump outside whose tail reaches into
+    the domain stays: training can pull it in.
+
+    Returns
+    -------
+    int
+        Number of bumps taken out.
+
+    Examples
+    --------
+    >>> from bumpnet_fast import problems
+    >>> problem = problems.get("lshape")
+    >>> net = BumpNet(2, (16, 16), problem.domain)
+    >>> drop_outside(net, problem)
+    9
+    """
+    x = lattice(problem.domain)
+    inside = problem.inside(x)
+    if bool(inside.all()):
+        return 0
+    with torch.no_grad():
+        peaks = net.basis(net.centres).value.diagonal()
+        seen = net.basis(x[inside].to(net.rows)).value.amax(0) >= _OUTSIDE * peaks
+    return keep_bumps(net, seen)
 
 
 def grade(net: BumpNet, problem: Problem, share: float) -> BumpNet:
     """Move the bumps of a uniform grid, in place, along each axis but that of time.
 
-    ``share`` of them go where the lift of the problem, its solution without bumps, has its slopes; the
-    others stay spread evenly.  Side lengths and sharpness follow the spacing.
+    ``share`` of them go where the outline of the problem, or else its lift, has its slopes; the others stay
+    spread evenly.  Side lengths and sharpness follow the spacing.
+
+    Raises
+    ------
+    ValueError
+        If ``share`` is not at least 0 and less than 1.
     """
+    if not isinstance(share, (int, float)) or not 0 <= share < 1:
+        raise ValueError(f"graded must be at least 0 and less than 1, got {share!r}")
+    if not share:
+        return net
     layout, frame = net.layout, net.frame
     with torch.no_grad():
         for axis in range(layout.dim):
@@ -45,11 +87,18 @@ def _density(problem: Problem, axis: int, share: float) -> Tensor | None:
     if problem.time is not None:
         ticks[problem.time] = torch.zeros(1, dtype=torch.float64)
     x = lo + (hi - lo) * torch.cartesian_prod(*ticks).reshape(-1, len(lo))
-    none = [Jet("gradient", x.new_zeros(len(x), problem.outputs), x.new_zeros(len(x), problem.outputs, len(lo)))]
-    slopes = problem.compose(x, "gradient")(*none * len(problem.shifts())).d(axis).abs().sum(1)
+    slopes = _outline(problem, x).d(axis).abs().sum(1)
     profile = slopes.reshape([len(t) for t in ticks]).movedim(axis, 0).reshape(_ALONG, -1).mean(1)
     mean = float(profile.mean())
     return 1 - share + share * profile / mean if mean > _FLAT else None
+
+
+def _outline(problem: Problem, x: Tensor) -> Jet:
+    """Jet at ``x`` [N, d] of what is steep where the solution is."""
+    if problem.outline(x) is not None:
+        return Jet.of(problem.outline, x, "gradient")
+    none = Jet("gradient", x.new_zeros(len(x), problem.outputs), x.new_zeros(len(x), problem.outputs, x.shape[1]))
+    return problem.compose(x, "gradient")(*[none] * len(problem.shifts()))
 
 
 def _warp(unit: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:

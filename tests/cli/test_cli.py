@@ -63,7 +63,7 @@ def test_the_summary(solved):
     settings = summary["settings"]
     assert settings["problem"] == {"lower": [-1, -1], "upper": [1, 1], "a1": 2, "a2": 4, "k": 1}
     assert settings["solver"] == {"points": 64, "iterations": 3}
-    assert settings["run"] == {"perturb": common.PERTURB}
+    assert settings["run"] == {"perturb": common.PERTURB, "graded": 0.0}
 
 
 def test_the_files(solved):

@@ -183,6 +183,14 @@ def test_what_is_wrapped_is_periodic_to_the_second_derivative(periodic):
             torch.testing.assert_close(low, high, atol=1e-9, rtol=1e-9)
 
 
+def test_a_layer_at_a_seam_lets_slopes_count_less():
+    problem = get("allen-cahn")
+    condition = problem.periodicity(0, length=0.01)
+    x = condition.points((4, 6))
+    jump = Jet.of(lambda x: x[:, 0] ** 3 + x[:, 1], x, "gradient") - Jet.of(lambda x: x[:, 1], x, "gradient")
+    torch.testing.assert_close(condition.residual(x, jump), torch.tensor([[-1.0, 0.03]]).to(x).expand(len(x), 2))
+
+
 def test_wrapping_keeps_what_is_periodic():
     problem = get("advection")
     x = inside(problem, 200)

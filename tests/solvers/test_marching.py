@@ -80,6 +80,26 @@ def test_the_bumps_of_all_windows_are_where_they_are():
     torch.testing.assert_close(solution.net.boxes(), boxes)
 
 
+def test_a_march_in_float32_stays_in_float32():
+    solution = march(get("heat"), (4, 3), windows=2, iterations=10, net={"dtype": "float32"})
+    x = spread(get("heat")).float()
+    assert solution.predict(x).dtype == solution.net.rows.dtype == torch.float32 and solution.rel_l2 < 2e-2
+    seam = x.clone()
+    seam[:, 1] = 0.5
+    before, after = (part.jet(seam).value for part in solution.parts)
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_centres_at_the_ends_of_their_boxes_can_be_counted_and_drawn(dtype):
+    solution = march(get("heat"), (3, 3), windows=2, iterations=1, net={"dtype": dtype})
+    for part in solution.parts:
+        part.net.rows.data[:2, :2] = torch.tensor([[30.0, -30.0], [-30.0, 30.0]])
+    centres = torch.cat([part.net.centres for part in solution.parts])
+    assert solution.net.rows.isfinite().all()
+    torch.testing.assert_close(solution.net.centres, centres)
+
+
 def test_the_history_counts_on():
     told = []
     solution = march(get("heat"), (3, 3), windows=2, iterations=3, callback=told.append)

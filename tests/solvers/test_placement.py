@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from bumpnet_fast import BumpNet
-from bumpnet_fast.problems import Problem, get
-from bumpnet_fast.solvers.placement import grade
+from bumpnet_fast.problems import Problem, get, sampling
+from bumpnet_fast.solvers import solve
+from bumpnet_fast.solvers.placement import drop_outside, grade
 
 
 @dataclass
@@ -44,3 +45,81 @@ def test_without_slopes_or_share_nothing_moves():
         before = net.rows.detach().clone()
         grade(net, where, share)
         torch.testing.assert_close(net.rows.detach(), before)
+
+
+def test_bumps_gather_where_the_outline_of_a_layer_is_steep():
+    problem = get("convection-diffusion", eps=0.02, lower=(0, 0), upper=(2, 1))
+    net = BumpNet(2, (16, 3), problem.domain, dtype="float64")
+    before = net.centres.detach()
+    grade(net, problem, 0.5)
+    x = net.centres[:, 0]
+    assert (x > 2 - 0.1).double().mean() == pytest.approx(0.5, abs=0.1) and x.max() < 2
+    torch.testing.assert_close(net.centres[:, 1].detach(), before[:, 1])
+
+
+@dataclass
+class Disc(Problem):
+    """Poisson's equation in a disc of a large box, zero at the edge, which is built in by its distance."""
+
+    name, linear = "disc", True
+    radius: float = 0.7
+
+    def inside(self, x):
+        return self.distance(x) >= 0
+
+    def distance(self, x):
+        return 1 - x.square().sum(1) / self.radius**2
+
+    def lift(self, x):
+        return torch.zeros_like(x[:, 0])
+
+    def exact(self, x):
+        return self.distance(x) * torch.sin(4 * x[:, 0])
+
+    def residual(self, x, u):
+        sine, cosine = torch.sin(4 * x[:, 0]), torch.cos(4 * x[:, 0])
+        change = -4 * sine - 16 * x[:, 0] * cosine
+        return u.laplacian[:, 0] - change / self.radius**2 + 16 * self.distance(x) * sine
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bumps_outside_the_domain_are_dropped(dtype):
+    problem = Disc(radius=0.3)
+    net = BumpNet(2, (12, 12), problem.domain, dtype=dtype)
+    before, centres = net.rows.detach().clone(), net.centres.detach()
+    dropped = drop_outside(net, problem)
+    assert dropped + len(net.rows) == 144 and 40 < dropped < 120 and net.rows.dtype == before.dtype
+    radius = centres.norm(dim=1)
+    assert (net.centres.norm(dim=1) < radius.max()).all()
+    near = before[radius < problem.radius]
+    assert all((net.rows == row).all(1).any() for row in near)
+    scales = torch.linalg.vector_norm(net.basis(sampling.interior(problem.domain, (60, 60)).to(net.rows)).value, dim=0)
+    assert drop_outside(net, problem) == 0 and scales.min() > 0
+
+
+def test_where_the_domain_is_the_box_every_bump_stays():
+    net = BumpNet(2, (5, 5), get("poisson").domain)
+    assert drop_outside(net, get("poisson")) == 0 and len(net.rows) == 25
+
+
+def test_a_disc_with_its_edge_built_in():
+    problem = Disc()
+    net = BumpNet(2, (7, 7), problem.domain, dtype="float64")
+    drop_outside(net, problem)
+    solution = solve(problem, net, iterations=10)
+    assert solution.boundary == "hard" and solution.rel_l2 < 1e-4
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, "half", float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="graded must be at least 0 and less than 1, got"):
+        grade(BumpNet(2, 4), get("poisson"), share)
+
+
+def test_a_graded_start_finds_a_layer():
+    problem = get("convection-diffusion", eps=0.03)
+    errors = []
+    for share in (0.0, 0.5):
+        net = BumpNet(2, (8, 2), problem.domain, dtype="float64")
+        errors.append(solve(problem, grade(net, problem, share), iterations=12, refine=2).rel_l2)
+    assert errors[1] < 2e-3 and errors[1] < 0.2 * errors[0]
