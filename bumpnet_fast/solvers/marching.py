@@ -107,7 +107,7 @@ class Part:
 
 def _end(before: Part | Solution) -> State:
     """What the next window starts from, at points of any dtype."""
-    return lambda x, want: before.jet(x.to(before.net.rows), want)._map(lambda part: part.to(x))
+    return lambda x, want: before.jet(x.to(before.net.rows), want).map(lambda part: part.to(x))
 
 
 def chain(problem: Problem, nets: Sequence[BumpNet], boundary: str) -> list[Part]:
