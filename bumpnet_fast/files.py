@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import zipfile
@@ -54,6 +55,23 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def sweep(path: str | os.PathLike) -> None:
+    """Remove what :func:`atomic` left beside ``path`` when its process was killed; nobody else may be writing there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / ".model.pt.0123abcd.part").touch()
+    >>> sweep(folder / "model.pt")
+    >>> list(folder.iterdir())
+    []
+    """
+    path = Path(path).resolve()
+    for part in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
+        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -114,4 +132,4 @@ def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) 
     return content
 
 
-__all__ = ["CheckpointError", "atomic", "damaged", "one_line", "read"]
+__all__ = ["CheckpointError", "atomic", "damaged", "one_line", "read", "sweep"]

@@ -39,7 +39,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import CheckpointError, atomic, one_line, read
+from ..files import CheckpointError, atomic, one_line, read, sweep
 from ..layer import BumpNet
 
 #: Format of the files; in 1 all runs were of "train".
@@ -182,6 +182,7 @@ class Store:
 
     def __enter__(self) -> Store:
         if self.on:
+            sweep(self.path)
             if self.state is None:
                 write(self.path, self.content | {"state": None})
             self._cleared.enter_context(termination_raised())
