@@ -6,13 +6,16 @@ from .evolving_basis import uniform_net
 from .first_order import train
 from .least_squares import Progress, Solution, solve
 from .marching import March, march
+from .placement import drop_outside, grade
 
 __all__ = [
     "Evolution",
     "March",
     "Progress",
     "Solution",
+    "drop_outside",
     "evolve",
+    "grade",
     "grow",
     "march",
     "prune",
