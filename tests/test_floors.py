@@ -25,7 +25,7 @@ FLOORS = [
     {"checkpoint_operator"},
     {"plotting", "plotting_evolution"},
     {"plotting_operator"},
-    {"info", "cases", "parity"},
+    {"info", "cases", "parity", "speed"},
     {"integrations"},
     {"cli"},
     {"__main__"},
