@@ -19,7 +19,7 @@ FLOORS = [
     {"ops"},
     {"functional"},
     {"layer"},
-    {"adapt", "deeponet"},
+    {"adapt", "deeponet", "step"},
     {"problems", "solvers"},
     {"checkpoint", "evolution_checkpoint"},
     {"checkpoint_operator"},
