@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import time
 from collections import defaultdict
@@ -16,7 +17,11 @@ from bumpnet_fast import native
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+collect_ignore = [] if importlib.util.find_spec("jax") else ["jax_peers.py"]  # whose docstrings are looked at
+
 OURS = "ours"
+#: Processes that wanted to run before the benchmarks began.
+LOAD = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def pytest_addoption(parser):
@@ -71,6 +76,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     known = {"python": machine_info.get("python_version"), "system": machine_info.get("system")}
     known |= {"processor": processor.get("brand_raw"), "processors": processor.get("count")}
     known |= {"variant": native.variant(), "torch": str(torch.__version__)}
+    known["load"] = LOAD
     known["jax"] = metadata.version("jax") if importlib.util.find_spec("jax") else None
     known["device"] = torch.cuda.get_device_name() if config.getoption("--device") == "cuda" else "CPU"
     machine_info.clear()

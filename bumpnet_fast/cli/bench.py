@@ -14,7 +14,9 @@ def add_command(commands: Any) -> None:
     about = "time a small training step beside plain PyTorch"
     note = "One thread, on the CPU; the cases take turns in one process.  It takes about a minute."
     bench = commands.add_parser("bench", help=about, description=about[0].upper() + about[1:] + ".", epilog=note)
-    bench.add_argument("--compile", action="store_true", help="torch.compile too: minutes, and a C++ compiler")
+    bench.add_argument(
+        "--compile", action="store_true", help="compiled contestants too; takes minutes and a C++ compiler"
+    )
     bench.add_argument("--seconds", type=_seconds, default=3.0, metavar="S", help="for each case; default: %(default)s")
     bench.add_argument("--json", action="store_true", help="as JSON")
     bench.set_defaults(run=_bench)
@@ -34,13 +36,13 @@ def _bench(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from ..speed import COMPILED, EAGER, NESTED, OURS, run, show
+    from ..speed import COMPILED, EAGER, NESTED, OURS, STEP, run, show
 
     console = Console(stderr=True)
     watched = functools.partial(
         track, description="timing", console=console, transient=True, disable=not console.is_terminal
     )
-    names = [OURS, *([COMPILED] if arguments.compile else []), EAGER, NESTED]
+    names = [OURS, *([STEP, COMPILED] if arguments.compile else []), EAGER, NESTED]
     report = run(names, arguments.seconds, watched)
     print(as_json(report)) if arguments.json else show(report)
     return 0
