@@ -15,7 +15,7 @@ import memory
 import pytest
 import torch
 
-SECONDS, LEAST, MOST = 1.0, 3, 300
+SECONDS, LEAST, MOST = 0.5, 3, 300
 #: Relative, of the loss and of the gradient's largest entry.
 TOLERANCE = {"float32": (1e-4, 2e-3), "float64": (1e-11, 1e-9)}
 

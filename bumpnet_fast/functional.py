@@ -178,7 +178,8 @@ def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tie
     if _plain_torch(x.shape[1]):
         function = reference.jet
     else:
-        function = _ops.jet if torch.compiler.is_compiling() else _BumpnetJet.apply
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # the graph shall have the operator
+        function = _ops.jet if traced else _BumpnetJet.apply
     value, gradient, second = function(x, rows, frame, level, tied)
     return Jet(want, value, gradient if level >= GRADIENT else None, second if level >= DIAGONAL else None)
 
