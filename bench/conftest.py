@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
+import time
 from collections import defaultdict
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 
+from bumpnet_fast import native
+
 sys.path.insert(0, str(Path(__file__).parent))
 
+collect_ignore = [] if importlib.util.find_spec("jax") else ["jax_peers.py"]  # whose docstrings are looked at
+
 OURS = "ours"
+#: Processes that wanted to run before the benchmarks began.
+LOAD = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def pytest_addoption(parser):
@@ -19,8 +29,17 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "short: what `make bench-compare` looks at")
+    config.addinivalue_line("markers", "one_thread: computes in one thread")
     if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda: there is no CUDA device")
+
+
+def pytest_collection_modifyitems(config, items):
+    """What runs in one thread is timed by the processor's time, which a busy machine disturbs less."""
+    for item in items if config.getoption("--device") == "cpu" else ():
+        if item.get_closest_marker("one_thread"):
+            item.add_marker(pytest.mark.benchmark(timer=time.process_time))
 
 
 @pytest.fixture(scope="session")
@@ -29,15 +48,18 @@ def device(request):
 
 
 @pytest.fixture
-def timed(benchmark, device):
-    """``benchmark``, which waits for the GPU in every timed call."""
+def settled(device):
+    """Makes a function wait for the GPU whenever it is called."""
 
-    def settled(function, *args):
-        result = function(*args)
-        torch.cuda.synchronize()
-        return result
+    def wait_too(function):
+        def settled(*args):
+            result = function(*args)
+            torch.cuda.synchronize()
+            return result
 
-    return lambda function, *args: benchmark(*((settled,) if device == "cuda" else ()), function, *args)
+        return settled if device == "cuda" else function
+
+    return wait_too
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +68,19 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    """What figures depend on, and nothing that tells whose machine it was."""
+    processor = machine_info.get("cpu", {})
+    known = {"python": machine_info.get("python_version"), "system": machine_info.get("system")}
+    known |= {"processor": processor.get("brand_raw"), "processors": processor.get("count")}
+    known |= {"variant": native.variant(), "torch": str(torch.__version__)}
+    known["load"] = LOAD
+    known["jax"] = metadata.version("jax") if importlib.util.find_spec("jax") else None
+    known["device"] = torch.cuda.get_device_name() if config.getoption("--device") == "cuda" else "CPU"
+    machine_info.clear()
+    machine_info |= known
 
 
 def pytest_terminal_summary(terminalreporter, config):

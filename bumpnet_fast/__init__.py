@@ -4,6 +4,7 @@ from .deeponet import BumpDeepONet
 from .functional import backend, bump_basis, bump_combine, bump_compact, bump_design, bump_jet, use_backend
 from .jet import Jet
 from .layer import BumpNet
+from .step import compile_step
 
 __version__ = "0.1.0"
 
@@ -18,5 +19,6 @@ __all__ = [
     "bump_compact",
     "bump_design",
     "bump_jet",
+    "compile_step",
     "use_backend",
 ]

@@ -230,7 +230,16 @@ def under_transform() -> bool:
 
 def _serve(name: str):
     """What a backward calls: the operator, or its reference when a transform comes in by the cotangents."""
-    return _REFERENCE[name][0] if under_transform() else getattr(_ops, name)
+    if under_transform():
+        return _REFERENCE[name][0]
+    op = getattr(_ops, name)
+    return op if torch.is_grad_enabled() else functools.partial(below_autograd, op)
+
+
+def below_autograd(op, *args):
+    """An operator whose results nobody differentiates, past autograd's layers of Python."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
 
 
 def _save(ctx, inputs, output):
@@ -481,6 +490,7 @@ __all__ = [
     "MAX_DIM",
     "OPERATORS",
     "PRECISIONS",
+    "below_autograd",
     "cuda_kernel",
     "plain",
     "plain_compact",

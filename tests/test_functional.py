@@ -1,5 +1,6 @@
 """What a user calls with tensors: arguments, backends, and corners of the domain of definition."""
 
+import io
 import math
 
 import oracle
@@ -210,6 +211,16 @@ def test_the_backend_is_the_fastest_variant_or_the_reference():
 def test_public_names():
     assert set(bumpnet_fast.__all__) == {
         "BumpDeepONet", "BumpNet", "Jet", "__version__", "backend", "use_backend",
-        "bump_basis", "bump_combine", "bump_compact", "bump_design", "bump_jet",
+        "bump_basis", "bump_combine", "bump_compact", "bump_design", "bump_jet", "compile_step",
     }  # fmt: skip
     assert all(hasattr(bumpnet_fast, name) for name in bumpnet_fast.__all__)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+def test_a_traced_jet_is_the_operator():
+    """A traced module with a function of Python in it could not be saved."""
+    x, rows, frame = problem()
+    traced = torch.jit.trace(lambda x, rows: bump_jet(x, rows, frame).value, (x, rows.requires_grad_()))
+    assert "bumpnet_fast::jet" in str(traced.graph)
+    buffer = io.BytesIO()
+    torch.jit.save(traced, buffer)

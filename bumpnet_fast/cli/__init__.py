@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__
-from . import check, evolve, info, listing, operator, solve
+from . import bench, check, evolve, info, listing, operator, solve
 from .common import FAILED, INTERRUPTED, USAGE, UsageError
 
 
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="bumpnet", description="Solve partial differential equations with networks of bumps.")
     parser.add_argument("--version", action="version", version=f"bumpnet_fast {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (info, solve, listing, check, evolve, operator):
+    for command in (info, solve, listing, check, bench, evolve, operator):
         command.add_command(commands)
     return parser
 
