@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bumpnet_fast import cli, cli_evolve, cli_operator
+from bumpnet_fast import cli
+from bumpnet_fast.cli import common, evolve, operator, solve
 from bumpnet_fast.problems import PROBLEMS
 from bumpnet_fast.problems.evolution import EVOLUTIONS
 from bumpnet_fast.problems.operators import OPERATORS
@@ -44,13 +45,12 @@ def test_the_commands_are_commands(experiment, tmp_path):
     _, *words = results.process(experiment, seed, tmp_path)
     if words[:2] == ["-m", "bumpnet_fast"]:
         arguments = cli._parser().parse_args(words[2:])
-        sort = {"solve": cli._sorted_settings, "evolve": cli_evolve._sorted_settings}.get(words[2])
-        if sort is None:
-            settable = cli_operator._settable(OPERATORS[arguments.problem])
-            cli._scoped(arguments.problem, settable, arguments.settings)
-        else:
-            method = [arguments.method] if words[2] == "solve" else []
-            sort(arguments.problem, arguments.settings, *method)
+        settable = {
+            "solve": lambda name: solve.settable(PROBLEMS[name], arguments.method),
+            "evolve": lambda name: evolve.settable(EVOLUTIONS[name]),
+            "operator": lambda name: operator.settable(OPERATORS[name]),
+        }[words[2]](arguments.problem)
+        common.scoped(arguments.problem, settable, arguments.settings)
         assert arguments.seed == seed and arguments.json == str(tmp_path / "summary.json")
     else:
         script = results.ROOT / words[0]
