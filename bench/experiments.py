@@ -177,6 +177,10 @@ EXPERIMENTS = (
         _OPERATOR, _deeponets("antiderivative"),
     ),
     Experiment(
+        "antiderivative-9", DEEPONET, "Antiderivative, 9 bumps", "bumpnet operator antiderivative --bumps 9",
+        _OPERATOR, _deeponets("antiderivative"),
+    ),
+    Experiment(
         "antiderivative-12", DEEPONET, "Antiderivative, 12 bumps", "bumpnet operator antiderivative --bumps 12",
         (), _deeponets("antiderivative"),
     ),

@@ -69,7 +69,8 @@ def process(experiment: Experiment, seed: int | None, folder: Path) -> list[str]
 def run(experiment: Experiment, seed: int | None) -> dict[str, Any]:
     """Run it and give its record, with ``failed`` in the place of ``result`` where there is no result."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    busy, start = os.getloadavg()[0] if hasattr(os, "getloadavg") else None, time.perf_counter()
+    busy, commit = os.getloadavg()[0] if hasattr(os, "getloadavg") else None, _commit()
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         summary = Path(folder) / "summary.json"
         command = process(experiment, seed, Path(folder))
@@ -87,7 +88,7 @@ def run(experiment: Experiment, seed: int | None) -> dict[str, Any]:
         "wall_seconds": round(time.perf_counter() - start, 2),
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": 1, "load_before": busy},
         "versions": {"python": platform.python_version()} | _versions("bumpnet_fast", "torch", "numpy", "scipy"),
-        "commit": _commit(),
+        "commit": commit,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
 

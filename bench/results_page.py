@@ -219,8 +219,9 @@ def evolving(part: str, records: Records) -> list[str]:
         lines.append("| " + " | ".join([e.title, f"`{e.command}`", bumps, _errors(e, records), times, wanted]) + " |")
     lines += [
         "\nBeside an EDNN on a perceptron with all weights evolving, both in one process, at the same 256 points, in "
-        "float64. A solve is one solution for the rates of the weights. The perceptron's steps are halved until its "
-        "error does not fall by a tenth any more. Medians over seeds 0 to 2 of its start.\n",
+        "float64; the perceptron's seconds are of the processor. A solve is one solution for the rates of the weights. "
+        "The perceptron's steps are halved until its error falls by less than a tenth. Medians over seeds 0 to 2 "
+        "of its start.\n",
         "| | command | solve: ours, perceptron's | ratio | whole: ours, its | error: ours, its | wanted |",
         "|---|---|---|---|---|---|---|",
     ]
