@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # setup.py writes this record of what was built, or of why not, with every build.
 BUILT := bumpnet_fast/_build.json
 
-.PHONY: demo test bench results lint format wheel clean
+.PHONY: demo test bench bench-compare results lint format wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(BUILT)          ## solve Helmholtz, print a summary, write a picture
@@ -20,8 +20,16 @@ demo: $(BUILT)          ## solve Helmholtz, print a summary, write a picture
 test: $(BUILT)          ## all tests, the examples in the docstrings included
 	$(BIN)/python -m pytest -q
 
-bench: $(BUILT)
-	$(BIN)/python -m pytest -q bench
+bench: $(BUILT)         ## all benchmarks, half an hour; writes docs/benchmarks.md and bench/measured
+	@mkdir -p build
+	$(BIN)/python bench/limit.py --json build/limit.json
+	$(BIN)/python -m pytest -q bench --benchmark-json=build/benchmarks.json
+	$(BIN)/python bench/report.py write build/benchmarks.json --limit build/limit.json
+
+bench-compare: $(BUILT) ## the short cases; fails if one is slower by 20 % than when bench/measured was written
+	@mkdir -p build
+	$(BIN)/python -m pytest -q bench/test_speed.py -m short -k "ours or eager" --benchmark-json=build/short.json
+	$(BIN)/python bench/report.py compare build/short.json
 
 results: $(BUILT)       ## docs/results.md: what is missing of it is measured first, which takes hours if all is
 	$(BIN)/python bench/results.py run --missing

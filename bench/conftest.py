@@ -30,16 +30,20 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "short: what `make bench-compare` looks at")
-    config.addinivalue_line("markers", "one_thread: computes in one thread")
+    config.addinivalue_line("markers", "threads(n): computes in n threads")
     if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda: there is no CUDA device")
 
 
 def pytest_collection_modifyitems(config, items):
-    """What runs in one thread is timed by the processor's time, which a busy machine disturbs less."""
+    """Time on the processor, which a busy machine disturbs less than time on the clock.
+
+    Of several threads it is that of the one that shares out the work and waits for the others.
+    """
     for item in items if config.getoption("--device") == "cpu" else ():
-        if item.get_closest_marker("one_thread"):
-            item.add_marker(pytest.mark.benchmark(timer=time.process_time))
+        if mark := item.get_closest_marker("threads"):
+            timer = time.process_time if mark.args == (1,) else time.thread_time
+            item.add_marker(pytest.mark.benchmark(timer=timer))
 
 
 @pytest.fixture(scope="session")

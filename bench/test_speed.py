@@ -21,11 +21,7 @@ TOLERANCE = {"float32": (1e-4, 2e-3), "float64": (1e-11, 1e-9)}
 
 
 def marks(entry: cases.Entry) -> list[pytest.MarkDecorator]:
-    return [
-        mark
-        for mark, there in ((pytest.mark.short, entry.short), (pytest.mark.one_thread, entry.case.threads == 1))
-        if there
-    ]
+    return [pytest.mark.threads(entry.case.threads), *([pytest.mark.short] if entry.short else [])]
 
 
 RUNS = [

@@ -1,0 +1,228 @@
+"""Figures of the benchmarks: kept, told, and compared with those of an older run.
+
+    python bench/report.py write NEW.json --limit LIMIT.json     into bench/measured and docs/benchmarks.md
+    python bench/report.py compare NEW.json                      with bench/measured/benchmarks.json
+
+NEW.json is what ``pytest bench/test_speed.py --benchmark-json`` writes, LIMIT.json comes from ``bench/limit.py``.
+``make bench`` and ``make bench-compare`` call both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import limit
+
+from bumpnet_fast.speed import EAGER, NESTED, OURS, STEP, Case, Stages
+
+ROOT = Path(__file__).parents[1]
+RESULTS, LIMIT = ROOT / "bench" / "measured" / "benchmarks.json", ROOT / "bench" / "measured" / "limit.json"
+PAGE, MARKER = ROOT / "docs" / "benchmarks.md", "<!-- measured -->"
+#: A case has become slower if its time, in that of this peer, has grown by more than this factor.
+PEER, SLOWER = EAGER, 1.2
+
+#: Statistics by case, contestant and stage.
+Figures = dict[Case, dict[str, dict[str, dict[str, Any]]]]
+
+
+def kept(content: dict[str, Any]) -> dict[str, Any]:
+    """What is worth keeping of pytest-benchmark's file: no single timings, and no name of a folder or a branch."""
+    benchmarks = [
+        {"name": one["name"], "extra_info": one["extra_info"], "timer": one["options"]["timer"],
+         "stats": {key: one["stats"][key] for key in ("min", "median", "iqr", "rounds")}}
+        for one in content["benchmarks"]
+        if "case" in one["extra_info"]
+    ]  # fmt: skip
+    commit = {key: content["commit_info"].get(key) for key in ("id", "dirty")}
+    return {key: content[key] for key in ("machine_info", "datetime")} | {
+        "commit_info": commit,
+        "benchmarks": benchmarks,
+    }
+
+
+def joined(contents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several runs as one: every case whole, as the last that has it found it."""
+    last = {str(one["extra_info"]["case"]): i for i, content in enumerate(contents) for one in content["benchmarks"]}
+    benchmarks = [
+        one
+        for i, content in enumerate(contents)
+        for one in content["benchmarks"]
+        if last[str(one["extra_info"]["case"])] == i
+    ]
+    return contents[-1] | {"benchmarks": benchmarks}
+
+
+def figures(content: dict[str, Any]) -> Figures:
+    """The benchmarks of a file that are of the registry, by case, contestant and stage."""
+    found: Figures = {}
+    for one in content["benchmarks"]:
+        info = one["extra_info"]
+        if "case" in info:
+            stages = found.setdefault(Case(**info["case"]), {}).setdefault(info["contestant"], {})
+            stages[info["stage"]] = one["stats"] | {"peak": info["peak_extra_mib"], "short": info["short"]}
+    return found
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def measured(content: dict[str, Any], reached: Sequence[dict]) -> list[str]:
+    """What the page says below its marker."""
+    found, machine, commit = figures(content), content["machine_info"], content["commit_info"]
+    of = (
+        f"{machine['processor']}, {machine['processors']} processors, {machine['variant']} kernels, {machine['device']}"
+    )
+    busy = "" if machine.get("load") is None else f" load {machine['load']:.1f} before it began;"
+    versions = f"Python {machine['python']}, torch {machine['torch']}, JAX {machine['jax']}"
+    at = f"commit {commit['id'][:12]}{' with changes' if commit['dirty'] else ''}"
+    lines = [f"Measured on {content['datetime'][:10]}: {of};{busy} {versions}; {at}."]
+    lines += ["", "## What was wanted", "", *wanted(found, reached), "", "## The cases"]
+    for one, contestants in found.items():
+        lines += ["", f"### {one.name}", "", *table(one, contestants)]
+    return [*lines, "", "## The processor's limit", "", *limit.markdown(reached)]
+
+
+def fill(page: Path, lines: Sequence[str]) -> None:
+    """Replace all that follows the marker of a page.
+
+    Raises
+    ------
+    ValueError
+        If the page has not the marker once.
+    """
+    text = page.read_text(encoding="utf-8")
+    if text.count(MARKER) != 1:
+        raise ValueError(f"{page} must have the line {MARKER} once")
+    page.write_text("\n".join([text[: text.index(MARKER)] + MARKER, "", *lines, ""]), encoding="utf-8")
+
+
+def table(one: Case, contestants: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """One case: a line for each contestant."""
+    stage = "adam" if "adam" in contestants[OURS] else "backward"
+    lines = ["| | forward | step | Adam step | peak extra memory | ns/pair | in ours | by the fastest |"]
+    lines += ["|---" * 8 + "|"]
+    there = {name: stages for name, stages in contestants.items() if stage in stages}
+    for name, stages in sorted(there.items(), key=lambda item: item[1][stage]["median"]):
+        times = [f"{1e3 * stages[s]['median']:.3g} ms" if s in stages else "-" for s in Stages._fields]
+        peaks = [one_stage["peak"] for one_stage in stages.values() if one_stage["peak"] is not None]
+        rate = stages["backward" if "backward" in stages else stage]["median"] / (one.points * one.bumps) * 1e9
+        ratios = [f"{stages[stage][of] / contestants[OURS][stage][of]:.1f}" for of in ("median", "min")]
+        lines.append(
+            f"| {' | '.join([name, *times, f'{max(peaks):.0f} MiB' if peaks else '-', f'{rate:.2f}', *ratios])} |"
+        )
+    return lines
+
+
+USUAL, SMALL = Case(10_000, 400), Case(1_000, 40)
+NOT_COMPILED = (OURS, STEP, EAGER, NESTED)
+
+
+def wanted(found: Figures, reached: Sequence[dict]) -> list[str]:
+    """What the project set out to reach beside what was measured; what was not measured is left out."""
+
+    def time(one: Case, name: str = OURS, stage: str = "backward") -> float:
+        return found[one][name][stage]["median"]
+
+    def times_ours(one: Case, name: str, stage: str = "backward") -> float:
+        return time(one, name, stage) / time(one, stage=stage)
+
+    def fastest_compiled(one: Case, stage: str = "backward") -> float:
+        return min(times_ours(one, name, stage) for name in found[one] if name not in NOT_COMPILED)
+
+    others = [USUAL._replace(dim=dim) for dim in (1, 3)]
+    others += [USUAL._replace(want=want) for want in ("value", "gradient", "diagonal", "hessian")]
+    two, double = USUAL._replace(threads=2), USUAL._replace(dtype="float64")
+    large = Case(1_000_000, 1_000)
+    rows = [
+        ("nested autograd, in ours", ">= 60", lambda: times_ours(USUAL, NESTED)),
+        ("the fastest compiled peer, in ours", ">= 7", lambda: fastest_compiled(USUAL)),
+        ("float64, in float32", "<= 2.5", lambda: time(double) / time(USUAL)),
+        ("one thread, in two", ">= 1.8", lambda: time(USUAL) / time(two)),
+        ("... in float64", ">= 1.8", lambda: time(double) / time(double._replace(threads=2))),
+        *(
+            (f"the fastest compiled peer, {one.dim}d, {one.want}", ">= 4", lambda one=one: fastest_compiled(one))
+            for one in others
+        ),
+        ("Adam step of 40 bumps: nested autograd, in ours", ">= 15", lambda: times_ours(SMALL, NESTED, "adam")),
+        ("... the fastest compiled peer", ">= 3", lambda: fastest_compiled(SMALL, "adam")),
+        (
+            "... the fastest compiled peer, in ours by compile_step",
+            ">= 3",
+            lambda: fastest_compiled(SMALL, "adam") * time(SMALL, stage="adam") / time(SMALL, STEP, "adam"),
+        ),
+        ("Adam step of 10^6 points and 10^3 bumps: MiB", "<= 1000", lambda: found[large][OURS]["adam"]["peak"]),
+        ("least fraction of the processor's limit", ">= 0.5", lambda: min(one["of_limit"] for one in reached)),
+    ]
+    lines = ["| | wanted | measured | |", "|---|---|---|---|"]
+    for what, aim, measured in rows:
+        try:
+            value = measured()
+        except (KeyError, ValueError):  # this run has not all of it
+            continue
+        relation, number = aim.split()
+        met = value >= float(number) if relation == ">=" else value <= float(number)
+        lines.append(f"| {what} | {aim} | {value:.3g} | {'' if met else '**missed**'} |")
+    return lines
+
+
+# --- comparing -----------------------------------------------------------------------------------
+
+
+def ratios(found: Figures) -> dict[str, float]:
+    """Our least time in that of the peer, by case and stage, of the short cases."""
+    return {
+        f"{stage}, {one.name}": stats["min"] / contestants[PEER][stage]["min"]
+        for one, contestants in found.items()
+        if {OURS, PEER} <= contestants.keys()
+        for stage, stats in contestants[OURS].items()
+        if stats["short"] and stage in contestants[PEER]
+    }
+
+
+def compare(new: dict[str, Any], old: dict[str, Any]) -> tuple[list[str], bool]:
+    """A line for every case that both have, and whether none has become slower."""
+    now, before = ratios(figures(new)), ratios(figures(old))
+    lines, good = [], True
+    for name in now.keys() & before.keys():
+        change = now[name] / before[name]
+        good = good and change <= SLOWER
+        verdict = "" if change <= SLOWER else "  SLOWER"
+        lines.append(f"{change:5.2f} times the committed time, in that of {PEER}: {name}{verdict}")
+    for key in ("processor", "variant"):
+        if new["machine_info"][key] != old["machine_info"][key]:
+            lines.append(f"note: {key} is {new['machine_info'][key]}, it was {old['machine_info'][key]}")
+    return (sorted(lines), good) if now.keys() & before.keys() else (["no case is in both files"], False)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, dest="command")
+    write, comparison = commands.add_parser("write"), commands.add_parser("compare")
+    for command in (write, comparison):
+        command.add_argument("new", type=Path, nargs="+", metavar="NEW.json", help="of several, the last with a case")
+    write.add_argument("--limit", type=Path, metavar="LIMIT.json", help="what bench/limit.py wrote")
+    options = parser.parse_args(argv)
+    new = joined([kept(json.loads(path.read_text(encoding="utf-8"))) for path in options.new])
+    if options.command == "compare":
+        lines, good = compare(new, json.loads(RESULTS.read_text(encoding="utf-8")))
+        print("\n".join(lines))
+        return 0 if good else 1
+    RESULTS.parent.mkdir(exist_ok=True)
+    if options.limit:
+        LIMIT.write_text(options.limit.read_text(encoding="utf-8"), encoding="utf-8")
+    reached = json.loads(LIMIT.read_text(encoding="utf-8")) if LIMIT.exists() else []
+    RESULTS.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
+    fill(PAGE, measured(new, reached))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
