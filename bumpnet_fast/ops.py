@@ -253,6 +253,7 @@ def _asked(want: int, g0, g1, g2):
 def _jet_backward(ctx, g0, g1, g2):
     x, rows, frame, want, tied = _saved(ctx)
     need_x, need_rows = ctx.needs_input_grad[:2]
+    need_x &= torch.is_grad_enabled() or not getattr(x, "spared", False)  # integrations/lanes.py says when
     g0, g1, g2 = _asked(want, g0, g1, g2)
     if g0 is None and g1 is None and g2 is None:
         return (None,) * 5
