@@ -139,10 +139,10 @@ class _BumpnetJet(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *args):
-        ops._save(ctx, args, None)
+        ops.save_inputs(ctx, args, None)
         return ops.below_autograd(_ops.jet, *args)
 
-    backward = staticmethod(ops._jet_backward)
+    backward = staticmethod(ops.jet_backward)
 
 
 def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True) -> Jet:

@@ -242,7 +242,7 @@ def below_autograd(op, *args):
         return op(*args)
 
 
-def _save(ctx, inputs, output):
+def save_inputs(ctx, inputs, output):
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*(t for t in inputs if isinstance(t, Tensor)))
     ctx.layout = [isinstance(t, Tensor) for t in inputs]
@@ -259,9 +259,10 @@ def _asked(want: int, g0, g1, g2):
     return g0, g1 if want >= GRADIENT else None, g2 if want >= DIAGONAL else None
 
 
-def _jet_backward(ctx, g0, g1, g2):
+def jet_backward(ctx, g0, g1, g2):
     x, rows, frame, want, tied = _saved(ctx)
     need_x, need_rows = ctx.needs_input_grad[:2]
+    need_x &= torch.is_grad_enabled() or not getattr(x, "spared", False)  # integrations/lanes.py says when
     g0, g1, g2 = _asked(want, g0, g1, g2)
     if g0 is None and g1 is None and g2 is None:
         return (None,) * 5
@@ -315,7 +316,7 @@ def _reference_backward(name: str, ctx, *cotangents):
     return tuple(results)
 
 
-_BACKWARDS = {"jet": _jet_backward, "basis": _basis_backward} | {
+_BACKWARDS = {"jet": jet_backward, "basis": _basis_backward} | {
     name: functools.partial(_reference_backward, name) for name in ("jet_vjp", "basis_vjp", "design")
 }
 
@@ -338,7 +339,7 @@ def _vmap(name: str, info, in_dims, *args):
 for _name in OPERATORS:
     _qualified = f"bumpnet_fast::{_name}"
     torch.library.register_fake(_qualified, _FAKES[_name], lib=_LIBRARY)
-    torch.library.register_autograd(_qualified, _BACKWARDS[_name], setup_context=_save, lib=_LIBRARY)
+    torch.library.register_autograd(_qualified, _BACKWARDS[_name], setup_context=save_inputs, lib=_LIBRARY)
     torch.library.register_vmap(_qualified, functools.partial(_vmap, _name), lib=_LIBRARY)
     for _device in ("cpu", "cuda"):
         torch.library.register_autocast(_qualified, _device, torch.float32, lib=_LIBRARY)
@@ -440,7 +441,7 @@ for _name, _plain, _fake, _backward in (
     _LIBRARY.impl(_name, functools.partial(_combine_on_cuda, _name), "CUDA")
     _qualified = f"bumpnet_fast::{_name}"
     torch.library.register_fake(_qualified, _fake, lib=_LIBRARY)
-    torch.library.register_autograd(_qualified, _backward, setup_context=_save, lib=_LIBRARY)
+    torch.library.register_autograd(_qualified, _backward, setup_context=save_inputs, lib=_LIBRARY)
     torch.library.register_vmap(_qualified, functools.partial(_vmap, _name), lib=_LIBRARY)
     for _device in ("cpu", "cuda"):
         torch.library.register_autocast(_qualified, _device, torch.float32, lib=_LIBRARY)
@@ -486,14 +487,6 @@ torch.library.register_fake("bumpnet_fast::compact", _fake_compact, lib=_LIBRARY
 torch.library.register_autograd("bumpnet_fast::compact", _compact_backward, setup_context=_save_compact, lib=_LIBRARY)
 
 __all__ = [
-    "COMBINED",
-    "MAX_DIM",
-    "OPERATORS",
-    "PRECISIONS",
-    "below_autograd",
-    "cuda_kernel",
-    "plain",
-    "plain_compact",
-    "reference_design",
-    "under_transform",
-]
+    "COMBINED", "MAX_DIM", "OPERATORS", "PRECISIONS", "below_autograd", "cuda_kernel", "jet_backward",
+    "plain", "plain_compact", "reference_design", "save_inputs", "under_transform",
+]  # fmt: skip

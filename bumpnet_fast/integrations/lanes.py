@@ -1,0 +1,101 @@
+"""What the integrations share: a jet that goes as far as it is asked, and the choice between the lanes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from importlib import metadata
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from .. import layer
+from ..functional import bump_jet
+from ..jet import Jet
+from ..ops import under_transform
+from ..reference import WANTS
+
+
+class FusedNet(layer.BumpNet):
+    """A BumpNet that another library differentiates, from one fused jet where it can.
+
+    Attributes
+    ----------
+    fused : bool
+        Set to False, the library differentiates by ``torch.autograd`` as it does any network.
+    usual : mapping
+        How far the jets of the training steps have gone, by the number of points: what is asked at the points of the
+        interior is not asked at those of the boundary.
+    """
+
+    fused = True
+    usual: Mapping[int, str] = MappingProxyType({})
+
+    def jets_wanted(self, x: Tensor) -> bool:
+        """Whether somebody may ask for derivatives by ``x``, and a fused jet may give them."""
+        asked = self.fused and x.requires_grad and torch.is_grad_enabled()
+        return asked and not under_transform() and not torch.compiler.is_compiling()
+
+
+class LazyJet:
+    """Jet of ``net`` at ``x`` [N, d], taken again when more is asked than it has.
+
+    In training the net learns from this, and the next jet of so many points has it at once: one operator a step.
+    A net in evaluation mode is asked for values alone more often than not.
+
+    Once a derivative was served in training, ``loss.backward()`` leaves the gradient by the points out, which costs
+    third derivatives and which these libraries never read.  It does so only at points that somebody sampled, not
+    at ones that are trained or computed, and a backward with ``create_graph=True`` has it always.
+    """
+
+    def __init__(self, net: FusedNet, x: Tensor):
+        self.x = x.view_as(x)  # what is noted on x must not be seen by other users of it
+        self.outputs, self.dim = net.layout.outputs, net.layout.dim
+        self._rows, self._frame, self._tied = net.rows, net.frame, net.tied  # not the net, which may go before
+        self._usual = net.__dict__.setdefault("usual", {}) if net.training else {}
+        origin = leaf(x)
+        self._sampled = net.training and origin.is_leaf and not isinstance(origin, torch.nn.Parameter)
+        self.jet = self._evaluate(self._usual.get(len(x), "value"))
+        self.value = self.jet.value
+
+    def _evaluate(self, want: str) -> Jet:
+        return bump_jet(self.x, self._rows, self._frame, want, tied=self._tied)
+
+    def _up_to(self, want: str) -> Jet:
+        self.x.spared = self._sampled
+        if WANTS.index(want) > WANTS.index(self.jet.want):
+            self.jet, self._usual[len(self.x)] = self._evaluate(want), want
+        return self.jet
+
+    def gradient(self, k: int) -> Tensor:
+        """Gradient [N, d] of output ``k``."""
+        return self._up_to("gradient").gradient[:, k]
+
+    def second(self, k: int, i: int, j: int) -> Tensor:
+        """Second derivative [N, 1] of output ``k`` by coordinates ``i`` and ``j``."""
+        return self._up_to("diagonal" if i == j else "hessian").dd(i, j)[:, k : k + 1]
+
+
+def leaf(x: Tensor) -> Tensor:
+    """The tensor that ``x`` took its columns from, or itself."""
+    node = x.grad_fn
+    while node is not None and node.name() in ("AliasBackward0", "IndexBackward0", "SliceBackward0", "ViewBackward0"):
+        node = node.next_functions[0][0]
+    return getattr(node, "variable", x)
+
+
+def known_version(package: str, known: tuple[str, ...]) -> bool:
+    """Whether the installed version of ``package`` starts like one of ``known``; warns if it does not."""
+    version = metadata.version(package)
+    if any(version == start or version.startswith(start + ".") for start in known):
+        return True
+    warnings.warn(
+        f"{package} {version} is not among the versions whose insides are known ({', '.join(known)}): "
+        "derivatives of a BumpNet are taken by torch.autograd, which is correct and slower",
+        stacklevel=4,
+    )
+    return False
+
+
+__all__ = ["FusedNet", "LazyJet", "known_version", "leaf"]
