@@ -7,6 +7,7 @@ Adam.  Every contestant starts from the same rows [M, columns] and points [N, d]
 from __future__ import annotations
 
 import functools
+import math
 import platform
 import statistics
 import time
@@ -66,8 +67,8 @@ def case(
     generator = torch.Generator().manual_seed(seed)
     layout = RowLayout(dim)
     domain = torch.stack([-torch.ones(dim), torch.ones(dim)])
-    # In one dimension the usual sharpness leaves nothing of many bumps that plain float32 could see.
-    rows, frame = grid_rows(bumps, domain, layout, sharpness=bumps / 2 if dim == 1 else None)
+    # In one dimension many bumps of the usual width would be nothing that plain float32 could see.
+    rows, frame = grid_rows(bumps, domain, layout, overlap=3 * math.sqrt(bumps / 2) if dim == 1 else 3.0)
     rows += 0.05 * torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
     x = 2 * torch.rand(points, dim, generator=generator, dtype=torch.float64) - 1
     f = torch.randn(points, generator=generator, dtype=torch.float64)
