@@ -6,6 +6,7 @@ away among them; over a short window it has not.  A window starts from the shape
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import os
@@ -26,7 +27,7 @@ from .journal import Journal
 from .least_squares import Progress, Solution
 from .placement import drop_outside, grade
 
-#: A window that ends with a loss so many times the best so far is solved again from uniform bumps.
+#: A window that ends with a loss so many times that of the one before is solved again, from another start.
 _BAD_LOSS = 20.0
 
 #: What a window starts from: the jet of the solution before it, at points and in a form of one's choice.
@@ -264,13 +265,16 @@ def march(
             if graded:
                 grade(fresh, part, graded)
             drop_outside(fresh, part)
+            regular = copy.deepcopy(fresh)
             if perturb:
                 fresh.perturb_(perturb, torch.Generator().manual_seed(seed))
             now = dict(options, seed=seed, callback=log)
             if max_seconds is not None:
                 now["max_seconds"] = max(1e-9, max_seconds + began - time.perf_counter()) / (windows - k)
-            before = solutions[-1] if solutions and not graded else None
-            solutions.append(_window_solution(log.journal, part, fresh, before, now))
+            before = solutions[-1] if solutions else None
+            warm = before and BumpNet.from_rows(before.net.rows, fresh.frame, part.domain, fresh.tied)
+            starts = [fresh] if before is None else [fresh, regular if perturb else warm] if graded else [warm, fresh]
+            solutions.append(_window_solution(log.journal, part, starts, before, now))
             log.add(k, solutions[-1])
             if solutions[-1].stop_reason == "interrupted":
                 break
@@ -291,16 +295,13 @@ def _check_march(problem: Problem, windows: int, graded: float, max_seconds: flo
 
 
 def _window_solution(
-    journal: Journal, part: Problem, fresh: BumpNet, before: Solution | None, options: dict[str, Any]
+    journal: Journal, part: Problem, starts: Sequence[BumpNet], before: Solution | None, options: dict[str, Any]
 ) -> Solution:
-    """From the shapes of the window before, or afresh if there is none or that has failed."""
-    if before is None:
-        return journal.solve(part, fresh, **options)
-    warm = BumpNet.from_rows(before.net.rows, fresh.frame, part.domain, fresh.tied)
-    solution = journal.solve(part, warm, **options)
-    if solution.loss <= _BAD_LOSS * before.loss or solution.stop_reason == "interrupted":
+    """From the first of one or two starts; from the second too, if that has failed."""
+    solution = journal.solve(part, starts[0], **options)
+    if before is None or solution.loss <= _BAD_LOSS * before.loss or solution.stop_reason == "interrupted":
         return solution
-    again = journal.solve(part, fresh, **options)
+    again = journal.solve(part, starts[1], **options)
     better = min(solution, again, key=lambda s: s.loss)
     return replace(better, stop_reason=again.stop_reason) if again.stop_reason == "interrupted" else better
 
