@@ -28,7 +28,7 @@ from .least_squares import Progress, Solution
 from .placement import drop_outside, grade
 
 #: A window that ends with a loss so many times that of the one before is solved again, from another start.
-_BAD_LOSS = 20.0
+_BAD_LOSS = 4.0
 
 #: What a window starts from: the jet of the solution before it, at points and in a form of one's choice.
 State = Callable[[Tensor, str], Jet]
