@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import contextlib
+import signal
 
 import pytest
 import torch
@@ -38,3 +39,11 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """A shell's background jobs ignore Ctrl-C, which some tests send."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
