@@ -1,4 +1,4 @@
-"""The kernels on a GPU: pairs per second beside the static bound, and a training step beside its peers.
+"""The kernels on a GPU: pairs per second beside the static bound, and a training step beside its speed.
 
     python bench/gpu.py --static --gpu H100      bounds, from the compiled code; no GPU needed
     python bench/gpu.py                          measure, on a CUDA device
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import memory
-import peers
 import static
 import torch
 
+from bumpnet_fast import speed
 from bumpnet_fast.parity import capture
 from bumpnet_fast.reference import DIAGONAL, WANTS
 
@@ -52,10 +52,10 @@ CASES = (
 )
 OURS, GRAPH = "ours", "ours, CUDA graph"
 PEERS = {
-    OURS: lambda: peers.ours,
-    "torch.compile": peers.compiled,
-    "eager analytic": lambda: peers.analytic,
-    "nested autograd": lambda: peers.nested_autograd,
+    OURS: lambda: speed.ours,
+    "torch.compile": speed.compiled,
+    "eager analytic": lambda: speed.analytic,
+    "nested autograd": lambda: speed.nested_autograd,
 }
 
 
@@ -118,12 +118,12 @@ def steps(case: Case, args: tuple[torch.Tensor, ...], device: str, seconds: floa
     return found
 
 
-def _step(make: Callable[[], peers.Residual], args: tuple[torch.Tensor, ...]) -> Callable[[], object]:
-    return functools.partial(peers.step, make(), *args)
+def _step(make: Callable[[], speed.Residual], args: tuple[torch.Tensor, ...]) -> Callable[[], object]:
+    return functools.partial(speed.step, make(), *args)
 
 
 def _replay(args: tuple[torch.Tensor, ...]) -> Callable[[], object]:
-    results, replay = capture(lambda: list(peers.step(peers.ours, *args)))
+    results, replay = capture(lambda: list(speed.step(speed.ours, *args)))
 
     def call():
         replay()
@@ -134,7 +134,7 @@ def _replay(args: tuple[torch.Tensor, ...]) -> Callable[[], object]:
 
 def measure(case: Case, gpu: static.GPU | None, device: str = "cuda", seconds: float = 0.5) -> dict:
     """All there is to know of a case; only the Laplacian has a training step that the peers know too."""
-    args = peers.case(case.dim, case.points, case.bumps, torch.float32, device=device)
+    args = speed.case(case.dim, case.points, case.bumps, torch.float32, device=device)
     found = {"case": case._asdict()} | kernels(case, args, gpu, seconds)
     return found | ({"steps": steps(case, args, device, seconds)} if case.want == "laplacian" else {})
 

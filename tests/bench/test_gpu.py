@@ -57,7 +57,7 @@ def cuda(monkeypatch):
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(gpu, "capture", lambda step: (step(), step))
-    monkeypatch.setitem(gpu.PEERS, "torch.compile", lambda: gpu.peers.analytic)  # which needs no compiler
+    monkeypatch.setitem(gpu.PEERS, "torch.compile", lambda: gpu.speed.analytic)  # which needs no compiler
 
 
 # --- bounds ----------------------------------------------------------------------------------------
@@ -176,9 +176,9 @@ def test_the_median_is_of_single_calls(cuda):
 
 
 def test_the_replayed_step_is_the_step(cuda):
-    args = gpu.peers.case(2, 30, 4, torch.float32)
+    args = gpu.speed.case(2, 30, 4, torch.float32)
     loss, gradient = gpu._replay(args)()
-    expected = gpu.peers.step(gpu.peers.ours, *args)
+    expected = gpu.speed.step(gpu.speed.ours, *args)
     assert torch.equal(loss, expected[0]) and torch.equal(gradient, expected[1])
 
 
