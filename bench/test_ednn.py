@@ -15,8 +15,8 @@ import torch
 
 from bumpnet_fast.problems.evolution import Advection, Burgers, Heat
 from bumpnet_fast.solvers import evolve, uniform_net
-from bumpnet_fast.solvers.evolving_basis import Space, quadrature
-from bumpnet_fast.solvers.evolving_models import Frozen
+from bumpnet_fast.solvers.evolution.basis import Space, quadrature
+from bumpnet_fast.solvers.evolution.models import Frozen
 
 POINTS, BUMPS = 256, 40
 SOLVE = "solve for the evolution of the weights, 256 points, float64"

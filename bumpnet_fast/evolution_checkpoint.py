@@ -14,8 +14,8 @@ from .checkpoint import net_settings, read_model, rebuilt, saved_problem, write_
 from .files import CheckpointError, damaged
 from .layer import BumpNet
 from .problems.evolution import get_evolution
-from .solvers.evolution import Evolution
-from .solvers.evolving_basis import Space
+from .solvers.evolution.basis import Space
+from .solvers.evolution.result import Evolution
 
 #: What of an evolution is neither a tensor of the states nor made from other parts of the file.
 _PLAIN = ("history", "fit_error", "rel_l2", "max_error", "setup_seconds", "seconds", "steps", "stages",

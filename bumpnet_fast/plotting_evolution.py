@@ -32,7 +32,7 @@ from .figures import (
     set_title,
 )
 from .problems.sampling import lattice
-from .solvers.evolution import Evolution
+from .solvers.evolution.result import Evolution
 
 SNAPSHOTS = 4  # pictures or curves of a figure
 ACROSS = 81  # points along the longer side of a picture

@@ -28,7 +28,7 @@ from .writing import check_writable, show, surroundings, write_results
 if TYPE_CHECKING:
     from ..layer import BumpNet
     from ..problems.evolution.base import EvolutionProblem
-    from ..solvers.evolution import Evolution, EvolutionProgress
+    from ..solvers.evolution.result import Evolution, EvolutionProgress
 
 #: Arguments that a resumption must know.
 _RECORDED = ("problem", "method", "shapes", "dtype", "seed")
@@ -61,7 +61,7 @@ def add_command(commands: Any) -> None:
 def settable(problem: type[EvolutionProblem]) -> dict[str, dict[str, Any]]:
     """All that ``--set`` reaches, with the defaults, by what it belongs to."""
     from ..layer import BumpNet
-    from ..solvers.ednn import evolve
+    from ..solvers.evolution.ednn import evolve
 
     solver = {key: value for key, value in options_of(evolve).items() if key != "shapes"}
     net = options_of(BumpNet) | {"overlap": problem.default_overlap}
@@ -139,7 +139,7 @@ def _call(
     problem: EvolutionProblem, net: BumpNet, arguments: argparse.Namespace, options: dict[str, Any]
 ) -> Callable[..., Evolution]:
     """The call of the library that is asked for; it takes the callback."""
-    from ..solvers.ednn import evolve
+    from ..solvers.evolution.ednn import evolve
 
     choices = options | {"method": arguments.method, "shapes": arguments.shapes}
     return lambda callback: evolve(problem, net, **choices, callback=callback)

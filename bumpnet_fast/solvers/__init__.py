@@ -1,8 +1,7 @@
 """Solvers: what trains a net to solve a problem; none knows a problem by name."""
 
 from .adaptive import grow, prune, reach
-from .ednn import Evolution, evolve
-from .evolving_basis import uniform_net
+from .evolution import Evolution, evolve, uniform_net
 from .first_order import train
 from .least_squares import Progress, Solution, solve
 from .marching import March, march

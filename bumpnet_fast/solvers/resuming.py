@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..files import CheckpointError
-from . import adaptive, ednn, first_order, least_squares, marching, runs
+from . import adaptive, evolution, first_order, least_squares, marching, runs
 from .deeponet import stored, train
 
 #: The solvers that keep their state in a :class:`~bumpnet_fast.solvers.runs.Store`, and what a resumption may change.
@@ -15,7 +15,7 @@ _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "solve": (least_squares.solve, ("iterations", "max_seconds")),
     "march": (marching.march, ("iterations", "max_seconds")),
     "prune": (adaptive.prune, ("score",)),
-    "evolve": (ednn.evolve, ("max_seconds",)),
+    "evolve": (evolution.evolve, ("max_seconds",)),
     "grow": (adaptive.grow, ()),
     "reach": (adaptive.reach, ("score",)),
     "operator": (train, ("max_seconds", "net", "test")),

@@ -15,7 +15,7 @@ from bumpnet_fast import backend, evolution_checkpoint, plotting_evolution
 from bumpnet_fast.cli import evolve as command
 from bumpnet_fast.cli import main
 from bumpnet_fast.problems.evolution import EVOLUTIONS
-from bumpnet_fast.solvers import ednn
+from bumpnet_fast.solvers.evolution import ednn
 
 TINY = ("--bumps", "12", "--set", "times=4", "--threads", "1")
 FILES = {"model.pt", "history.json", "summary.json", "evolution.png", "evolution.gif", "run.pt", "run.json"}

@@ -11,7 +11,7 @@ from test_resume import changed
 from bumpnet_fast.checkpoint import CheckpointError, resume
 from bumpnet_fast.problems.evolution import get_evolution
 from bumpnet_fast.solvers import evolve, runs
-from bumpnet_fast.solvers.integrators import SCIPY, _attributes
+from bumpnet_fast.solvers.evolution.integrators import SCIPY, _attributes
 
 CASES = {
     "expm": ("heat", {"times": [0.01, 0.013, 0.2, 0.4, 0.6, 0.8, 1.0]}),

@@ -11,9 +11,9 @@ from bumpnet_fast import BumpNet
 from bumpnet_fast.problems import Poisson
 from bumpnet_fast.problems.evolution import Advection, AllenCahn, Burgers, Heat, Heat2D
 from bumpnet_fast.solvers import evolve, uniform_net
-from bumpnet_fast.solvers.evolution import interpolate
-from bumpnet_fast.solvers.evolving_basis import Space, quadrature
-from bumpnet_fast.solvers.evolving_models import Frozen, Moving, fitted_shapes
+from bumpnet_fast.solvers.evolution.basis import Space, quadrature
+from bumpnet_fast.solvers.evolution.models import Frozen, Moving, fitted_shapes
+from bumpnet_fast.solvers.evolution.result import interpolate
 
 
 def model_of(problem, bumps, kind=Frozen, **options):

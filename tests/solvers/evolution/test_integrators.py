@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 
-from bumpnet_fast.solvers.integrators import (
+from bumpnet_fast.solvers.evolution.integrators import (
     SCIPY,
     CrankNicolson,
     Exponential,

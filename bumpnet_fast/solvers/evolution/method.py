@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .evolving_models import Frozen, Moving
 from .integrators import (
     SCIPY,
     CrankNicolson,
@@ -20,6 +19,7 @@ from .integrators import (
     ScipyMarcher,
     TorchdiffeqMarcher,
 )
+from .models import Frozen, Moving
 
 METHODS = ("auto", "expm", "cn", "rk4", "etdrk4", *SCIPY)
 

@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layer import BumpNet
-from ..problems.evolution.base import EvolutionProblem
-from ..problems.sampling import lattice
-from ..reference import WANTS
-from . import runs
-from .evolution import Evolution, EvolutionProgress
-from .evolving_basis import Space, quadrature, uniform_net
-from .evolving_method import METHODS, RK4_STABLE, marcher, spectral_radius
-from .evolving_models import Frozen, Moving, Report, fitted_shapes
+from ...layer import BumpNet
+from ...problems.evolution.base import EvolutionProblem
+from ...problems.sampling import lattice
+from ...reference import WANTS
+from .. import runs
+from ..threads import few_threads
+from .basis import Space, quadrature, uniform_net
 from .integrators import StepTooSmall
-from .threads import few_threads
+from .method import METHODS, RK4_STABLE, marcher, spectral_radius
+from .models import Frozen, Moving, Report, fitted_shapes
+from .result import Evolution, EvolutionProgress
 
 SHAPES = ("frozen", "evolve")
 INITIAL_SHAPES = ("uniform", "fit")
@@ -88,7 +88,7 @@ def evolve(
     times : int or sequence of float
         Where the states are kept, beside 0: so many equal intervals up to the problem's final time, or these times.
     points : int, tuple of int, or Tensor, optional
-        Collocation points, see :func:`~bumpnet_fast.solvers.evolving_basis.quadrature`.
+        Collocation points, see :func:`~bumpnet_fast.solvers.evolution.basis.quadrature`.
     shapes : str
         "frozen", or "evolve": all parameters move, at a far higher cost ("rk4" and torchdiffeq only).
     initial_shapes : str, optional

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..layer import BumpNet
-from .evolving_basis import Space
+from ...layer import BumpNet
+from .basis import Space
 
 if TYPE_CHECKING:
-    from ..problems.evolution.base import EvolutionProblem
+    from ...problems.evolution.base import EvolutionProblem
 
 
 @dataclass(frozen=True)

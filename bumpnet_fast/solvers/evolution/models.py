@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..jet import Jet
-from ..reference import DIAGONAL, WANTS, second_shape
-from .descent import descend
-from .evolving_basis import Space
-from .models import Separable, ridge_solve
-from .system import Block, Coefficients, linearise
+from ...jet import Jet
+from ...reference import DIAGONAL, WANTS, second_shape
+from ..descent import descend
+from ..models import Separable, ridge_solve
+from ..system import Block, Coefficients, linearise
+from .basis import Space
 
 #: Singular values below this fraction of the largest are left out of the pseudo-inverse.
 _CUT = 1e-10
