@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # setup.py writes this record of what was built, or of why not, with every build.
 BUILT := bumpnet_fast/_build.json
 
-.PHONY: demo test bench bench-compare results lint format wheel clean
+.PHONY: demo test bench bench-compare results docs lint format wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(BUILT)          ## solve Helmholtz, print a summary, write a picture
@@ -34,6 +34,9 @@ bench-compare: $(BUILT) ## the short cases; fails if one is slower by 20 % than 
 results: $(BUILT)       ## docs/results.md: what is missing of it is measured first, which takes hours if all is
 	$(BIN)/python bench/results.py run --missing
 	$(BIN)/python bench/results.py write
+
+docs: $(BUILT)          ## the documentation as a site, build/site; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/site
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

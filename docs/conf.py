@@ -1,0 +1,47 @@
+"""The documentation as a site: ``make docs`` builds it into build/site.
+
+The pages are written to be read on GitHub; this adds the navigation, the search and the reference, made from the
+docstrings.  Formulas are drawn in the reader's browser by MathJax, which comes from a network; the build needs none.
+"""
+
+import sys
+
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+
+import bumpnet_fast
+
+project = author = "bumpnet_fast"
+release = bumpnet_fast.__version__
+html_title = f"{project} {release}"
+html_theme = "furo"
+exclude_patterns = ["figures"]
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3  # the anchors that GitHub makes
+autodoc_default_options = {"members": True, "exclude-members": "extra_repr", "show-inheritance": True}
+autodoc_member_order = "bysource"
+napoleon_google_docstring = False
+napoleon_use_ivar = True  # what "Attributes" lists may be a member as well
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("env-check-consistency", lambda app, env: report_missing(env))
+
+
+def report_missing(env: BuildEnvironment) -> None:
+    """Warn of public functions and classes that are left out, as those without a docstring are."""
+    known = {entry for entry, *_ in env.domains["py"].get_objects()}
+    for module in sorted(known & sys.modules.keys()):
+        for name in getattr(sys.modules[module], "__all__", ()):
+            if f"{module}.{name}" not in known and callable(getattr(sys.modules[module], name)):
+                logging.getLogger(__name__).warning("%s.%s is public and not in the reference", module, name)
