@@ -366,20 +366,3 @@ def test_marching_writes_a_model_of_all_windows(no_picture, tmp_path):
     x = lattice(u.problem.domain)
     exact = u.problem.exact(x)
     assert float(torch.norm(u(x).detach()[:, 0] - exact) / torch.norm(exact)) == pytest.approx(summary["rel_l2"])
-
-
-def code_blocks(page: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
-def test_the_page_on_writing_a_problem_is_as_short_as_it_promises():
-    assert len(code_blocks("docs/writing_a_problem.md")[0].splitlines()) < 30
-
-
-@pytest.mark.parametrize("page", ("README.md", "docs/evolution.md", "docs/operators.md", "docs/writing_a_problem.md"))
-def test_the_code_of_a_page_runs_as_printed(page, tmp_path):
-    blocks = code_blocks(page)
-    assert len(blocks) >= 2
-    (tmp_path / "page.py").write_text("\n".join(blocks), encoding="utf-8")
-    run = run_python("page.py", folder=tmp_path)
-    assert run.returncode == 0, run.stderr

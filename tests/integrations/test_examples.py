@@ -1,4 +1,4 @@
-"""The examples and the page run, and both lanes of the examples agree."""
+"""The examples run, and both lanes agree."""
 
 import importlib.util
 import os
@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "integrations.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def run_python(folder, *arguments):
@@ -24,18 +22,6 @@ def run_python(folder, *arguments):
 def needs(library):
     missing = importlib.util.find_spec(library) is None
     return pytest.mark.skipif(missing, reason=f"{library} is not installed: pip install bumpnet_fast[integrations]")
-
-
-def test_the_page_has_a_block_for_each_library():
-    assert ["import deepxde" in block for block in BLOCKS] == [True, False] and "from pina" in BLOCKS[1]
-
-
-@pytest.mark.parametrize(
-    "block", [pytest.param(0, marks=needs("deepxde"), id="deepxde"), pytest.param(1, marks=needs("pina"), id="pina")]
-)
-def test_the_code_of_the_page_runs_as_printed(block, tmp_path):
-    (tmp_path / "page.py").write_text(BLOCKS[block], encoding="utf-8")
-    run_python(tmp_path, "page.py")
 
 
 @needs("deepxde")
