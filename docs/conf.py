@@ -12,10 +12,11 @@ from sphinx.util import logging
 
 import bumpnet_fast
 
-project = author = "bumpnet_fast"
+project = "bumpnet_fast"
 release = bumpnet_fast.__version__
 html_title = f"{project} {release}"
 html_theme = "furo"
+html_show_copyright = False
 exclude_patterns = ["figures"]
 
 extensions = [
@@ -30,12 +31,17 @@ myst_heading_anchors = 3  # the anchors that GitHub makes
 autodoc_default_options = {"members": True, "exclude-members": "extra_repr", "show-inheritance": True}
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
-napoleon_use_ivar = True  # what "Attributes" lists may be a member as well
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("autodoc-skip-member", lambda app, what, name, member, *others: is_tuple_field(member) or None)
     app.connect("env-check-consistency", lambda app, env: report_missing(env))
+
+
+def is_tuple_field(member: object) -> bool:
+    """Whether it is a field of a named tuple, which the class's docstring describes."""
+    return (getattr(member, "__doc__", None) or "").startswith("Alias for field number")
 
 
 def report_missing(env: BuildEnvironment) -> None:
