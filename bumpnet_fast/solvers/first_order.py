@@ -143,7 +143,7 @@ def train(
     (True, 'iterations')
     """
     began = time.perf_counter()
-    boundary = problem.forms[0] if boundary is None else boundary
+    boundary = check_fit(problem, net, boundary)
     numbers = iterations if isinstance(iterations, (tuple, list)) else (iterations,) * len(str(method).split("+"))
     settings = Settings(
         method, tuple(numbers), boundary, sampling, learning_rate, batch, resample, prune_threshold, prune_every,
@@ -151,7 +151,6 @@ def train(
     )  # fmt: skip
     check_settings(settings, points)
     check_ending(max_seconds, every)
-    check_fit(problem, net, boundary)
     x, counts = collocation(problem, net, points, sampling, seed)
     run = _Run(problem, net, settings, x, counts)
     run.check_linear()
