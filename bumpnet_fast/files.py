@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
+import io
 import os
 import secrets
 import zipfile
@@ -18,17 +20,22 @@ class CheckpointError(ValueError):
     """The file is not a checkpoint that this version can read; the message says why."""
 
 
+class CheckpointWarning(RuntimeWarning):
+    """The state of a run could not be written, and the run goes on; the message says why."""
+
+
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Open ``path`` for writing so that a reader finds the old file or the whole new one, never a part.
+    """Collect bytes for ``path``, to be written so that a reader finds the old file or the whole new one, never a part.
 
-    The bytes go to a temporary file in the same directory, reach the disk, and take the place of
-    ``path`` when the block ends.  If the block raises, ``path`` stays as it was.
+    When the block ends, the bytes go to a temporary file in the same directory, reach the disk, and take
+    the place of ``path``.  If the block raises, or the disk is full, ``path`` stays as it was.
 
     Raises
     ------
     OSError
-        If the directory does not exist or cannot be written.
+        If the directory does not exist or cannot be written, or if the disk is full: the error names ``path``, and
+        says how much was wanted.
 
     Examples
     --------
@@ -39,16 +46,34 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
     >>> path.read_bytes()
     b'hello'
     """
-    path = Path(path)
+    # In memory first: PyTorch and Pillow tell of a full disk without saying that it was one.
+    whole, path = io.BytesIO(), Path(path)
+    yield whole
+    content = whole.getbuffer()
+    try:
+        _replace(path, content)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _FULL:
+            before = "; what was there before is untouched" if path.is_file() else ""
+            reason += f" ({len(content):,} bytes were to be written{before})"
+        raise OSError(error.errno, reason, str(path)) from error
+
+
+#: What a disk or a quota says that has no room, and a limit on the size of files.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _replace(path: Path, content: memoryview) -> None:
     if path.exists() and not path.is_file():  # a device or a pipe must not be replaced, and keeps nothing
         with open(path, "wb") as file:
-            yield file
+            file.write(content)
         return
     path = path.resolve()
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(part, "xb") as file:
-            yield file
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -132,4 +157,4 @@ def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) 
     return content
 
 
-__all__ = ["CheckpointError", "atomic", "damaged", "one_line", "read", "sweep"]
+__all__ = ["CheckpointError", "CheckpointWarning", "atomic", "damaged", "one_line", "read", "sweep"]

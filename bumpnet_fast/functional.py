@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import native, ops, reference
 from .jet import Jet
-from .reference import DIAGONAL, GRADIENT, WANTS
+from .reference import DIAGONAL, GRADIENT, level_of
 from .rows import RowLayout
 
 _ops = torch.ops.bumpnet_fast
@@ -31,6 +31,11 @@ def use_backend(name: str) -> Iterator[None]:
     name : str
         "auto", "reference", or a variant of the CPU kernels: "baseline", "avx2", "avx512".
 
+    Raises
+    ------
+    ValueError
+        If there is no such backend on this machine.
+
     Examples
     --------
     >>> with use_backend("reference"):
@@ -38,6 +43,8 @@ def use_backend(name: str) -> Iterator[None]:
     'reference'
     """
     global _forced_reference
+    if name not in (there := ("auto", "reference", *native.variants())):
+        raise ValueError(f"name must be one of {', '.join(there)}, got {name!r}")
     before = _forced_reference
     _forced_reference = name == "reference"
     try:
@@ -63,12 +70,6 @@ def serve(name: str, *args) -> tuple[Tensor, ...]:
     return ops.plain(name, *args) if _plain_torch(x.shape[1]) else ops.below_autograd(getattr(_ops, name), *args)
 
 
-def _want(want: str) -> int:
-    if want not in WANTS:
-        raise ValueError(f"want must be one of {', '.join(WANTS)}, got {want!r}")
-    return WANTS.index(want)
-
-
 def check(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> tuple[Tensor, Tensor]:
     """Validate the common arguments; returns ``x`` in the dtype of the rows under autocast, and the frame.
 
@@ -87,6 +88,8 @@ def check(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> tuple[Tensor, T
         raise TypeError(f"tied must be True or False, got {tied!r}")
     if frame.is_complex() or frame.dtype == torch.bool:
         raise TypeError(f"frame must hold real numbers, got {frame.dtype}")
+    if frame.requires_grad and not ops.under_transform():
+        raise ValueError("frame must not require a gradient, as it gets none; detach it")
     d = frame.shape[1]
     if x.shape[1] != d or d < 1:
         raise ValueError(f"x must have shape [N, {d}] for bumps in {d} dimensions, got {tuple(x.shape)}")
@@ -184,7 +187,7 @@ def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tie
     >>> jet.value.shape, abs(jet.gradient.item()) < 1e-6, bool(jet.laplacian < 0)
     (torch.Size([1, 1]), True, True)
     """
-    level = _want(want)
+    level = level_of(want)
     x, frame = check(_plain_tensor(x), rows, frame, tied)
     if _plain_torch(x.shape[1]):
         function = reference.jet
@@ -212,7 +215,7 @@ def bump_basis(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, t
     >>> bump_basis(torch.zeros(5, 1), rows, frame, "gradient").gradient.shape
     torch.Size([5, 3, 1])
     """
-    level = _want(want)
+    level = level_of(want)
     x, frame = check(_plain_tensor(x), rows, frame, tied)
     if _plain_torch(x.shape[1]):
         parts = reference.basis(x, rows, frame, level, tied)
@@ -260,7 +263,7 @@ def bump_design(
     >>> Phi.shape, D.shape
     (torch.Size([5, 3]), torch.Size([5, 3, 3]))
     """
-    level = _want(want)
+    level = level_of(want)
     x, frame = check(_plain_tensor(x), rows, frame, tied)
     n, d = x.shape
     shapes = ((n,), (n, d), (n, *reference.second_shape(level, d)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, WANTS
+from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, WANTS, level_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,17 +71,20 @@ class Jet:
         return self.second if self.want == "laplacian" else self.diagonal.sum(-1)
 
     def d(self, i: int) -> Tensor:
-        """First derivative by coordinate ``i``: [N, K]."""
+        """First derivative by coordinate ``i``: [N, K]; IndexError if there is no such coordinate."""
         if self.gradient is None:
             raise self._missing("gradient")
-        return self.gradient[..., i]
+        return self.gradient[..., _index("coordinate", i, self.gradient.shape[-1])]
 
     def dd(self, i: int, j: int | None = None) -> Tensor:
-        """Second derivative by coordinates ``i`` and ``j`` (default ``i`` twice): [N, K]."""
-        return self.diagonal[..., i] if j is None or j == i else self.hessian[..., i, j]
+        """Second derivative by coordinates ``i`` and ``j`` (default ``i`` twice): [N, K]; as for :meth:`d`."""
+        second = self.diagonal if j is None or j == i else self.hessian
+        i, j = (_index("coordinate", axis, second.shape[-1]) for axis in (i, i if j is None else j))
+        return second[..., i] if second.dim() == 3 else second[..., i, j]
 
     def output(self, k: int) -> Jet:
-        """The jet of output ``k`` alone."""
+        """The jet of output ``k`` alone; IndexError if there is no such output."""
+        k = _index("output", k, self.value.shape[1])
         return self.map(lambda t: t[:, k : k + 1])
 
     def as_dict(self, name: str, coordinates: Sequence[str]) -> dict[str, Tensor]:
@@ -164,7 +168,7 @@ class Jet:
         ``function`` maps [N, d] to [N] or [N, K], each point on its own.  The result carries no
         autograd graph: it is meant for fixed functions such as a distance to the boundary.
         """
-        level = WANTS.index(want)
+        level = level_of(want)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             value = function(x)
@@ -178,6 +182,14 @@ class Jet:
             hessian = torch.stack(rows, 1).detach()
         jet = cls("hessian", value.detach(), gradient.detach(), hessian)
         return jet if level == HESSIAN else cls(want, *jet._parts_as(want))
+
+
+def _index(name: str, i: int, size: int) -> int:
+    """``i`` as an index from 0 on; negative ones count from the end, as everywhere in Python."""
+    i = operator.index(i)
+    if not -size <= i < size:
+        raise IndexError(f"{name} must be from 0 to {size - 1}, got {i}")
+    return i % size
 
 
 def _gradient(values: Tensor, x: Tensor) -> Tensor:

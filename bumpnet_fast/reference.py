@@ -24,6 +24,13 @@ WANTS = ("value", "gradient", "diagonal", "hessian", "laplacian")
 VALUE, GRADIENT, DIAGONAL, HESSIAN, LAPLACIAN = range(5)
 
 
+def level_of(want: str) -> int:
+    """The place of ``want`` among :data:`WANTS`; ValueError if it is none of them."""
+    if want not in WANTS:
+        raise ValueError(f"want must be one of {', '.join(WANTS)}, got {want!r}")
+    return WANTS.index(want)
+
+
 def _full_precision(function: Callable) -> Callable:
     """``function`` outside autocast, which would take its contractions to bfloat16 or float16."""
 

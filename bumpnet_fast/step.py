@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from . import functional
-from .jet import WANTS, Jet
+from .jet import Jet
 from .layer import BumpNet
+from .reference import level_of
 
 
 def compile_step(
@@ -57,9 +58,7 @@ def compile_step(
     >>> losses[-1] < losses[0]
     True
     """
-    if want not in WANTS:
-        raise ValueError(f"want must be one of {', '.join(WANTS)}, got {want!r}")
-    level = WANTS.index(want)
+    level = level_of(want)
     parts = 1 if want == "value" else 2 if want == "gradient" else 3
 
     def of_parts(*tensors: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 """Fixtures shared by all tests."""
 
 import contextlib
+import errno
+import os
 import signal
+import types
 
 import pytest
 import torch
@@ -39,6 +42,20 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Has a ``full``; while that is true, nothing that is written reaches the disk."""
+    disk, sync = types.SimpleNamespace(full=False), os.fsync
+
+    def fsync(file):
+        if disk.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return disk
 
 
 @pytest.fixture(scope="session", autouse=True)

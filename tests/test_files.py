@@ -1,10 +1,15 @@
 """Writing all or nothing, and reading only what is ours."""
 
+import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from bumpnet_fast.checkpoint import load
 from bumpnet_fast.files import CheckpointError, atomic, read
 
 
@@ -38,6 +43,56 @@ def test_a_failed_write_leaves_no_trace(tmp_path):
         raise ValueError("halfway")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_a_full_disk_is_told_with_what_was_wanted_and_what_is_left(before, tmp_path, full_disk):
+    path = tmp_path / "file"
+    if before:
+        path.write_bytes(before)
+    full_disk.full = True
+    with pytest.raises(OSError) as caught, atomic(path) as file:
+        file.write(b"x" * 12345)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(path)
+    untouched = "; what was there before is untouched" if before else ""
+    assert caught.value.strerror == f"No space left on device (12,345 bytes were to be written{untouched})"
+    assert os.listdir(tmp_path) == (["file"] if before else [])
+    assert before is None or path.read_bytes() == before
+    full_disk.full = False
+    with atomic(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+
+
+LIMITED = """
+import resource, sys
+import torch
+from bumpnet_fast import BumpNet, checkpoint
+checkpoint.save(sys.argv[1], BumpNet(2, 9))
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    checkpoint.save(sys.argv[1], BumpNet(2, 900))
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_what_the_system_refuses_in_the_middle_of_a_file(tmp_path):
+    """Not imitated: the kernel takes the first bytes of the file only."""
+    path = tmp_path / "model.pt"
+    command = [sys.executable, "-c", LIMITED, str(path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.stdout.startswith("File too large (") and "before is untouched" in done.stdout, done.stderr
+    assert os.listdir(tmp_path) == ["model.pt"]
+    assert len(load(path).net.rows) == 9
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_device_that_takes_nothing_is_told():
+    message = r"No space left on device \(5 bytes were to be written\): '/dev/full'"
+    with pytest.raises(OSError, match=message), atomic("/dev/full") as file:
+        file.write(b"12345")
 
 
 GOOD = {"kind": "run", "version": 2, "a": torch.ones(2), "b": [1, None]}

@@ -157,6 +157,25 @@ def test_a_wheel_whose_compilation_failed_is_a_pure_one(small_tree):
         assert "the build failed" in json.loads(archive.read("bumpnet_fast/_build.json"))["cpu"]["reason"]
 
 
+def test_an_sdist_installs_without_a_compiler(tree, tmp_path):
+    with tarfile.open(build(tree, "sdist", BUMPNET_FAST_BUILD="none")) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    [source] = (tmp_path / "unpacked").iterdir()
+    wheel = build(source, "wheel", CC="false", CXX="false")
+    assert wheel.name.endswith("py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    code = (
+        "import torch, bumpnet_fast as b; print(b.__file__, b.backend());"
+        "print(b.BumpNet(2, 9)(torch.zeros(3, 2)).shape)"
+    )
+    path = os.pathsep.join([str(tmp_path / "installed"), sysconfig.get_path("purelib")])
+    done = run(tmp_path, "-S", "-c", code, PYTHONPATH=path)
+    where, backend = done.stdout.splitlines()[0].split()
+    assert Path(where).is_relative_to(tmp_path / "installed") and backend == "reference"
+    assert done.stdout.endswith("torch.Size([3, 1])\n")
+
+
 # --- the extension -------------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +42,8 @@ def followed(report: Callable[[Any], None], many: str = "bumps and points") -> I
         report(progress)
 
     try:
-        yield follow
+        with _warnings_told():
+            yield follow
     except (ValueError, TypeError, ModuleNotFoundError) as error:
         if started:  # not about the arguments any more
             raise
@@ -49,6 +52,25 @@ def followed(report: Callable[[Any], None], many: str = "bumps and points") -> I
         if "allocate memory" not in str(error) and "not enough memory" not in str(error):
             raise
         raise UsageError(f"not enough memory for so many {many}") from error
+
+
+@contextlib.contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Tell at once, in one line, that the state of the run could not be written."""
+    from ..files import CheckpointWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CheckpointWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, CheckpointWarning):
+                print("bumpnet: warning:", message, file=sys.stderr)
+            else:
+                others(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 @contextlib.contextmanager

@@ -74,16 +74,22 @@ def write_results(
     """Write all of a run to ``folder``, and the summary to ``file`` as well; pictures come last, as they may fail."""
     from ..files import atomic
 
-    save(folder / "model.pt")
-    write_json(folder / "history.json", history)
-    write_json(folder / "summary.json", summary)
-    if file == "-":
-        print(as_json(summary))
-    elif file is not None:
-        write_json(Path(file), summary)
-    for name, draw in pictures.items():
-        with atomic(folder / name) as image:
-            draw(image)
+    try:
+        save(folder / "model.pt")
+        write_json(folder / "history.json", history)
+        write_json(folder / "summary.json", summary)
+        if file == "-":
+            print(as_json(summary))
+        elif file is not None:
+            write_json(Path(file), summary)
+        for name, draw in pictures.items():
+            with atomic(folder / name) as image:
+                draw(image)
+    except OSError as error:
+        if error.filename is None:  # the standard output, where nobody reads any more
+            raise
+        again = f"the run is not lost: --resume {folder} writes this again"
+        raise OSError(error.errno, f"{error.strerror}; {again}", error.filename) from error
 
 
 def show(

@@ -355,7 +355,7 @@ def _named(score: str | Score) -> str:
 
 
 def _check(problem: Problem, net: BumpNet, iterations: int, options: dict[str, Any], bumps: int) -> None:
-    check_fit(problem, net, options.get("boundary") or problem.forms[0])
+    check_fit(problem, net, options.get("boundary"))
     for name, value in (("bumps", bumps), ("iterations", iterations)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")

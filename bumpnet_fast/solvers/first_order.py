@@ -143,7 +143,7 @@ def train(
     (True, 'iterations')
     """
     began = time.perf_counter()
-    boundary = problem.forms[0] if boundary is None else boundary
+    boundary = check_fit(problem, net, boundary)
     numbers = iterations if isinstance(iterations, (tuple, list)) else (iterations,) * len(str(method).split("+"))
     settings = Settings(
         method, tuple(numbers), boundary, sampling, learning_rate, batch, resample, prune_threshold, prune_every,
@@ -151,7 +151,6 @@ def train(
     )  # fmt: skip
     check_settings(settings, points)
     check_ending(max_seconds, every)
-    check_fit(problem, net, boundary)
     x, counts = collocation(problem, net, points, sampling, seed)
     run = _Run(problem, net, settings, x, counts)
     run.check_linear()
@@ -274,26 +273,29 @@ class _Run:
     def follow(self, began: float, max_seconds: float | None, path, every: int, callback) -> Solution:
         """Train to the end, or to what comes first, and say how it went."""
         self.clock, self.callback = began - self.seconds, callback
-        if path is not None:
-            self.write(path)
+        file = None if path is None else runs.File(path)
+        if file is not None:
+            file.begin(self._state())
         limit = math.inf if max_seconds is None else began + max_seconds
         with few_threads(self.net.rows.numel() * len(self.batches.x)):
-            terminated = contextlib.nullcontext() if path is None else runs.termination_raised()
+            terminated = contextlib.nullcontext() if file is None else runs.termination_raised()
             try:
                 with terminated, runs.interrupts_held() as release:
-                    reason = self._train(limit, path, every, release)
+                    reason = self._train(limit, file, every, release)
             except KeyboardInterrupt:
                 reason = "interrupted"
             finally:
                 self.seconds = time.perf_counter() - self.clock
-                if path is not None and not self.torn:
-                    self.write(path)
+                if file is not None:
+                    if not self.torn:
+                        self.write(file)
+                    file.end()
             if reason in ("time", "interrupted") and not self.torn:
                 self._look(last=True)  # after the checkpoint: a run that is resumed has not seen these rows
             self._put_back()
         return self._solution(reason)
 
-    def _train(self, limit: float, path, every: int, release: Callable[[], None]) -> str:
+    def _train(self, limit: float, file: runs.File | None, every: int, release: Callable[[], None]) -> str:
         reason = "iterations"
         while True:
             over = self._left() <= 0 or reason == "no further decrease"
@@ -317,9 +319,9 @@ class _Run:
                 self.best = self._here(math.inf)
             if not done and self._left() > 0:
                 reason = "no further decrease"
-            if path is not None and done and self.taken // every > (self.taken - done) // every:
+            if file is not None and done and self.taken // every > (self.taken - done) // every:
                 self.seconds = time.perf_counter() - self.clock
-                self.write(path)
+                self.write(file)
 
     def _look(self, last: bool, tell: bool = False) -> float:
         """The loss here, once: it goes into the history, and a run that is resumed finds it there."""
@@ -381,13 +383,15 @@ class _Run:
 
     # --- its state -----------------------------------------------------------------------------
 
-    def write(self, path: str | os.PathLike) -> None:
+    def write(self, file: runs.File) -> None:
         """Write the state down, unless the run has diverged: then the file stays what it was."""
-        if not bool(torch.isfinite(self.net.rows).all()):
-            return
+        if bool(torch.isfinite(self.net.rows).all()):
+            file.write(self._state())
+
+    def _state(self) -> dict[str, Any]:
         progress = {"stage": self.at, "begun": self.begun, "taken": self.taken, "seconds": self.seconds}
         progress |= {"history": self.history, "events": [asdict(event) for event in self.events]}
-        content = {
+        return {
             "solver": "train",
             "problem": runs.described(self.problem),
             "settings": asdict(self.settings),
@@ -399,7 +403,6 @@ class _Run:
             "batches": self.batches.state_dict(),
             "random": runs.random_state(self.net.rows.device),
         }
-        runs.write(path, content)
 
     @classmethod
     def restored(cls, problem: Problem, state: dict[str, Any], iterations) -> _Run:

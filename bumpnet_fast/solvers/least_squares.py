@@ -200,8 +200,7 @@ def solve(
     """
     start = time.perf_counter()
     _check_options(method, iterations, max_seconds, tolerance, ridge, damping, step_cap, condition_weight, refine, seed)
-    boundary = problem.forms[0] if boundary is None else boundary
-    check_fit(problem, net, boundary)
+    boundary = check_fit(problem, net, boundary)
     x, counts = collocation(problem, net, points, sampling, seed)
     settings = {
         "method": method, "boundary": boundary, "points": points, "sampling": sampling, "iterations": iterations,

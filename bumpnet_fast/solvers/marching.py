@@ -26,6 +26,7 @@ from . import runs
 from .journal import Journal
 from .least_squares import Progress, Solution
 from .placement import drop_outside, grade
+from .system import check_problem
 
 #: A window that ends with a loss so many times that of the one before is solved again, from another start.
 _BAD_LOSS = 4.0
@@ -282,6 +283,7 @@ def march(
 
 
 def _check_march(problem: Problem, windows: int, graded: float, max_seconds: float | None) -> None:
+    check_problem(problem)
     name = problem.name or type(problem).__name__
     if problem.time is None or problem.time_order != 1:
         wanted = "time: it must declare an axis `time`, in which it is of first order"

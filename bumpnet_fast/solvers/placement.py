@@ -10,6 +10,7 @@ from ..jet import Jet
 from ..layer import BumpNet
 from ..problems.base import Problem
 from ..problems.sampling import lattice
+from .system import check_problem
 
 #: Points along the axis that is graded, and along each of the others.
 _ALONG, _ACROSS = 2001, 5
@@ -38,6 +39,7 @@ def drop_outside(net: BumpNet, problem: Problem) -> int:
     >>> drop_outside(net, problem)
     9
     """
+    check_problem(problem)
     x = lattice(problem.domain)
     inside = problem.inside(x)
     if bool(inside.all()):
@@ -61,6 +63,7 @@ def grade(net: BumpNet, problem: Problem, share: float) -> BumpNet:
     """
     if not isinstance(share, (int, float)) or not 0 <= share < 1:
         raise ValueError(f"graded must be at least 0 and less than 1, got {share!r}")
+    check_problem(problem)
     if not share:
         return net
     layout, frame = net.layout, net.frame

@@ -32,6 +32,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
@@ -39,7 +40,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import CheckpointError, atomic, one_line, read, sweep
+from ..files import CheckpointError, CheckpointWarning, atomic, one_line, read, sweep
 from ..layer import BumpNet
 
 #: Format of the files; in 1 all runs were of "train".
@@ -57,6 +58,38 @@ def write(path: str | os.PathLike, content: dict[str, Any]) -> None:
     """Write the state of a run, atomically."""
     with atomic(path) as file:
         torch.save(plain({"kind": "run", "version": VERSION, **content}), file)
+
+
+class File:
+    """Where a run writes its state.  What fails at the start is an error; later the run is worth more than its file.
+
+    It then goes on with a :class:`~bumpnet_fast.files.CheckpointWarning`, and tries again the next time.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path, self._late = path, False
+
+    def begin(self, content: dict[str, Any]) -> None:
+        """Write the first state, and remove what an earlier process left when it was killed while writing."""
+        sweep(self.path)
+        write(self.path, content)
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Write a later state, if that can be."""
+        try:
+            write(self.path, content)
+            self._late = False
+        except OSError as error:
+            if not self._late:
+                reason = f"cannot write {self.path}: {error.strerror}"
+                warnings.warn(f"{reason}; the run goes on, and tries again", CheckpointWarning, stacklevel=2)
+            self._late = True
+
+    def end(self) -> None:
+        """Say so if the file is older than the run."""
+        if self._late:
+            message = f"the end of the run could not be written: what is in {self.path} is older"
+            warnings.warn(message, CheckpointWarning, stacklevel=2)
 
 
 def load(path: str | os.PathLike, keys: Sequence[str] = ()) -> dict[str, Any]:
@@ -173,6 +206,7 @@ class Store:
         self.path, self.every, self.on = path, every, path is not None
         self.content, self.state = content, None if content is None else content.get("state")
         self._make: Callable[[], dict[str, Any]] | None = None
+        self._file = File(path) if self.on else None
         self._cleared = contextlib.ExitStack()
 
     def describe(self, describe: Callable[[], dict[str, Any]]) -> None:
@@ -182,9 +216,10 @@ class Store:
 
     def __enter__(self) -> Store:
         if self.on:
-            sweep(self.path)
             if self.state is None:
-                write(self.path, self.content | {"state": None})
+                self._file.begin(self.content | {"state": None})
+            else:
+                sweep(self.path)
             self._cleared.enter_context(termination_raised())
         self._written = time.monotonic()
         return self
@@ -192,6 +227,8 @@ class Store:
     def __exit__(self, *_) -> None:
         with self._cleared:
             self.flush()
+            if self.on:
+                self._file.end()
 
     def keep(self, make: Callable[[], dict[str, Any]]) -> None:
         """Remember how to make the state that the run could go on from; write it if it is time."""
@@ -205,9 +242,9 @@ class Store:
         self._make = None
 
     def flush(self) -> None:
-        """Write what was kept, if it is not written yet."""
+        """Write what was kept, if it is not written yet; see :class:`File` for what happens if that fails."""
         if self._make is not None:
-            write(self.path, self.content | {"state": self._make()})
+            self._file.write(self.content | {"state": self._make()})
             self._make, self._written = None, time.monotonic()
 
     @contextlib.contextmanager

@@ -320,8 +320,21 @@ def collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int) ->
     return x.to(net.rows.device), counts
 
 
-def check_fit(problem: Problem, net: BumpNet, boundary: str) -> None:
-    """Raise ValueError unless the net can represent the problem's solution on the problem's domain."""
+def check_problem(problem: Problem) -> None:
+    """Raise TypeError for something else, such as a name."""
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, such as problems.get('poisson'), got {type(problem).__name__}")
+
+
+def check_fit(problem: Problem, net: BumpNet, boundary: str | None) -> str:
+    """How the boundary conditions enter, by default as the problem wants it.
+
+    Raises TypeError or ValueError unless the net can represent the problem's solution on the problem's domain.
+    """
+    check_problem(problem)
+    if not isinstance(net, BumpNet):
+        raise TypeError(f"net must be a BumpNet, got {type(net).__name__}")
+    boundary = problem.forms[0] if boundary is None else boundary
     domain, name = problem.domain, problem.name or type(problem).__name__
     if boundary not in BOUNDARIES:
         raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
@@ -340,3 +353,4 @@ def check_fit(problem: Problem, net: BumpNet, boundary: str) -> None:
         raise ValueError("net has rows that are not finite")
     if problem.want not in WANTS:
         raise ValueError(f"want of problem {name!r} must be one of {', '.join(WANTS)}, got {problem.want!r}")
+    return boundary

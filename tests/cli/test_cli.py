@@ -187,13 +187,12 @@ def test_a_fault_of_ours_is_not_taken_for_a_mistake_of_the_caller(tmp_path, monk
         solve("--out", tmp_path)
 
 
-def test_a_full_disk_is_one_line(no_picture, tmp_path, monkeypatch, capsys):
-    def save(path, *_, **__):
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(checkpoint, "save", save)
+def test_a_disk_that_is_full_from_the_start_is_one_line(no_picture, tmp_path, full_disk, capsys):
+    full_disk.full = True
     assert main(["solve", "poisson", *TINY, "--out", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"bumpnet: error: cannot write {tmp_path / 'model.pt'}: No space left on device\n"
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"bumpnet: error: cannot write {tmp_path / 'run.json'}: No space left on device (")
+    assert errors.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 # --- mistakes ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -145,6 +146,42 @@ def test_a_killed_run_goes_on(number, code, every, tmp_path):
     assert 0 <= done < 40 and not (killed / "model.pt").exists()
     assert resume(line, killed) == 0
     assert_same_files(killed, whole)
+
+
+@pytest.mark.parametrize("case", ["varpro", "expm", "adam"])
+def test_a_full_disk_loses_nothing(case, tmp_path, full_disk, monkeypatch, capsys):
+    line, whole, full = LINES[case], tmp_path / "whole", tmp_path / "full"
+    assert run(line, whole) == 0
+
+    @contextlib.contextmanager
+    def progress(arguments):
+        count = iter(range(1000))
+
+        def report(progress):
+            full_disk.full = next(count) > 5
+
+        yield report
+
+    with monkeypatch.context() as patch:
+        patch.setattr(COMMANDS[line.split()[0]], "progress", progress)
+        assert run(line, full, "--set", "every_seconds=0") == 1
+    warned, late, error = capsys.readouterr().err.splitlines()
+    reason = r"No space left on device \([\d,]+ bytes were to be written"
+    untouched = f"{reason}; what was there before is untouched"
+    goes_on = rf"bumpnet: warning: cannot write \S+run.pt: {untouched}\); the run goes on, and tries again"
+    assert re.fullmatch(goes_on, warned), warned
+    assert late == f"bumpnet: warning: the end of the run could not be written: what is in {full / 'run.pt'} is older"
+    not_lost = rf"the run is not lost: --resume {full} writes this again"
+    assert re.fullmatch(rf"bumpnet: error: cannot write \S+model.pt: {reason}\); {not_lost}", error), error
+    assert {path.name for path in full.iterdir()} == {"run.json", "run.pt"}
+    full_disk.full = False
+    assert resume(line, full) == 0
+    for folder in (whole, full):  # in which every_seconds differs
+        (folder / "run.json").unlink()
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["settings"]["solver"].pop("every_seconds", None)
+        (folder / "summary.json").write_text(json.dumps(summary))
+    assert_same_files(full, whole)
 
 
 @pytest.fixture(scope="module")

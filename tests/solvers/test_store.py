@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from test_resume import assert_same, changed, interrupt_at, net_for
 
 from bumpnet_fast import BumpNet
 from bumpnet_fast.checkpoint import CheckpointError, resume
+from bumpnet_fast.files import CheckpointWarning
 from bumpnet_fast.problems import Poisson, get
-from bumpnet_fast.solvers import grow, march, prune, reach, runs, solve
+from bumpnet_fast.solvers import grow, march, prune, reach, runs, solve, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -337,3 +339,47 @@ def test_writes_are_seldom(tmp_path, monkeypatch):
     net = BumpNet(2, (3, 4), Poisson().domain, dtype="float64")
     solve(Poisson(), net, iterations=20, checkpoint=tmp_path / "run.pt")
     assert len(written) == 2  # at the start and at the end
+
+
+# --- a full disk -----------------------------------------------------------------------------------
+
+
+RUNS = {
+    "train": lambda problem, **follow: train(problem, net_for(problem), iterations=60, every=1, log_every=1, **follow),
+    "solve": lambda problem, **follow: solve(problem, net_for(problem), iterations=9, every_seconds=0, **follow),
+    "march": lambda problem, **follow: march(
+        problem, (3, 3), windows=2, iterations=5, tolerance=0, every_seconds=0, **follow
+    ),
+}
+
+
+@pytest.mark.parametrize("ends_full", [False, True])
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_goes_on_when_the_disk_is_full(name, ends_full, tmp_path, full_disk):
+    problem, path = get("heat"), tmp_path / "run.pt"
+    whole = RUNS[name](problem)
+
+    def callback(progress):
+        full_disk.full = progress.iteration >= 3 and (ends_full or progress.iteration < 6)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        solution = RUNS[name](problem, checkpoint=path, callback=callback)
+    assert torch.equal(solution.net.rows, whole.net.rows) and solution.iterations == whole.iterations
+    messages = [str(w.message) for w in told if w.category is CheckpointWarning]
+    assert messages[0].startswith(f"cannot write {path}: No space left on device (")
+    assert messages[0].endswith("what was there before is untouched); the run goes on, and tries again")
+    late = [f"the end of the run could not be written: what is in {path} is older"]
+    assert messages[1:] == (late if ends_full else [])
+    assert os.listdir(tmp_path) == ["run.pt"]
+    full_disk.full = False
+    again = resume(path)  # from the last state that went to the disk, or from the end
+    assert torch.equal(again.net.rows, whole.net.rows) and again.loss == whole.loss
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_disk_that_is_full_from_the_start_is_an_error(name, tmp_path, full_disk):
+    full_disk.full = True
+    with pytest.raises(OSError, match="No space left on device"):
+        RUNS[name](get("heat"), checkpoint=tmp_path / "run.pt", callback=lambda progress: pytest.fail("work was done"))
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,39 @@
+"""docs/errors.md: every mistake in its tables raises what the page says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import bumpnet_fast
+from bumpnet_fast import checkpoint, solvers
+
+PAGE = (Path(__file__).parents[1] / "docs" / "errors.md").read_text(encoding="utf-8")
+[BEFORE] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+ROWS = re.findall(r"^\| `(.+)` \| `(\w+)` \| (.+) \|$", PAGE, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """What the page has at hand, in a folder of its own."""
+    names = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("page"))
+        exec(BEFORE, names)
+        yield names
+
+
+@pytest.mark.parametrize(("code", "error", "message"), ROWS, ids=[code for code, _, _ in ROWS])
+def test_a_mistake(code, error, message, names):
+    wanted = re.escape(message).replace(r"\.\.\.", ".+")
+    with pytest.raises(Exception, match=f"(?s)^{wanted}$") as caught:
+        exec(code, dict(names))
+    assert caught.type.__name__ == error
+
+
+def test_every_public_function_is_there():
+    public = {name for module in (bumpnet_fast, solvers, checkpoint) for name in module.__all__}
+    results = {"Evolution", "March", "Progress", "Solution", "Model", "Jet"}  # made by functions of the library
+    nothing = {"__version__", "VERSION", "CheckpointError", "backend", "atomic"}
+    text = "\n".join(code for code, _, _ in ROWS)
+    assert not [name for name in public - results - nothing if not re.search(rf"\b{name}\(", text)]
