@@ -22,7 +22,7 @@ FLOORS = [
     {"layer"},
     {"adapt", "deeponet", "step"},
     {"problems", "solvers"},
-    {"checkpoint", "evolution_checkpoint"},
+    {"checkpoint", "evolution_checkpoint", "recording"},
     {"checkpoint_operator"},
     {"figures"},
     {"plotting", "plotting_evolution", "plotting_operator"},
