@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -201,16 +201,19 @@ def bumps_title(peaks: np.ndarray) -> str:
 
 
 def draw_boxes(
-    ax: Axes, solution: Solution, box: np.ndarray, outline: bool = True, names: Sequence[str] = ("x", "y")
+    ax: Axes, net: BumpNet, box: np.ndarray, outline: bool = True, names: Sequence[str] = ("x", "y")
 ) -> None:
     """The bumps as they lie over the domain, strong ones on top; ``outline`` says whether that is the box."""
-    net = solution.net
-    draw_bumps(ax, net, (0, 1))
+    solid, outlines, peaks = box.shape[1] == 2, box_outlines(net), as_array(net.peaks[:, 0])
+    order = np.argsort(np.abs(peaks))
+    edges, faces = bump_colours(peaks[order])
+    boxes = [outlines[i] for i in order]
+    ax.add_collection(PolyCollection(boxes, facecolors=faces if solid else "none", edgecolors=edges, linewidths=0.9))
+    ax.scatter(*as_array(net.centres)[order, :2].T, s=9, color=edges, linewidths=0, zorder=2.5)
     if outline:
         (lo, hi) = box[:, :2]
         ax.add_patch(Rectangle(lo, *(hi - lo), fill=False, edgecolor=INK, linewidth=OUTLINE, zorder=3))
     frame_axes(ax, box, MARGIN, names)
-    peaks = as_array(net.peaks[:, 0])
     set_title(ax, bumps_title(peaks))
     norm = _signed_norm(peaks)
     step = 10 ** math.floor(math.log10(norm.vmax))
@@ -219,22 +222,9 @@ def draw_boxes(
     add_colour_bar(ax, ScalarMappable(norm, SIGNED), ticks=ticks, format=lambda t, _: f"{t:g}".replace("-", "−"))
 
 
-def draw_bumps(ax: Axes, net: BumpNet, axes: tuple[int, int]) -> list[Artist]:
-    """Boxes and centres of the bumps by two of the axes, strong ones on top."""
-    peaks = as_array(net.peaks[:, 0])
-    order = np.argsort(np.abs(peaks))
-    edges, faces = bump_colours(peaks[order])
-    solid, outlines = net.layout.dim == 2, box_outlines(net, axes)
-    boxes = PolyCollection(
-        [outlines[i] for i in order], facecolors=faces if solid else "none", edgecolors=edges, linewidths=0.9
-    )
-    centres = as_array(net.centres)[order][:, list(axes)]
-    return [ax.add_collection(boxes), ax.scatter(*centres.T, s=9, color=edges, linewidths=0, zorder=2.5)]
-
-
-def box_outlines(net: BumpNet, axes: tuple[int, int]) -> list[np.ndarray]:
-    """Corners [n, 2] of the boxes of the bumps; in more than two dimensions as they are seen along the others."""
-    corners = as_array(net.boxes())[:, :, list(axes)]
+def box_outlines(net: BumpNet) -> list[np.ndarray]:
+    """Corners [n, 2] of the boxes of the bumps by the first two axes; those of more dimensions are seen from above."""
+    corners = as_array(net.boxes())[:, :, :2]
     return list(corners) if net.layout.dim == 2 else [part[ConvexHull(part).vertices] for part in corners]
 
 
@@ -272,15 +262,25 @@ def _signed_norm(peaks: np.ndarray) -> Normalize:
 # --- animations ----------------------------------------------------------------------------------
 
 
-def write_gif(figure: Figure, moments: Iterable[Any], update: Callable[[Any], None], file: BinaryIO) -> None:
-    """Write a figure as it is after ``update(moment)`` for all moments to a file; the last one stays a while."""
+def write_gif(
+    figure: Figure, moving: Sequence[Artist], moments: Sequence[Any], update: Callable[[Any], None], file: BinaryIO
+) -> None:
+    """Write a figure as it is after ``update(moment)`` for all moments to a file; all but ``moving`` is drawn once."""
     canvas, images = FigureCanvasAgg(figure), []
+    update(moments[0])
+    canvas.draw()
+    figure.set_layout_engine("none")  # once laid out is enough
+    for artist in moving:
+        artist.set_animated(True)
+    canvas.draw()
+    still = canvas.copy_from_bbox(figure.bbox)
     for moment in moments:
         update(moment)
-        canvas.draw()
-        figure.set_layout_engine("none")  # once laid out is enough
+        canvas.restore_region(still)
+        for artist in moving:
+            figure.draw_artist(artist)
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba()).copy()).convert("RGB")
-        images.append(picture.quantize(256, Image.Quantize.FASTOCTREE))  # which spares rare colours, those of the bar
+        images.append(picture.quantize(256, Image.Quantize.MAXCOVERAGE))
     durations = [1000 // PER_SECOND] * (len(images) - 1) + [LAST]
     images[0].save(file, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
 

@@ -119,7 +119,7 @@ def _fields(solution: Solution, field: Field, axes: dict[str, Axes]) -> None:
         error = np.abs(u - exact)
         draw_image(axes["error"], error, plane, error_norm(error), _error_title(solution), ERROR)
     whole = box.shape[1] != 2 or bool(inside.all())
-    draw_boxes(axes["bumps"], solution, box, outline=whole, names=plane.names)
+    draw_boxes(axes["bumps"], solution.net, box, outline=whole, names=plane.names)
     if not whole:
         for name in ("solution", "exact", "error", "bumps"):
             if name in axes:

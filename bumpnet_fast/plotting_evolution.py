@@ -129,7 +129,7 @@ def write_animation(run: Evolution | Solution | March, file: BinaryIO, frames: i
         draw(t)
         set_title(ax, view.title(t))
 
-    write_gif(figure, times, update, file)
+    write_gif(figure, [ax], times, update, file)
 
 
 def _moving(ax: Axes, view: _View, norm: Normalize) -> Callable[[float], None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -144,7 +142,7 @@ def _fields(solution: OperatorSolution, axes: dict[str, Axes]) -> None:
         frame_axes(axes[name], box)
         set_title(axes[name], titles[name])
         add_colour_bar(axes[name], image)
-    draw_boxes(axes["bumps"], SimpleNamespace(net=solution.net.trunk), box)
+    draw_boxes(axes["bumps"], solution.net.trunk, box)
     set_title(axes["bumps"], f"{len(solution.net.rows)} bumps")
 
 

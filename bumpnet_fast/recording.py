@@ -128,7 +128,7 @@ class Recording:
     def flush(self) -> None:
         """Write the frames to the file, if there is one, all or nothing."""
         self._written = time.monotonic()
-        if self.path is not None:
+        if self.path is not None and self.frames:
             frames = [vars(frame) for frame in self.frames]
             with atomic(self.path) as file:
                 torch.save({"kind": "record", "version": VERSION, "stride": self._stride, "frames": frames}, file)

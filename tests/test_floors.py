@@ -25,6 +25,7 @@ FLOORS = [
     {"checkpoint", "evolution_checkpoint", "recording"},
     {"checkpoint_operator"},
     {"fields"},
+    {"results", "vtk"},
     {"figures"},
     {"plotting", "plotting_evolution", "plotting_fields", "plotting_operator", "plotting_training"},
     {"info", "cases", "parity", "speed"},

@@ -72,8 +72,6 @@ def write_results(
     pictures: dict[str, Callable[[BinaryIO], Any]],
 ) -> None:
     """Write all of a run to ``folder``, and the summary to ``file`` as well; pictures come last, as they may fail."""
-    from ..files import atomic
-
     save(folder / "model.pt")
     write_json(folder / "history.json", history)
     write_json(folder / "summary.json", summary)
@@ -82,8 +80,15 @@ def write_results(
     elif file is not None:
         write_json(Path(file), summary)
     for name, draw in pictures.items():
-        with atomic(folder / name) as image:
-            draw(image)
+        write_picture(folder / name, draw)
+
+
+def write_picture(path: Path, draw: Callable[[BinaryIO], Any]) -> None:
+    """Write a picture, all or nothing."""
+    from ..files import atomic
+
+    with atomic(path) as image:
+        draw(image)
 
 
 def show(
