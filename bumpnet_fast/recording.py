@@ -100,20 +100,33 @@ class Recording:
         if not isinstance(most, int) or isinstance(most, bool) or most < 2:
             raise ValueError(f"most must be an integer of at least 2, got {most!r}")
         self.path, self.callback, self.most = path, callback, most
-        self.frames, self._stride, self._calls = [], 1, 0
+        self.frames, self._stride, self._calls, self._begun = [], 1, 0, False
         if path is not None and Path(path).exists():
-            self.frames, self._stride = _read(path)
+            self.frames, self._stride, self._calls = _read(path)
         self._written = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
         """Keep the bumps of this iteration, if it is its turn."""
-        while self.frames and self.frames[-1].seconds >= progress.seconds:  # of a run that was killed after its state
-            self.frames.pop()
-        if self._calls % self._stride == 0 and progress.net is not None:
-            self._keep(progress)
+        if not self._begun and self.frames and progress.net is not None:
+            self._drop_from(progress)
+        self._begun = True
         self._calls += 1
+        if (self._calls - 1) % self._stride == 0 and progress.net is not None:
+            self._keep(progress)
         if self.callback is not None:
             self.callback(progress)
+
+    def _drop_from(self, progress: Progress) -> None:
+        """Drop what a run that was killed had recorded after the state that it goes on from.
+
+        Of the same iteration a frame stays if it is of another solve: with other bumps, or in another window.
+        """
+        net = progress.net()
+        while self.frames and (last := self.frames[-1]).iteration >= progress.iteration:
+            same = last.rows.shape == net.rows.shape and torch.equal(last.domain, net.domain.cpu())
+            if last.iteration == progress.iteration and not same:
+                break
+            self.frames.pop()
 
     def _keep(self, progress: Progress) -> None:
         net = progress.net()
@@ -129,9 +142,10 @@ class Recording:
         """Write the frames to the file, if there is one, all or nothing."""
         self._written = time.monotonic()
         if self.path is not None and self.frames:
-            frames = [vars(frame) for frame in self.frames]
+            place = {"stride": self._stride, "calls": self._calls}
+            content = {"kind": "record", "version": VERSION, "frames": [vars(frame) for frame in self.frames]}
             with atomic(self.path) as file:
-                torch.save({"kind": "record", "version": VERSION, "stride": self._stride, "frames": frames}, file)
+                torch.save(content | place, file)
 
     def __enter__(self) -> Recording:
         return self
@@ -154,11 +168,13 @@ def load(path: str | os.PathLike) -> list[Frame]:
     return _read(path)[0]
 
 
-def _read(path: str | os.PathLike) -> tuple[list[Frame], int]:
-    content = read(path, "record", VERSION, ("frames", "stride"))
+def _read(path: str | os.PathLike) -> tuple[list[Frame], int, int]:
+    """Frames, stride, and the number of calls so far."""
+    content = read(path, "record", VERSION, ("frames", "stride", "calls"))
     with damaged(path):
         names = [field.name for field in fields(Frame)]
-        return [Frame(**{name: frame[name] for name in names}) for frame in content["frames"]], int(content["stride"])
+        frames = [Frame(**{name: frame[name] for name in names}) for frame in content["frames"]]
+        return frames, int(content["stride"]), int(content["calls"])
 
 
 __all__ = ["EVERY", "MOST", "VERSION", "Frame", "Recording", "load"]

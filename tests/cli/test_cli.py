@@ -376,7 +376,10 @@ def test_the_page_on_writing_a_problem_is_as_short_as_it_promises():
     assert len(code_blocks("docs/writing_a_problem.md")[0].splitlines()) < 30
 
 
-@pytest.mark.parametrize("page", ("README.md", "docs/evolution.md", "docs/operators.md", "docs/writing_a_problem.md"))
+PAGES = ("README.md", "docs/evolution.md", "docs/operators.md", "docs/pictures.md", "docs/writing_a_problem.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs_as_printed(page, tmp_path):
     blocks = code_blocks(page)
     assert len(blocks) >= 2
