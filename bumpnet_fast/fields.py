@@ -111,6 +111,12 @@ class Field:
             raise ValueError(f"slices must leave at least one of the axes {', '.join(self.names)}, got all of them")
         return held
 
+    def component(self, output: int) -> int:
+        """``output``, if u has such a component; else ValueError."""
+        if not isinstance(output, int) or isinstance(output, bool) or not 0 <= output < self.outputs:
+            raise ValueError(f"output must be an integer from 0 to {self.outputs - 1}, got {output!r}")
+        return output
+
     def peak(self, held: Mapping[int, float] | None = None, output: int = 0) -> np.ndarray:
         """The point [d] where u is largest, of some thousand points with some coordinates held."""
         points = qmc.scale(qmc.Sobol(self.box.shape[1], scramble=False).random_base2(12)[1:], *self.box)

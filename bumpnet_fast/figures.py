@@ -280,7 +280,8 @@ def write_gif(
         for artist in moving:
             figure.draw_artist(artist)
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba()).copy()).convert("RGB")
-        images.append(picture.quantize(256, Image.Quantize.MAXCOVERAGE))
+        palette = picture.quantize(256, Image.Quantize.MEDIANCUT)
+        images.append(picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))  # or there were bands
     durations = [1000 // PER_SECOND] * (len(images) - 1) + [LAST]
     images[0].save(file, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
 

@@ -105,7 +105,7 @@ def write_animation(run: Evolution | Solution | March, file: BinaryIO, frames: i
     Raises
     ------
     ValueError
-        If there is no axis of time, or none of space.
+        If there is no axis of time or none of space, or no such output.
 
     Examples
     --------
@@ -154,7 +154,8 @@ class _View:
     """What is drawn of u for any time: a curve or a plane of its space."""
 
     def __init__(self, run: Evolution | Solution | March, output: int = 0):
-        self.field, self.output = field_of(run), output
+        self.field = field_of(run)
+        self.output = self.field.component(output)
         if self.field.time is None or len(self.field.names) < 2:
             raise ValueError(f"problem {self.field.problem.name!r} does not evolve over a space: there is no animation")
         self.start, self.end = self.field.box[:, self.field.time]

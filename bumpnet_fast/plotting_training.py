@@ -117,7 +117,7 @@ class _Movie:
     def __init__(
         self, solution: Solution | March, output: int, mosaic: list[list[str]], plane: Slice, points: np.ndarray
     ):
-        self.solution, self.output, self.plane, self.points = solution, output, plane, points
+        self.solution, self.output, self.plane, self.points = solution, plane.field.component(output), plane, points
         size = 4.2 * len(mosaic[0]) + 1.2, 4.6
         self.figure = Figure(size, dpi=80, layout="constrained", facecolor="white")
         self.axes = self.figure.subplot_mosaic(mosaic)

@@ -59,7 +59,7 @@ class Recording:
 
     Every iteration is kept at first; when there are :data:`MOST`, every other frame goes, and from then on only every
     other iteration is kept, and so on.  So at least half as many frames are evenly spread over the run, and the memory
-    is bounded.
+    is bounded by so many copies of the parameters.  Rows that are not finite are left out.
 
     Parameters
     ----------
@@ -130,6 +130,8 @@ class Recording:
 
     def _keep(self, progress: Progress) -> None:
         net = progress.net()
+        if not bool(torch.isfinite(net.rows).all()):  # of a run that diverged: there is nothing to draw
+            return
         tensors = {name: getattr(net, name).detach().cpu() for name in ("rows", "frame", "domain")}
         place = progress.iteration, progress.seconds, progress.loss
         self.frames.append(Frame(*place, **tensors, tied=net.tied))

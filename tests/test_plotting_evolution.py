@@ -148,6 +148,12 @@ def test_what_has_no_time_or_nothing_but_time_is_not_animated():
         write_animation(solved("poisson", 2, 2), io.BytesIO())
 
 
+@pytest.mark.parametrize("output", (-1, 1, True, 0.0))
+def test_an_output_that_is_not_there(output):
+    with pytest.raises(ValueError, match="output must be an integer from 0 to 0, got"):
+        evolution_figure(evolved("curve"), output=output)
+
+
 def test_another_output_can_be_drawn():
     axes = {ax.get_label(): ax for ax in evolution_figure(evolve(Pair(), 8, times=2), output=1).axes}
     assert axes["profiles"].lines[0].get_ydata().max() == pytest.approx(2, abs=1e-2)

@@ -8,7 +8,7 @@ import torch
 from bumpnet_fast import BumpNet, checkpoint, problems
 from bumpnet_fast.files import CheckpointError
 from bumpnet_fast.recording import Recording, load
-from bumpnet_fast.solvers import march, prune, reach, runs, solve, train
+from bumpnet_fast.solvers import Progress, march, prune, reach, runs, solve, train
 
 POISSON = problems.get("poisson")
 
@@ -84,6 +84,17 @@ def test_it_calls_what_it_is_given_and_needs_no_net():
     assert [progress.iteration for progress in seen] == [0, 1, 2]
     with pytest.raises(ValueError, match="most must be an integer of at least 2, got 1"):
         Recording(most=1)
+
+
+def test_rows_that_are_no_numbers_are_left_out():
+    recording, net = Recording(), grid(2, 2)
+    recording(Progress(0, 0.1, 1.0, None, lambda: net))
+    broken = grid(2, 2)
+    with torch.no_grad():
+        broken.rows[0, 0] = torch.nan
+    recording(Progress(1, 0.2, float("nan"), None, lambda: broken))
+    recording(Progress(2, 0.3, 1.0, None))  # of something that is no net of bumps
+    assert places(recording.frames) == [(0, 4)]
 
 
 def stopping(call, at):
