@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import AsinhNorm, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from scipy.spatial import ConvexHull
 
 from .adapt import with_events
+from .fields import Slice, middles
+from .layer import BumpNet
 from .solvers.least_squares import Solution
 
 FIELD, ERROR, SIGNED = "viridis", "magma", "coolwarm"  # perceptually uniform; the last diverges from zero
@@ -23,6 +33,8 @@ TITLE, TEXT, SMALL = 10.5, 9, 8  # font sizes in points
 DECADES = 4  # how far below its maximum an error is resolved
 MARKERS = {"prune": "v", "grow": "^", "restore": "D", "restart": "s"}  # of events
 OUTLINE = 1.4  # width of the line around the domain
+CELLS, CURVE = 200, 1001  # points along the longest side of a picture, and of a curve
+PER_SECOND, LAST = 12, 1500  # frames of an animation, and milliseconds of its last one
 MARGIN = 0.15  # how much of the surroundings the picture of the bumps shows, in domain widths
 
 
@@ -43,6 +55,29 @@ def mathtext(value: float) -> str:
 # --- axes ----------------------------------------------------------------------------------------
 
 
+def panels(mosaic: Sequence[Sequence[str]], width: float, heights: Sequence[float]) -> tuple[Figure, dict[str, Axes]]:
+    """A figure of axes by name, in inches, a column ``width`` and the rows ``heights``; "." leaves a place empty."""
+    size = width * len(mosaic[0]), sum(heights) + 0.4
+    figure = Figure(size, dpi=150, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1, wspace=0.03, hspace=0.03)
+    axes = figure.subplot_mosaic(mosaic, height_ratios=heights)
+    for name, ax in axes.items():
+        ax.set_label(name)
+        dress(ax)
+    return figure, axes
+
+
+def dress(ax: Axes) -> None:
+    """Ticks and spines of an axes as all have them."""
+    ax.tick_params(labelsize=SMALL, colors=INK, width=0.6, length=3)
+    ax.spines[:].set(linewidth=0.6, color=FAINT)
+
+
+def picture_height(box: np.ndarray) -> float:
+    """Inches of a picture of the box, with its labels."""
+    return min(max(3.1 / aspect_of(box), 1.2), 5.0) + 0.9
+
+
 def aspect_of(box: np.ndarray) -> float:
     """Width by height of a picture of the domain; curves get a pleasant one."""
     return 4 / 3 if box.shape[1] == 1 else float(np.divide(*(box[1] - box[0])[:2]))
@@ -53,15 +88,43 @@ def set_title(ax: Axes, text: str) -> None:
     ax.set_title(text, fontsize=TITLE, color=INK, pad=7)
 
 
-def frame_axes(ax: Axes, box: np.ndarray, margin: float = 0.0) -> None:
+def frame_axes(ax: Axes, box: np.ndarray, margin: float = 0.0, names: Sequence[str] = ("x", "y")) -> None:
     """Limits, aspect and labels of an axes over the box [2, d], with so much around it, in widths."""
     (lo, hi), pad = box[:, :2], margin * (box[1] - box[0])[:2]
     ax.set(xlim=(lo[0] - pad[0], hi[0] + pad[0]), ylim=(lo[1] - pad[1], hi[1] + pad[1]))
     ax.set_aspect("equal" if 1 / 3 <= aspect_of(box) <= 3 else "auto")
-    ax.set_xlabel("$x$" if box.shape[1] <= 3 else "$x_1$", fontsize=TEXT, color=INK, labelpad=2)
-    ax.set_ylabel("$y$" if box.shape[1] <= 3 else "$x_2$", fontsize=TEXT, color=INK, labelpad=2)
+    label_axes(ax, names)
     ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+
+
+def label_axes(ax: Axes, names: Sequence[str]) -> None:
+    """The names of one or two coordinates at an axes: x1 is written with an index."""
+    for name, label in zip(names, (ax.set_xlabel, ax.set_ylabel), strict=False):
+        label(f"${mathname(name)}$", fontsize=TEXT, color=INK, labelpad=2)
+
+
+def mathname(name: str) -> str:
+    """A name in mathtext, its number as an index.
+
+    Examples
+    --------
+    >>> mathname("t"), mathname("x1")
+    ('t', 'x_{1}')
+    """
+    return f"{name[0]}_{{{name[1:]}}}" if name[1:] else name
+
+
+def place(coordinates: Mapping[str, float]) -> str:
+    """Coordinates by their names in mathtext: z = 0.5."""
+    return ", ".join(f"${mathname(name)} = {value:.3g}$" for name, value in coordinates.items())
+
+
+def finite_norm(*arrays: np.ndarray) -> Normalize:
+    """A scale of colours over all numbers in the arrays."""
+    known = np.concatenate([a[np.isfinite(a)] for a in arrays])
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+    return Normalize(low, high)
 
 
 def add_colour_bar(ax: Axes, mappable: ScalarMappable, **options) -> None:
@@ -86,6 +149,49 @@ def error_norm(error: np.ndarray) -> LogNorm:
     return LogNorm(top / 10**DECADES, top)
 
 
+# --- fields --------------------------------------------------------------------------------------
+
+
+def pixels(box: np.ndarray, cells: int = CELLS) -> tuple[list[np.ndarray], tuple[int, int]]:
+    """Middles of the cells of a picture of a plane by each coordinate, and its size, height first."""
+    aspect = min(max(aspect_of(box), 1 / 4), 4)
+    size = round(cells * min(1, 1 / aspect)), round(cells * min(1, aspect))
+    return [middles(*box[:, k], size[1 - k]) for k in (0, 1)], size
+
+
+def draw_image(ax: Axes, values: np.ndarray, plane: Slice, norm: Normalize, title: str, cmap: str = FIELD) -> AxesImage:
+    """A picture [height, width] of a plane with its bar of colours."""
+    extent = (*plane.box[:, 0], *plane.box[:, 1])
+    image = ax.imshow(values, origin="lower", extent=extent, cmap=cmap, norm=norm, interpolation="bilinear")
+    frame_axes(ax, plane.box, names=plane.names)
+    set_title(ax, title)
+    add_colour_bar(ax, image)
+    return image
+
+
+def draw_edge(ax: Axes, ticks: Sequence[np.ndarray], inside: np.ndarray) -> None:
+    """The edge of a domain that is a part of the box; outside of the box nothing is inside."""
+    x, y = (np.concatenate([[t[0] - (t[1] - t[0])], t, [t[-1] + (t[-1] - t[-2])]]) for t in ticks)
+    ax.contour(x, y, np.pad(inside, 1), levels=[0.5], colors=INK, linewidths=OUTLINE, zorder=3)
+
+
+def draw_curves(ax: Axes, x: np.ndarray, u: np.ndarray, exact: np.ndarray | None, name: str = "u") -> Line2D:
+    """A curve, and the exact one where that is known."""
+    (curve,) = ax.plot(x, u, color=BLUE, linewidth=1.6, label=f"${name}$")
+    if exact is not None:
+        ax.plot(x, exact, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), label=r"$u_\mathrm{exact}$")
+    add_legend(ax)
+    return curve
+
+
+def draw_error_curve(ax: Axes, x: np.ndarray, error: np.ndarray, title: str) -> None:
+    """An error over a coordinate."""
+    norm = error_norm(error)
+    ax.semilogy(x, error, color=RED, linewidth=1.2)
+    ax.set_ylim(norm.vmin, 2 * norm.vmax)
+    set_title(ax, title)
+
+
 # --- the bumps -----------------------------------------------------------------------------------
 
 
@@ -94,27 +200,46 @@ def bumps_title(peaks: np.ndarray) -> str:
     return rf"{len(peaks)} bumps by peak $h\,\psi(c)$"
 
 
-def draw_boxes(ax: Axes, solution: Solution, box: np.ndarray, outline: bool = True) -> None:
+def draw_boxes(
+    ax: Axes, net: BumpNet, box: np.ndarray, outline: bool = True, names: Sequence[str] = ("x", "y")
+) -> None:
     """The bumps as they lie over the domain, strong ones on top; ``outline`` says whether that is the box."""
-    net, solid = solution.net, box.shape[1] == 2
-    corners, peaks = as_array(net.boxes())[:, :, :2], as_array(net.peaks[:, 0])
+    solid, outlines, peaks = box.shape[1] == 2, box_outlines(net), as_array(net.peaks[:, 0])
     order = np.argsort(np.abs(peaks))
-    if not solid:  # the outline of a box in more dimensions, seen from above
-        corners = [part[ConvexHull(part).vertices] for part in corners]
     edges, faces = bump_colours(peaks[order])
-    boxes = [corners[i] for i in order]
+    boxes = [outlines[i] for i in order]
     ax.add_collection(PolyCollection(boxes, facecolors=faces if solid else "none", edgecolors=edges, linewidths=0.9))
     ax.scatter(*as_array(net.centres)[order, :2].T, s=9, color=edges, linewidths=0, zorder=2.5)
     if outline:
         (lo, hi) = box[:, :2]
         ax.add_patch(Rectangle(lo, *(hi - lo), fill=False, edgecolor=INK, linewidth=OUTLINE, zorder=3))
-    frame_axes(ax, box, MARGIN)
+    frame_axes(ax, box, MARGIN, names)
     set_title(ax, bumps_title(peaks))
     norm = _signed_norm(peaks)
     step = 10 ** math.floor(math.log10(norm.vmax))
     step *= max(m for m in (1, 2, 5) if m * step <= norm.vmax)
     ticks = [-step, -step / 10, 0, step / 10, step]
     add_colour_bar(ax, ScalarMappable(norm, SIGNED), ticks=ticks, format=lambda t, _: f"{t:g}".replace("-", "−"))
+
+
+def box_outlines(net: BumpNet) -> list[np.ndarray]:
+    """Corners [n, 2] of the boxes of the bumps by the first two axes; those of more dimensions are seen from above."""
+    corners = as_array(net.boxes())[:, :, :2]
+    return list(corners) if net.layout.dim == 2 else [part[ConvexHull(part).vertices] for part in corners]
+
+
+def draw_intervals(ax: Axes, net: BumpNet, box: np.ndarray) -> None:
+    """The bumps as boxes that stand on the axis, as high as their peaks."""
+    ends, peaks = as_array(net.boxes())[:, :, 0], as_array(net.peaks[:, 0])
+    corners = [[(a, 0), (a, h), (b, h), (b, 0)] for (a, b), h in zip(ends, peaks, strict=True)]
+    edges, faces = bump_colours(peaks)
+    ax.add_collection(PolyCollection(corners, facecolors=faces, edgecolors=edges, linewidths=1.0))
+    ax.autoscale_view()
+    width = box[1, 0] - box[0, 0]
+    ax.set_xlim(box[0, 0] - MARGIN * width, box[1, 0] + MARGIN * width)
+    for end in box[:, 0]:
+        ax.axvline(end, color=INK, linewidth=1.2)
+    set_title(ax, bumps_title(peaks))
 
 
 def bump_colours(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -132,6 +257,33 @@ def _signed_norm(peaks: np.ndarray) -> Normalize:
     """Symmetric about zero, linear for small peaks and logarithmic for large ones."""
     top = np.max(np.abs(peaks[np.isfinite(peaks)]), initial=0.0) or 1.0
     return AsinhNorm(linear_width=top / 20, vmin=-top, vmax=top)
+
+
+# --- animations ----------------------------------------------------------------------------------
+
+
+def write_gif(
+    figure: Figure, moving: Sequence[Artist], moments: Sequence[Any], update: Callable[[Any], None], file: BinaryIO
+) -> None:
+    """Write a figure as it is after ``update(moment)`` for all moments to a file; all but ``moving`` is drawn once."""
+    canvas, images = FigureCanvasAgg(figure), []
+    update(moments[0])
+    canvas.draw()
+    figure.set_layout_engine("none")  # once laid out is enough
+    for artist in moving:
+        artist.set_animated(True)
+    canvas.draw()
+    still = canvas.copy_from_bbox(figure.bbox)
+    for moment in moments:
+        update(moment)
+        canvas.restore_region(still)
+        for artist in moving:
+            figure.draw_artist(artist)
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba()).copy()).convert("RGB")
+        palette = picture.quantize(256, Image.Quantize.MEDIANCUT)
+        images.append(picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))  # or there were bands
+    durations = [1000 // PER_SECOND] * (len(images) - 1) + [LAST]
+    images[0].save(file, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 
 # --- convergence ---------------------------------------------------------------------------------
@@ -170,7 +322,6 @@ def _draw_numbers(ax: Axes, solution: Solution) -> list[Axes]:
         right.plot(*zip(*at, strict=True), marker, color=INK, markersize=4, label=kind)
     right.set_ylim(bottom=0)
     right.set_ylabel("bumps", fontsize=TEXT, color=INK, labelpad=2)
-    right.tick_params(labelsize=SMALL, colors=INK, width=0.6, length=3)
-    right.spines[:].set(linewidth=0.6, color=FAINT)
+    dress(right)
     right.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return [right]

@@ -104,6 +104,8 @@ def damaged(path: str | os.PathLike, how: str = "is damaged") -> Iterator[None]:
     """Tell what goes wrong with the content of ``path`` as a :class:`CheckpointError` of one line."""
     try:
         yield
+    except CheckpointError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} {how}: {one_line(error)}") from error
 

@@ -1,6 +1,7 @@
 """Pictures of an evolution: space and time, snapshots, the course of the error, and an animation.
 
-As in :mod:`bumpnet_fast.plotting`, figures are built without ``pyplot``.
+As in :mod:`bumpnet_fast.plotting`, figures are built without ``pyplot``.  The animation is of anything that has
+an axis of time, evolution or not.
 """
 
 from __future__ import annotations
@@ -9,39 +10,44 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from PIL import Image
 
+from .fields import Slice, default_plane, field_of
 from .figures import (
     BLUE,
     FAINT,
     FIELD,
     INK,
     RED,
-    SMALL,
     TEXT,
     TITLE,
     add_colour_bar,
     add_legend,
-    frame_axes,
+    draw_curves,
+    draw_image,
+    dress,
+    finite_norm,
+    label_axes,
     mathtext,
+    panels,
+    pixels,
+    place,
     set_title,
+    write_gif,
 )
-from .problems.sampling import lattice
+from .solvers import March, Solution
 from .solvers.evolution.result import Evolution
 
 SNAPSHOTS = 4  # pictures or curves of a figure
 ACROSS = 81  # points along the longer side of a picture
 CURVE = 401  # points of a curve
 ROWS = 120  # times of a picture of space and time
-FRAMES, PER_SECOND = 40, 12  # of an animation
+FRAMES = 40  # of an animation
 
 
-def evolution_figure(run: Evolution) -> Figure:
+def evolution_figure(run: Evolution, output: int = 0) -> Figure:
     """Draw an evolution: over space and time in one dimension, as snapshots in more, and how the error went.
 
     In more than two dimensions a plane of the first two coordinates is drawn, through the point where the start is
@@ -50,7 +56,9 @@ def evolution_figure(run: Evolution) -> Figure:
     Parameters
     ----------
     run : Evolution
-        What :func:`bumpnet_fast.solvers.evolve` returns.  The first output is drawn.
+        What :func:`bumpnet_fast.solvers.evolve` returns.
+    output : int
+        Which component of u is drawn.
 
     Returns
     -------
@@ -64,28 +72,45 @@ def evolution_figure(run: Evolution) -> Figure:
     >>> [axes.get_label() for axes in evolution_figure(evolve(Heat(), 12)).axes][:3]
     ['evolution', 'profiles', 'error']
     """
-    view = _View(run)
-    if view.dim == 1:
-        figure, axes = _panels([["evolution", "profiles", "error"]], 3.6)
+    view = _View(run, output)
+    if view.flat:
+        figure, axes = panels([["evolution", "profiles", "error"]], 4.4, [3.6])
         _space_time(axes["evolution"], view)
         _profiles(axes["profiles"], view)
     else:
         names = [f"time {i}" for i in range(SNAPSHOTS)]
-        figure, axes = _panels([[*names[:2], "error"], [*names[2:], "error"]], 3.6)
+        figure, axes = panels([[*names[:2], "error"], [*names[2:], "error"]], 4.4, [3.6, 3.6])
         norm = view.norm(view.times(SNAPSHOTS))
         for name, t in zip(names, view.times(SNAPSHOTS), strict=True):
-            _snapshot(axes[name], view, t, norm)
+            draw_image(axes[name], view.u(t), view.plane, norm, view.title(t))
     _error(axes["error"], run)
     figure.suptitle(_headline(run), fontsize=TITLE + 1.5, color=INK)
     return figure
 
 
-def write_animation(run: Evolution, file: BinaryIO, frames: int = FRAMES) -> None:
-    """Write an animated GIF of u to an open binary file.
+def write_animation(run: Evolution | Solution | March, file: BinaryIO, frames: int = FRAMES, output: int = 0) -> None:
+    """Write an animated GIF of u over time to an open binary file.
+
+    Parameters
+    ----------
+    run : Evolution, Solution or March
+        Its problem must have an axis of time.
+    file : binary file
+        Where to.
+    frames : int
+        How many, from the first to the last time.
+    output : int
+        Which component of u is drawn; in more than two dimensions on a plane as for :func:`evolution_figure`.
+
+    Raises
+    ------
+    ValueError
+        If there is no axis of time or none of space, or no such output.
 
     Examples
     --------
     >>> import io
+    >>> from PIL import Image
     >>> from bumpnet_fast.problems.evolution import Heat
     >>> from bumpnet_fast.solvers import evolve
     >>> file = io.BytesIO()
@@ -93,83 +118,78 @@ def write_animation(run: Evolution, file: BinaryIO, frames: int = FRAMES) -> Non
     >>> Image.open(io.BytesIO(file.getvalue())).n_frames
     3
     """
-    view = _View(run)
+    view = _View(run, output)
     times = view.times(frames)
-    norm = view.norm(times)
-    figure = Figure((5.0, 3.6 if view.dim == 1 else 4.4), dpi=80, layout="constrained", facecolor="white")
-    canvas, ax = FigureCanvasAgg(figure), figure.add_subplot()
-    update = _moving(ax, view, norm)
-    images = []
-    for t in times:
-        update(t)
-        set_title(ax, f"$t = {t:.3g}$")
-        canvas.draw()
-        figure.set_layout_engine("none")  # once laid out is enough
-        picture = Image.fromarray(np.asarray(canvas.buffer_rgba()).copy()).convert("RGB")
-        images.append(picture.quantize(128))
-    images[0].save(file, format="GIF", save_all=True, append_images=images[1:], duration=1000 // PER_SECOND, loop=0)
+    figure = Figure((5.2, 3.6 if view.flat else 4.4), dpi=80, layout="constrained", facecolor="white")
+    ax = figure.add_subplot()
+    dress(ax)
+    draw = _moving(ax, view, view.norm(times))
+
+    def update(t: float) -> None:
+        draw(t)
+        set_title(ax, view.title(t))
+
+    write_gif(figure, [ax], times, update, file)
 
 
 def _moving(ax: Axes, view: _View, norm: Normalize) -> Callable[[float], None]:
     """Draws u on ``ax``; what it returns changes it to another time."""
-    start = float(view.run.times[0])
-    if view.dim == 1:
-        (curve,) = ax.plot(view.x[:, 0], view.u(start), color=BLUE, linewidth=1.6)
-        pad = 0.05 * (norm.vmax - norm.vmin)
-        ax.set(xlim=view.box[:, 0], ylim=(norm.vmin - pad, norm.vmax + pad), xlabel="$x$", ylabel="$u$")
-        return lambda t: curve.set_ydata(view.u(t))
-    image = ax.imshow(view.u(start).reshape(view.size), **_image_options(view, norm))
-    frame_axes(ax, view.box)
-    return lambda t: image.set_data(view.u(t).reshape(view.size))
+    start = view.times(1)[0]
+    if not view.flat:
+        image = draw_image(ax, view.u(start), view.plane, norm, view.title(start))
+        return lambda t: image.set_data(view.u(t))
+    curve = draw_curves(ax, view.x, view.u(start), view.exact(start))
+    pad = 0.05 * ((norm.vmax - norm.vmin) or 1.0)
+    ax.set(xlim=view.x[[0, -1]], ylim=(norm.vmin - pad, norm.vmax + pad), ylabel="$u$")
+    label_axes(ax, view.plane.names)
+
+    def move(t: float) -> None:
+        for line, values in zip((curve, *ax.lines[1:]), (view.u(t), view.exact(t)), strict=False):
+            line.set_ydata(values)
+
+    return move
 
 
 class _View:
-    """What is drawn: the first output at the points of a curve or a plane, for any time."""
+    """What is drawn of u for any time: a curve or a plane of its space."""
 
-    def __init__(self, run: Evolution):
-        self.run, self.box = run, run.problem.domain.numpy()
-        self.dim = self.box.shape[1]
-        lo, hi = self.box
-        if self.dim == 1:
-            self.x = np.linspace(lo, hi, CURVE)
-        else:
-            widths = (hi - lo)[:2]
-            nx, ny = np.maximum(2, np.rint(ACROSS * widths / widths.max())).astype(int)
-            grid = np.meshgrid(
-                lo[0] + widths[0] * (np.arange(nx) + 0.5) / nx, lo[1] + widths[1] * (np.arange(ny) + 0.5) / ny
+    def __init__(self, run: Evolution | Solution | March, output: int = 0):
+        self.field = field_of(run)
+        self.output = self.field.component(output)
+        if self.field.time is None or len(self.field.names) < 2:
+            raise ValueError(f"problem {self.field.problem.name!r} does not evolve over a space: there is no animation")
+        self.start, self.end = self.field.box[:, self.field.time]
+        space = [axis for axis in range(len(self.field.names)) if axis != self.field.time]
+        self.flat = len(space) == 1
+        if self.flat:
+            self.plane, self.x = (
+                Slice(self.field, tuple(space), self.field.box[0]),
+                np.linspace(*self.field.box[:, space[0]], CURVE),
             )
-            coarse = lattice(run.problem.domain, 4096)
-            through = coarse[int(run.predict(coarse, 0.0)[:, 0].abs().nan_to_num().argmax())].numpy()
-            self.size = (ny, nx)
-            self.x = np.tile(through, (ny * nx, 1))
-            self.x[:, :2] = np.stack(grid, -1).reshape(-1, 2)
-        self._values = run.on(torch.from_numpy(self.x).to(run.states.device))
+            ticks, self.size = [self.x], (CURVE,)
+        else:
+            self.plane = default_plane(self.field, space, {self.field.time: self.start})
+            ticks, self.size = pixels(self.plane.box, ACROSS)
+        self.points = np.delete(self.plane.points(ticks), self.field.time, axis=1)
+        self._values = self.field.over(self.points)
 
-    @torch.no_grad()
     def u(self, t: float) -> np.ndarray:
-        return self._values(t)[:, 0].cpu().numpy()
+        return self._values(t)[:, self.output].reshape(self.size)
+
+    def exact(self, t: float) -> np.ndarray | None:
+        values = self.field.exact(np.insert(self.points, self.field.time, t, axis=1))
+        return None if values is None else values[:, self.output].reshape(self.size)
+
+    def title(self, t: float) -> str:
+        """Where and when."""
+        return place(self.plane.held | {"t": t})
 
     def times(self, n: int) -> list[float]:
         """``n`` times from the first to the last."""
-        return np.linspace(float(self.run.times[0]), float(self.run.times[-1]), n).tolist()
+        return np.linspace(self.start, self.end, n).tolist()
 
     def norm(self, times: list[float]) -> Normalize:
-        values = [self.u(t) for t in times]
-        low, high = min(v.min() for v in values), max(v.max() for v in values)
-        return Normalize(low, high if high > low else low + 1)
-
-
-def _panels(mosaic: list[list[str]], height: float) -> tuple[Figure, dict[str, Axes]]:
-    figure = Figure(
-        (4.4 * len(mosaic[0]), height * len(mosaic) + 0.4), dpi=150, layout="constrained", facecolor="white"
-    )
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1, wspace=0.03, hspace=0.03)
-    axes = figure.subplot_mosaic(mosaic)
-    for name, ax in axes.items():
-        ax.set_label(name)
-        ax.tick_params(labelsize=SMALL, colors=INK, width=0.6, length=3)
-        ax.spines[:].set(linewidth=0.6, color=FAINT)
-    return figure, axes
+        return finite_norm(*(self.u(t) for t in times))
 
 
 def _headline(run: Evolution) -> str:
@@ -178,43 +198,31 @@ def _headline(run: Evolution) -> str:
     return "  ·  ".join([*parts, f"{run.setup_seconds + run.seconds:.2g} s"])
 
 
-def _image_options(view: _View, norm: Normalize) -> dict:
-    extent = (*view.box[:, 0], *view.box[:, 1])
-    return {"origin": "lower", "extent": extent, "cmap": FIELD, "norm": norm, "interpolation": "bilinear"}
-
-
 def _space_time(ax: Axes, view: _View) -> None:
     times = view.times(ROWS)
     values = np.stack([view.u(t) for t in times])
-    extent = (*view.box[:, 0], times[0], max(times[-1], times[0] + 1e-12))
-    image = ax.imshow(values, origin="lower", extent=extent, aspect="auto", cmap=FIELD, interpolation="bilinear")
-    ax.set_xlabel("$x$", fontsize=TEXT, color=INK, labelpad=2)
-    ax.set_ylabel("$t$", fontsize=TEXT, color=INK, labelpad=2)
+    extent = (*view.x[[0, -1]], times[0], max(times[-1], times[0] + 1e-12))
+    norm = finite_norm(values)
+    image = ax.imshow(
+        values, origin="lower", extent=extent, aspect="auto", cmap=FIELD, norm=norm, interpolation="bilinear"
+    )
+    label_axes(ax, (*view.plane.names, "t"))
     set_title(ax, "$u(x, t)$")
     add_colour_bar(ax, image)
 
 
 def _profiles(ax: Axes, view: _View) -> None:
-    x = torch.from_numpy(view.x)
     times = view.times(SNAPSHOTS)
     for i, t in enumerate(times):
         shade = 0.25 + 0.75 * i / (len(times) - 1)
-        ax.plot(view.x[:, 0], view.u(t), color=BLUE, alpha=shade, linewidth=1.5, label=f"$t = {t:.3g}$")
-        exact = view.run.problem.exact(x, t)
+        ax.plot(view.x, view.u(t), color=BLUE, alpha=shade, linewidth=1.5, label=view.title(t))
+        exact = view.exact(t)
         if exact is not None:
-            values = exact.reshape(len(x), -1)[:, 0]
             label = "exact" if i == len(times) - 1 else None
-            ax.plot(view.x[:, 0], values, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label=label)
-    ax.set_xlabel("$x$", fontsize=TEXT, color=INK, labelpad=2)
+            ax.plot(view.x, exact, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label=label)
+    label_axes(ax, view.plane.names)
     add_legend(ax)
     set_title(ax, "$u$ over $x$")
-
-
-def _snapshot(ax: Axes, view: _View, t: float, norm: Normalize) -> None:
-    image = ax.imshow(view.u(t).reshape(view.size), **_image_options(view, norm))
-    frame_axes(ax, view.box)
-    set_title(ax, f"$t = {t:.3g}$")
-    add_colour_bar(ax, image)
 
 
 def _error(ax: Axes, run: Evolution) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -15,11 +13,9 @@ from .figures import (
     BLUE,
     DECADES,
     ERROR,
-    FAINT,
     FIELD,
     INK,
     RED,
-    SMALL,
     TEXT,
     TITLE,
     add_colour_bar,
@@ -30,6 +26,7 @@ from .figures import (
     error_norm,
     frame_axes,
     mathtext,
+    panels,
     set_title,
 )
 from .solvers.deeponet import OperatorSolution
@@ -75,13 +72,7 @@ def operator_figure(solution: OperatorSolution) -> Figure:
     if dim > 2:
         raise ValueError(f"only functions of one or two coordinates can be drawn, got {dim}")
     samples = list(RANKS) if dim == 1 else ["prediction", "truth", "error"]
-    figure = Figure((13, 7.2), dpi=150, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1, wspace=0.03, hspace=0.03)
-    axes = figure.subplot_mosaic([samples, ["errors", "bumps", "convergence"]])
-    for name, ax in axes.items():
-        ax.set_label(name)
-        ax.tick_params(labelsize=SMALL, colors=INK, width=0.6, length=3)
-        ax.spines[:].set(linewidth=0.6, color=FAINT)
+    figure, axes = panels([samples, ["errors", "bumps", "convergence"]], 13 / 3, (3.4, 3.4))
     figure.suptitle(_headline(solution), fontsize=TITLE + 1.5, color=INK)
     (_curves if dim == 1 else _fields)(solution, axes)
     _histogram(axes["errors"], solution)
@@ -151,7 +142,7 @@ def _fields(solution: OperatorSolution, axes: dict[str, Axes]) -> None:
         frame_axes(axes[name], box)
         set_title(axes[name], titles[name])
         add_colour_bar(axes[name], image)
-    draw_boxes(axes["bumps"], SimpleNamespace(net=solution.net.trunk), box)
+    draw_boxes(axes["bumps"], solution.net.trunk, box)
     set_title(axes["bumps"], f"{len(solution.net.rows)} bumps")
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from bumpnet_fast import BumpNet, problems
 from bumpnet_fast.plotting_evolution import evolution_figure, write_animation
 from bumpnet_fast.problems.evolution import Burgers, EvolutionProblem, Heat, Heat2D
-from bumpnet_fast.solvers import evolve
+from bumpnet_fast.solvers import evolve, march, solve
 
 
 @dataclass
@@ -26,6 +27,21 @@ class Solid(EvolutionProblem):
 
     def initial(self, x):
         return (torch.sin(torch.pi * x) * x).prod(1)
+
+    def rhs(self, x, u, t):
+        return -u.value
+
+
+@dataclass
+class Pair(EvolutionProblem):
+    """u_t = -u and v_t = -v from a sine and twice that."""
+
+    name, want, outputs = "pair", "value", 2
+    lower: tuple = (0.0,)
+    upper: tuple = (1.0,)
+
+    def initial(self, x):
+        return torch.sin(2 * torch.pi * x) * torch.tensor([1.0, 2.0], dtype=x.dtype)
 
     def rhs(self, x, u, t):
         return -u.value
@@ -100,10 +116,24 @@ def test_the_course_of_the_error():
     assert "(time)" in axes_of("start only")[0]["error"].get_title()
 
 
-@pytest.mark.parametrize("name", ["curve", "square"])
+def solved(name, *bumps):
+    problem = problems.get(name)
+    return solve(problem, BumpNet(len(bumps), bumps, problem.domain, dtype="float64"), iterations=2, points=200)
+
+
+ANIMATED = {
+    "curve": lambda: evolved("curve"),
+    "square": lambda: evolved("square"),
+    "a solution over time": lambda: solved("heat", 3, 3),
+    "a solution over time and a plane": lambda: solved("heat2d", 2, 2, 2),
+    "a march": lambda: march(problems.get("heat"), (3, 3), windows=2, iterations=2),
+}
+
+
+@pytest.mark.parametrize("name", ANIMATED)
 def test_the_animation_moves(name):
     file = io.BytesIO()
-    write_animation(evolved(name), file, frames=3)
+    write_animation(ANIMATED[name](), file, frames=3)
     image = Image.open(io.BytesIO(file.getvalue()))
     assert image.n_frames == 3 and image.info["loop"] == 0
     frames = []
@@ -111,6 +141,23 @@ def test_the_animation_moves(name):
         image.seek(i)
         frames.append(np.asarray(image.convert("RGB")).astype(int))
     assert all(np.abs(a - b).max() > 50 for a, b in itertools.pairwise(frames))
+
+
+def test_what_has_no_time_or_nothing_but_time_is_not_animated():
+    with pytest.raises(ValueError, match="problem 'poisson' does not evolve over a space"):
+        write_animation(solved("poisson", 2, 2), io.BytesIO())
+
+
+@pytest.mark.parametrize("output", (-1, 1, True, 0.0))
+def test_an_output_that_is_not_there(output):
+    with pytest.raises(ValueError, match="output must be an integer from 0 to 0, got"):
+        evolution_figure(evolved("curve"), output=output)
+
+
+def test_another_output_can_be_drawn():
+    axes = {ax.get_label(): ax for ax in evolution_figure(evolve(Pair(), 8, times=2), output=1).axes}
+    assert axes["profiles"].lines[0].get_ydata().max() == pytest.approx(2, abs=1e-2)
+    np.testing.assert_allclose(axes["evolution"].images[0].get_array()[0].max(), 2, atol=1e-2)
 
 
 def test_matplotlib_is_left_as_it_was():

@@ -1,4 +1,4 @@
-"""The command ``bumpnet``: list the problems, describe and check the installation, solve a problem.
+"""The command ``bumpnet``: list the problems, describe and check the installation, solve a problem, show a run.
 
 One file for every command; they parse arguments, hand them to the library and write down what comes
 back, and compute nothing themselves.  What needs torch or matplotlib is imported where it is used, so
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__
-from . import bench, check, evolve, info, listing, operator, solve
+from . import bench, check, evolve, info, listing, operator, show, solve
 from .common import FAILED, INTERRUPTED, USAGE, UsageError
 
 
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="bumpnet", description="Solve partial differential equations with networks of bumps.")
     parser.add_argument("--version", action="version", version=f"bumpnet_fast {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (info, solve, listing, check, bench, evolve, operator):
+    for command in (info, solve, listing, check, bench, evolve, operator, show):
         command.add_command(commands)
     return parser
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import resume
+from . import pictures, resume
 from .common import (
     FAILED,
     INTERRUPTED,
@@ -172,13 +172,10 @@ def progress(arguments: argparse.Namespace) -> Iterator[Callable[[EvolutionProgr
 def _finish(run: Evolution, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path) -> int:
     """Write and show an evolution; the exit code."""
     from ..evolution_checkpoint import save
-    from ..plotting_evolution import evolution_figure, write_animation
 
     summary = _summary(run, arguments, settings)
-    pictures = {"evolution.png": lambda image: evolution_figure(run).savefig(image, format="png")}
-    if not arguments.no_animation:
-        pictures["evolution.gif"] = lambda image: write_animation(run, image)
-    write_results(folder, arguments.json, lambda path: save(path, run), run.history, summary, pictures)
+    drawn = pictures.of_evolution(run, not arguments.no_animation)
+    write_results(folder, arguments.json, lambda path: save(path, run), run.history, summary, drawn)
     show(summary, folder, arguments, _SHOWN, seconds="{:.3f}".format)
     return {"interrupted": INTERRUPTED, "unstable": FAILED}.get(run.stop_reason, 0)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import resume
+from . import pictures, resume
 from .common import (
     INTERRUPTED,
     UsageError,
@@ -165,7 +165,6 @@ def _finish(
 ) -> int:
     """Write and show an operator; the exit code."""
     from ..checkpoint_operator import save_operator
-    from ..plotting_operator import operator_figure
 
     summary = _summary(solution, arguments, settings)
     write_results(
@@ -174,7 +173,7 @@ def _finish(
         lambda path: save_operator(path, solution.net, operator=solution.operator),
         solution.history,
         summary,
-        {"operator.png": lambda image: operator_figure(solution).savefig(image, format="png")},
+        pictures.of_operator(solution),
     )
     show(summary, folder, arguments, _SHOWN)
     return INTERRUPTED if solution.stop_reason == "interrupted" else 0

@@ -11,13 +11,16 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .common import UsageError
 from .writing import write_json
 
-#: Files of a run.
-STATE, RECORD = "run.pt", "run.json"
+if TYPE_CHECKING:
+    from ..recording import Frame
+
+#: Files of a run: its state, what the command line knows, and the bumps over time, if they are recorded.
+STATE, RECORD, TRAINING = "run.pt", "run.json", "training.pt"
 #: Arguments that a resumption takes, whatever the command.
 _ARGUMENTS = {"resume", "settings", "json", "threads", "quiet", "run"}
 #: Of the argument.
@@ -43,8 +46,36 @@ def remembered(
 
 
 def _forget(folder: Path) -> None:
-    for name in (STATE, RECORD):
+    for name in (STATE, RECORD, TRAINING, "training.gif"):
         (folder / name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def recorded(folder: Path | None, report: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
+    """A callback that keeps the bumps in ``folder``, if there is one, and hands progress on to ``report``."""
+    if folder is None:
+        yield report
+        return
+    from ..recording import Recording
+
+    try:
+        recording = Recording(folder / TRAINING, report)
+    except ValueError as error:
+        raise UsageError(f"the run in {folder} cannot be resumed: {error}") from error
+    with recording:
+        yield recording
+
+
+def recorded_frames(folder: Path) -> list[Frame]:
+    """The frames of a run; none if it was not recorded."""
+    from ..recording import load
+
+    try:
+        return load(folder / TRAINING)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def refuse_others(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import resume
+from . import pictures, resume
 from .common import (
     FAILED,
     INTERRUPTED,
@@ -36,7 +36,7 @@ METHODS = ("auto", "varpro", "gauss-newton", "lm")
 #: Those of solvers.first_order; they can be joined by "+".
 FIRST_ORDER = ("adam", "varpro-adam", "lbfgs")
 #: Arguments that a resumption must know.
-_RECORDED = ("problem", "method", "dtype", "seed", "reach", "prune_to")
+_RECORDED = ("problem", "method", "dtype", "seed", "reach", "prune_to", "animate")
 
 _SHOWN = ("problem", "method", "boundary", "bumps", "parameters", "windows", "unknowns", "rel_l2",
           "max_error", "loss", "seconds", "iterations", "stop_reason", "dtype", "backend", "threads")  # fmt: skip
@@ -64,6 +64,8 @@ def add_command(commands: Any) -> None:
     few.add_argument(
         "--prune-to", type=positive, metavar="N", help="then take out bumps, training on, until N are left"
     )
+    moving = "record the bumps on the way, and draw training.gif: how they move, are taken out and put in"
+    add("--animate", action="store_true", help=moving)
     add("--resume", type=Path, metavar="DIR", help=resume.HELP)
     add_output_arguments(add)
     solve.set_defaults(run=lambda arguments: _solve(arguments, solve.parse_args([])))
@@ -148,7 +150,7 @@ def _solve(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
         folder = arguments.out or Path("runs", arguments.problem)
         check_writable(folder, arguments.json)
         with resume.remembered(folder, "solve", arguments, _RECORDED, settings):
-            solution = _run(arguments, _call(problem, net, arguments, settings, folder))
+            solution = _run(arguments, folder, _call(problem, net, arguments, settings, folder))
         return _finish(solution, arguments, settings, folder)
 
 
@@ -159,7 +161,7 @@ def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
     check_writable(folder, arguments.json, create=False)
     settings = resume.recall(folder, "solve", arguments, _RECORDED)
     with computing_threads(arguments.threads):
-        solution = _run(arguments, resume.call(folder, arguments, settings))
+        solution = _run(arguments, folder, resume.call(folder, arguments, settings))
         return _finish(solution, arguments, settings, folder)
 
 
@@ -215,8 +217,9 @@ def _call(
     return lambda callback: _solver(arguments.method)(problem, net, callback=callback, **choices)
 
 
-def _run(arguments: argparse.Namespace, call: Callable[..., Solution | March]) -> Solution | March:
-    with progress(arguments) as report, followed(report) as callback:
+def _run(arguments: argparse.Namespace, folder: Path, call: Callable[..., Solution | March]) -> Solution | March:
+    kept = folder if arguments.animate else None
+    with progress(arguments) as report, resume.recorded(kept, report) as watch, followed(watch) as callback:
         return call(callback)
 
 
@@ -229,7 +232,6 @@ def _finish(
     """Write and show a solution; the exit code."""
     from ..adapt import with_events
     from ..checkpoint import save
-    from ..plotting import solution_figure
 
     summary = _summary(solution, arguments, settings)
     nets = _nets(solution) if hasattr(solution, "parts") else solution.net
@@ -239,7 +241,7 @@ def _finish(
         lambda path: save(path, nets, problem=solution.problem, boundary=solution.boundary),
         with_events(solution.history, getattr(solution, "events", ())),
         summary,
-        {"solution.png": lambda image: solution_figure(solution).savefig(image, format="png")},
+        pictures.of_solution(solution, resume.recorded_frames(folder) if arguments.animate else []),
     )
     show(summary, folder, arguments, _SHOWN)
     return {"interrupted": INTERRUPTED, "error not reached": FAILED}.get(solution.stop_reason, 0)

@@ -72,8 +72,6 @@ def write_results(
     pictures: dict[str, Callable[[BinaryIO], Any]],
 ) -> None:
     """Write all of a run to ``folder``, and the summary to ``file`` as well; pictures come last, as they may fail."""
-    from ..files import atomic
-
     try:
         save(folder / "model.pt")
         write_json(folder / "history.json", history)
@@ -83,13 +81,20 @@ def write_results(
         elif file is not None:
             write_json(Path(file), summary)
         for name, draw in pictures.items():
-            with atomic(folder / name) as image:
-                draw(image)
+            write_picture(folder / name, draw)
     except OSError as error:
         if error.filename is None:  # the standard output, where nobody reads any more
             raise
         again = f"the run is not lost: --resume {folder} writes this again"
         raise OSError(error.errno, f"{error.strerror}; {again}", error.filename) from error
+
+
+def write_picture(path: Path, draw: Callable[[BinaryIO], Any]) -> None:
+    """Write a picture, all or nothing."""
+    from ..files import atomic
+
+    with atomic(path) as image:
+        draw(image)
 
 
 def show(

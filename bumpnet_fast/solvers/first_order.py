@@ -333,7 +333,7 @@ class _Run:
         rel_l2 = None
         if last or self.taken % (_MEASURE_EVERY * self.settings.log_every) == 0:
             rel_l2, _ = self._measured()
-        progress = Progress(self.taken, time.perf_counter() - self.clock, loss, rel_l2)
+        progress = Progress(self.taken, time.perf_counter() - self.clock, loss, rel_l2, self._net_now)
         entry = {"iteration": self.taken, "seconds": progress.seconds, "loss": loss}
         entry |= {"stage": self.settings.stages[self.at], "bumps": len(self.net.rows)}
         self.history.append(entry if rel_l2 is None else entry | {"rel_l2": rel_l2})
@@ -347,6 +347,9 @@ class _Run:
             "rows": self.net.rows.detach().clone(),
             "unknowns": self.unknowns.detach().clone(),
         }
+
+    def _net_now(self) -> BumpNet:
+        return BumpNet.from_rows(self.net.rows, self.net.frame, self.net.domain, self.net.tied)
 
     @torch.no_grad()
     def _measured(self) -> tuple[float | None, float | None]:

@@ -8,6 +8,7 @@ algebra is in float64 whatever the net's dtype.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
@@ -43,12 +44,17 @@ _FLOOR = 1e-28
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback is told after every iteration; 0 is the start with the best amplitudes."""
+    """What a callback is told after every iteration; 0 is the start with the best amplitudes.
+
+    ``net()`` makes a net of the bumps as they are now, which costs nothing unless it is asked for; it is None where
+    what is trained is no single :class:`~bumpnet_fast.layer.BumpNet`.
+    """
 
     iteration: int
     seconds: float
     loss: float
     rel_l2: float | None
+    net: Callable[[], BumpNet] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass
@@ -319,7 +325,8 @@ class _Run:
         rel_l2 = None
         if iteration % _MEASURE_EVERY == 0 or last:
             rel_l2, _ = self.error(self.model.rows(self.best))
-        progress = Progress(iteration, time.perf_counter() - self.start, self.best.loss, rel_l2)
+        net = functools.partial(_net_at, self.error.net, self.model, self.best)
+        progress = Progress(iteration, time.perf_counter() - self.start, self.best.loss, rel_l2, net)
         entry = {"iteration": iteration, "seconds": progress.seconds, "loss": progress.loss}
         self.history.append(entry if rel_l2 is None else entry | {"rel_l2": rel_l2})
         if self.store.on:
@@ -364,6 +371,11 @@ class _Run:
             point = model.recalled({k: v.to(device) if isinstance(v, Tensor) else v for k, v in state["point"].items()})
             runs.set_random_state(state["random"], device)
         return point
+
+
+@torch.no_grad()
+def _net_at(net: BumpNet, model, point) -> BumpNet:
+    return BumpNet.from_rows(model.rows(point).to(net.rows), net.frame, net.domain, net.tied)
 
 
 class ErrorMeasure:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...jet import Jet
 from ...layer import BumpNet
 from .basis import Space
 
@@ -108,7 +109,11 @@ class Evolution:
 
         Between the times of the output the amplitudes are interpolated by cubics that have their rates.
         """
-        return self.space.jet(x.double(), self._rows(t), "value").value.to(x.dtype)
+        return self.jet(x, t).value
+
+    def jet(self, x: Tensor, t: float, want: str = "value") -> Jet:
+        """As :meth:`predict`, with derivatives by x; ``want`` as for :meth:`bumpnet_fast.BumpNet.jet`."""
+        return self.space.jet(x.double(), self._rows(t), want).map(lambda part: part.to(x))
 
     def on(self, x: Tensor) -> Callable[[float], Tensor]:
         """u [N, K] at the same points ``x`` [N, d] for many times: frozen bumps are evaluated there once.

@@ -1,0 +1,63 @@
+"""The pictures that the commands draw of a result, by the names of their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from ..recording import Frame
+    from ..solvers import Evolution, March, Solution
+    from ..solvers.deeponet import OperatorSolution
+
+Pictures = dict[str, Callable[[BinaryIO], Any]]
+
+
+def of_solution(
+    solution: Solution | March, frames: Sequence[Frame] = (), at: Mapping[str, float] | None = None
+) -> Pictures:
+    """The overview, all outputs on slices if it does not show all, and the training if there are ``frames`` of it."""
+    from ..plotting import solution_figure
+
+    pictures: Pictures = {"solution.png": lambda image: solution_figure(solution).savefig(image, format="png")}
+    if at or len(solution.problem.lower) > 2 or solution.net.layout.outputs > 1:
+        pictures |= of_slices(solution, at)
+    if frames:
+        from ..plotting_training import write_training
+
+        pictures["training.gif"] = lambda image: write_training(solution, frames, image)
+    return pictures
+
+
+def of_evolution(run: Evolution, animation: bool, at: Mapping[str, float] | None = None) -> Pictures:
+    """One picture for every output, slices where they are asked for, and an animation."""
+    from ..plotting_evolution import evolution_figure
+
+    def draw(output: int) -> Callable[[BinaryIO], Any]:
+        which = {"output": output} if output else {}
+        return lambda image: evolution_figure(run, **which).savefig(image, format="png")
+
+    outputs = range(run.net.layout.outputs)
+    pictures: Pictures = {f"evolution{-k - 1 if k else ''}.png": draw(k) for k in outputs}
+    return pictures | (of_slices(run, at) if at else {}) | (over_time(run) if animation else {})
+
+
+def over_time(result: Solution | March | Evolution) -> Pictures:
+    """The animation of what has an axis of time."""
+    from ..plotting_evolution import write_animation
+
+    return {"evolution.gif": lambda image: write_animation(result, image)}
+
+
+def of_slices(result: Solution | March | Evolution, at: Mapping[str, float] | None) -> Pictures:
+    """All outputs where some coordinates are held."""
+    from ..plotting_fields import fields_figure
+
+    return {"fields.png": lambda image: fields_figure(result, at).savefig(image, format="png")}
+
+
+def of_operator(solution: OperatorSolution) -> Pictures:
+    """The only picture of an operator."""
+    from ..plotting_operator import operator_figure
+
+    return {"operator.png": lambda image: operator_figure(solution).savefig(image, format="png")}
