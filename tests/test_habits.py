@@ -317,6 +317,31 @@ def test_compiling_for_many_sizes_compiles_at_most_twice(dynamic, most):
     assert len(compilations) <= most
 
 
+def compilations_of(module):
+    """How often ``module`` is compiled for points of many sizes, with and without gradients, in both modes."""
+    compilations = []
+
+    def count(graph, inputs):
+        compilations.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend=count)
+    for training in (True, False):
+        module.train(training)
+        for grad in (True, False):
+            for by_points in (True, False):
+                for n in (5, 7, 12):
+                    with torch.set_grad_enabled(grad):
+                        x = oracle.points(2, n).requires_grad_(by_points)
+                        oracle.assert_close(compiled(x), module(x), 1e-13)
+    return len(compilations)
+
+
+def test_compiling_starts_again_no_more_often_than_for_a_linear_layer():
+    assert compilations_of(net_of()) <= compilations_of(nn.Linear(2, 1, dtype=torch.float64)) <= 8
+
+
 def test_compiling_does_not_start_again_for_steps_states_or_pruning():
     compilations = []
 

@@ -49,7 +49,7 @@ class BumpNet(FusedNet):
         caches = _caches() if self.jets_wanted(x) and "deepxde" in sys.modules else None
         if caches is None or not _reverse_mode():
             return super().forward(x)
-        jet, (first, second) = LazyJet(self, x), caches
+        jet, (first, second) = LazyJet(self, x, spare="derivatives"), caches
         u = jet.value
         first.Js[u, x] = _Jacobian(jet)
         second.Hs |= {(u, x, k): _Hessian(jet, k) for k in range(jet.outputs)}

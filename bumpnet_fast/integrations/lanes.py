@@ -14,7 +14,9 @@ from .. import layer
 from ..functional import bump_jet
 from ..jet import Jet
 from ..ops import under_transform
-from ..reference import WANTS
+
+#: Each has what the ones before it have.
+_ORDER = ("value", "gradient", "laplacian", "diagonal", "hessian")
 
 
 class FusedNet(layer.BumpNet):
@@ -44,18 +46,21 @@ class LazyJet:
     In training the net learns from this, and the next jet of so many points has it at once: one operator a step.
     A net in evaluation mode is asked for values alone more often than not.
 
-    Once a derivative was served in training, ``loss.backward()`` leaves the gradient by the points out, which costs
-    third derivatives and which these libraries never read.  It does so only at points that somebody sampled, not
-    at ones that are trained or computed, and a backward with ``create_graph=True`` has it always.
+    In training ``loss.backward()`` may leave the gradient by the points out, which costs third derivatives: where
+    ``spare`` is "derivatives", once one was served; where it is "always", of values, too.  It does so only at points
+    that somebody sampled, not at ones that are trained or computed, and a backward with ``create_graph=True`` has it
+    always.
     """
 
-    def __init__(self, net: FusedNet, x: Tensor):
+    def __init__(self, net: FusedNet, x: Tensor, spare: str = "never"):
         self.x = x.view_as(x)  # what is noted on x must not be seen by other users of it
         self.outputs, self.dim = net.layout.outputs, net.layout.dim
         self._rows, self._frame, self._tied = net.rows, net.frame, net.tied  # not the net, which may go before
         self._usual = net.__dict__.setdefault("usual", {}) if net.training else {}
         origin = leaf(x)
-        self._sampled = net.training and origin.is_leaf and not isinstance(origin, torch.nn.Parameter)
+        sampled = net.training and origin.is_leaf and not isinstance(origin, torch.nn.Parameter)
+        self._spare = sampled and spare != "never"
+        self.x.spared = sampled and spare == "always"
         self.jet = self._evaluate(self._usual.get(len(x), "value"))
         self.value = self.jet.value
 
@@ -63,14 +68,18 @@ class LazyJet:
         return bump_jet(self.x, self._rows, self._frame, want, tied=self._tied)
 
     def _up_to(self, want: str) -> Jet:
-        self.x.spared = self._sampled
-        if WANTS.index(want) > WANTS.index(self.jet.want):
+        self.x.spared = self._spare
+        if _ORDER.index(want) > _ORDER.index(self.jet.want):
             self.jet, self._usual[len(self.x)] = self._evaluate(want), want
         return self.jet
 
     def gradient(self, k: int) -> Tensor:
         """Gradient [N, d] of output ``k``."""
         return self._up_to("gradient").gradient[:, k]
+
+    def laplacian(self, k: int) -> Tensor:
+        """Laplacian [N, 1] of output ``k`` by all coordinates."""
+        return self._up_to("laplacian").laplacian[:, k : k + 1]
 
     def second(self, k: int, i: int, j: int) -> Tensor:
         """Second derivative [N, 1] of output ``k`` by coordinates ``i`` and ``j``."""

@@ -16,6 +16,9 @@ from .lanes import FusedNet, LazyJet, known_version, leaf
 #: The versions of PINA whose operators are known; others differentiate the net themselves.
 KNOWN = ("0.3.2",)
 
+#: What every look at a ``LabelTensor`` goes through costs microseconds, and a step of ours has many.
+_raw = torch._C.DisableTorchFunctionSubclass
+
 #: Every net's latest jet: PINA takes the residual of an output before it asks for the next one.
 _LATEST: weakref.WeakKeyDictionary[BumpNet, _Served] = weakref.WeakKeyDictionary()
 
@@ -42,11 +45,12 @@ class BumpNet(FusedNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """Value [N, K] at the points ``x`` [N, d], a ``LabelTensor`` or not."""
-        labelled = getattr(x, "labels", None) is not None and "pina" in sys.modules
-        if not labelled or not self.jets_wanted(x) or not _wrap_operators():
-            return super().forward(x)
-        served = _LATEST[self] = _Served(LazyJet(self, x.tensor), x)
-        return served.jet.value
+        with _raw():
+            labelled = getattr(x, "labels", None) is not None and "pina" in sys.modules
+            if not labelled or not self.jets_wanted(x) or not _wrap_operators():
+                return super().forward(x)
+            served = _LATEST[self] = _Served(LazyJet(self, x.tensor, spare="always"), x)
+            return served.jet.value
 
 
 class _Served:
@@ -70,10 +74,24 @@ class _Served:
         return True
 
     def gradient(self, k: int, d: list[str]) -> Tensor:
-        return self.jet.gradient(k)[:, [self.labels.index(c) for c in d]]
+        gradient = self.jet.gradient(k)
+        return gradient if d == self.labels else _joined([_column(gradient, self.labels.index(c)) for c in d])
+
+    def laplacian(self, k: int, d: list[str]) -> Tensor:
+        if sorted(d) == sorted(self.labels):
+            return self.jet.laplacian(k)
+        return sum(self.second(k, i, i) for i in d)
 
     def second(self, k: int, i: str, j: str) -> Tensor:
         return self.jet.second(k, self.labels.index(i), self.labels.index(j))
+
+
+def _column(values: Tensor, i: int) -> Tensor:
+    return values[:, i : i + 1]
+
+
+def _joined(columns: list[Tensor]) -> Tensor:
+    return columns[0] if len(columns) == 1 else torch.cat(columns, -1)
 
 
 def _unaliased(node):
@@ -106,7 +124,7 @@ def _grad(output_, input_, components, d):
             return None
         columns = [taken[output_.labels.index(c)] for c in components]
         values, taken = [served.second(k, i, j) for k, i in columns for j in d], None
-    result = _labelled(torch.cat(values, -1), [f"d{c}d{i}" for c in components for i in d])
+    result = _labelled(_joined(values), [f"d{c}d{i}" for c in components for i in d])
     if taken is not None:
         result._bump_gradient = served, taken, result.grad_fn
     return result
@@ -118,8 +136,8 @@ def _laplacian(output_, input_, components, d, method="std"):
     if served is None:
         return None
     columns = [output_.labels.index(c) for c in components]
-    values = [sum(served.second(k, i, i) for i in d) for k in columns]
-    return _labelled(torch.cat(values, -1), [f"dd{c}" for c in components])
+    values = [served.laplacian(k, d) for k in columns]
+    return _labelled(_joined(values), [f"dd{c}" for c in components])
 
 
 def _labelled(values: Tensor, labels: list[str]):
@@ -133,7 +151,8 @@ def _first(ours, theirs):
 
     @functools.wraps(theirs)
     def function(*args, **kwargs):
-        result = ours(*args, **kwargs)
+        with _raw():
+            result = ours(*args, **kwargs)
         return theirs(*args, **kwargs) if result is None else result
 
     return function
