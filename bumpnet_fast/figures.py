@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from scipy.spatial import ConvexHull
 
-from .adapt import with_events
+from .events import with_events
 from .solvers.least_squares import Solution
 
 FIELD, ERROR, SIGNED = "viridis", "magma", "coolwarm"  # perceptually uniform; the last diverges from zero

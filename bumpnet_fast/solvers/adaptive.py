@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapt import Event, add_bumps, keep_bumps, loss_increases, peak_scores, residual_peaks, rows_at
+from ..adapt import add_bumps, keep_bumps, loss_increases, peak_scores, residual_peaks, rows_at
+from ..events import Event
 from ..layer import BumpNet
 from ..problems.base import Problem
 from ..rows import grid_centres

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapt import Event
+from ..events import Event
 from ..files import CheckpointError
 from ..layer import BumpNet
 from ..problems.base import Problem

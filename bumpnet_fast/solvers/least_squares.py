@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapt import Event
+from ..events import Event
 from ..functional import bump_jet
 from ..jet import Jet
 from ..layer import BumpNet

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..adapt import Event, Pruning
+from ..adapt import Pruning
+from ..events import Event
 from ..layer import BumpNet
 from .batches import Batches
 from .models import Separable
