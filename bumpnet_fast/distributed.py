@@ -128,7 +128,7 @@ class Ranks:
 
     def share(self, x: Tensor) -> Tensor:
         """Every ``count``-th row of ``x``, from this rank's on."""
-        return x if self.alone else x[self.rank :: self.count]
+        return x if self.alone else x[self.rank :: self.count].contiguous()  # the others' need not stay in memory
 
     def highest(self, height: float) -> int:
         """The rank with the largest ``height``, the first of them."""

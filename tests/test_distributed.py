@@ -23,6 +23,7 @@ from torch import nn
 from bumpnet_fast import BumpNet, problems
 from bumpnet_fast.adapt import Pruning, add_bumps, keep_bumps, loss_increases, residual_peaks, rows_at
 from bumpnet_fast.distributed import ALONE, Ranks
+from bumpnet_fast.problems import sampling
 from bumpnet_fast.solvers import grow, march, prune, solve, train
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="PyTorch without torch.distributed")
@@ -70,6 +71,31 @@ def solved(group, which):
 
 def converged(group):
     return outcome(solve(*posed(bumps=(4, 4)), iterations=60, group=group))
+
+
+def own_points(group):
+    """Few points on rank 0, fewer than amplitudes, and the others on rank 1."""
+    problem, net = posed()
+    x = sampling.interior(problem.domain, (12, 10), "grid")
+    own = x if group is None else x[:5] if group.rank() == 0 else x[5:]
+    return outcome(solve(problem, net, points=own, boundary="soft", iterations=5, group=group))
+
+
+def rounded(group):
+    """With linear algebra that rounds in its own way on rank 1."""
+
+    def otherwise(function):
+        def call(*arguments, **options):
+            found = function(*arguments, **options)
+            return tuple(t * (1 + 1e-13) for t in found) if isinstance(found, tuple) else found * (1 + 1e-13)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        if group and group.rank() == 1:
+            for place, name in ((torch.linalg, "solve_triangular"), (torch, "cholesky_solve")):
+                patch.setattr(place, name, otherwise(getattr(place, name)))
+        return [outcome(solve(*posed(name), iterations=8, group=group)) for name in ("poisson", "inverse-heat")]
 
 
 def refined(group):
@@ -239,6 +265,8 @@ SCENARIOS = {
     "alone": alone_in_a_group,
     "adaptive loop": adaptive_loop,
     "converged": converged,
+    "own points": own_points,
+    "rounded": rounded,
     "refined": refined,
     "batches": trained_in_batches,
     "pruned and grown": pruned_and_grown,
@@ -346,6 +374,16 @@ def test_ranks_take_the_steps_of_one_process(ranks, which):
 def test_ranks_come_as_far_as_one_process(ranks):
     found, alone = brought(ranks, "converged"), converged(None)
     assert found["rel_l2"] == pytest.approx(alone["rel_l2"], rel=0.5) and found["rel_l2"] < 1e-5
+
+
+def test_ranks_may_have_unlike_numbers_of_points_of_their_own(ranks):
+    found, alone = brought(ranks, "own points"), own_points(None)
+    assert found["losses"] == pytest.approx(alone["losses"], rel=1e-9) and len(found["losses"]) == 6
+
+
+def test_no_rank_goes_its_own_way_where_its_libraries_round_otherwise(ranks):
+    for found, alone in zip(brought(ranks, "rounded"), rounded(None), strict=True):
+        assert found["losses"] == pytest.approx(alone["losses"], rel=1e-6)
 
 
 def test_refinement_adds_points_on_every_rank(ranks):

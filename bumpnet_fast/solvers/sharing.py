@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -29,11 +29,9 @@ def check_same(ranks: Ranks, solver: str, problem: Problem, net: BumpNet, settin
     ranks.check_same(about | {"domain": net.domain, "outer": "tied" if net.tied else "free"} | settings | own)
 
 
-@contextlib.contextmanager
-def interrupts_shared(ranks: Ranks) -> Iterator[Callable[[], None]]:
+def interrupts_shared(ranks: Ranks) -> contextlib.AbstractContextManager[Callable[[], None]]:
     """Hold interrupts back where other ranks would wait for this one; the function that it gives raises them."""
-    with contextlib.nullcontext(lambda: None) if ranks.alone else runs.interrupts_held() as release:
-        yield release
+    return contextlib.nullcontext(lambda: None) if ranks.alone else runs.interrupts_held()
 
 
 __all__ = ["check_same", "check_unstored", "interrupts_shared"]
