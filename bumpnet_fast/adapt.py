@@ -7,6 +7,8 @@ training loop, and ``solvers/adaptive.py`` builds on it.
 
 ``net.rows`` becomes a new Parameter, which takes the old one's place in the optimiser: autograd keeps
 the size of a Parameter for as long as some graph with it is alive, such as that of the last loss.
+
+With a ``group`` of torch.distributed all its processes do the same, to the last bit (docs/distributed.md).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from .distributed import Ranks
+from .events import Event
 from .functional import bump_compact
 from .layer import BumpNet, rows_to_change
 
@@ -43,7 +47,7 @@ def peak_scores(net: BumpNet) -> Tensor:
     return net.peaks.detach().abs().amax(1)
 
 
-def loss_increases(design: Tensor, amplitudes: Tensor, ridge: float = 1e-12) -> Tensor:
+def loss_increases(design: Tensor, amplitudes: Tensor, ridge: float = 1e-12, group: Any = None) -> Tensor:
     """By how much a least-squares loss grows if one bump goes and all others are solved for again.
 
     For ``|A^T h - b|^2`` at its minimum over h, taking out the amplitudes h_i of bump i costs exactly
@@ -57,6 +61,8 @@ def loss_increases(design: Tensor, amplitudes: Tensor, ridge: float = 1e-12) -> 
         h [M, K], a minimiser.
     ridge : float
         Tikhonov weight on the amplitudes, after the rows of A are scaled to unit length.
+    group : torch.distributed.ProcessGroup, optional
+        Its processes have further columns of A.
 
     Returns
     -------
@@ -71,22 +77,27 @@ def loss_increases(design: Tensor, amplitudes: Tensor, ridge: float = 1e-12) -> 
     tensor([ 9., 16.])
     """
     m, k = amplitudes.shape
-    if design.dim() != 2 or design.shape[0] != m * k:
-        raise ValueError(f"design must have shape [{m * k}, R] for amplitudes {m, k}, got {tuple(design.shape)}")
-    A, h = design.double(), amplitudes.double()
-    length = torch.linalg.vector_norm(A, dim=1)
+    A, h, ranks = design.double(), amplitudes.double(), Ranks(group, design.device)
+    ranks.checked(lambda: _check_design(design, m, k))
+    length = ranks.norm(torch.linalg.vector_norm(A, dim=1))
     length = length.clamp_min(1e-6 * float(length.max()) or 1.0)
-    augmented = torch.cat([A / length[:, None], math.sqrt(ridge) * torch.eye(m * k).to(A)], 1)
-    upper = torch.linalg.qr(augmented.T, mode="r").R
+    weight = math.sqrt(ridge) if ranks.rank == 0 else 0.0
+    augmented = torch.cat([A / length[:, None], weight * torch.eye(m * k).to(A)], 1)
+    upper = ranks.triangle(augmented.T)
     inverse = torch.linalg.solve_triangular(upper, torch.eye(m * k).to(A), upper=True)  # G^-1 = inverse inverse^T
     rows = inverse.view(m, k, m * k)
     scaled = (h * length.view(m, k))[..., None]
     cost = scaled.mT @ torch.linalg.solve(rows @ rows.mT, scaled)
-    return cost[:, 0, 0].to(design.dtype)
+    return ranks.agreed(cost[:, 0, 0].to(design.dtype))
+
+
+def _check_design(design: Tensor, m: int, k: int) -> None:
+    if design.dim() != 2 or design.shape[0] != m * k:
+        raise ValueError(f"design must have shape [{m * k}, R] for amplitudes {m, k}, got {tuple(design.shape)}")
 
 
 @torch.no_grad()
-def keep_bumps(net: BumpNet, keep: Tensor, optimizer: Optimizer | None = None) -> int:
+def keep_bumps(net: BumpNet, keep: Tensor, optimizer: Optimizer | None = None, group: Any = None) -> int:
     """Take the bumps out that are not to be kept, in place, with their share of the optimiser's state.
 
     Parameters
@@ -98,6 +109,8 @@ def keep_bumps(net: BumpNet, keep: Tensor, optimizer: Optimizer | None = None) -
     optimizer : torch.optim.Optimizer, optional
         One that trains ``net.rows``.  Its moments are compacted with the rows; the curvature pairs of
         LBFGS, which mix all parameters, are dropped.
+    group : torch.distributed.ProcessGroup, optional
+        Its processes, with the same rows and moments, all take out what ``keep`` says on rank 0.
 
     Returns
     -------
@@ -107,10 +120,10 @@ def keep_bumps(net: BumpNet, keep: Tensor, optimizer: Optimizer | None = None) -
     Raises
     ------
     TypeError, ValueError
-        For a mask of another type, shape or device, one that keeps nothing, or an optimiser that does
-        not train the net; nothing is changed then.
+        For a mask of another type, shape or device, one that keeps nothing, an optimiser that does not train the
+        net, or ranks that differ in rows or moments; nothing is changed then.
     RuntimeError
-        If the rows are computed from other parameters (torch's parametrizations and pruning).
+        If the rows are computed from other parameters (torch's parametrizations and pruning), or another rank failed.
 
     Notes
     -----
@@ -127,22 +140,26 @@ def keep_bumps(net: BumpNet, keep: Tensor, optimizer: Optimizer | None = None) -
     >>> net.rows.shape, optimizer.state[net.rows]["exp_avg"].shape
     (torch.Size([3, 4]), torch.Size([3, 4]))
     """
-    rows = rows_to_change(net)
-    before = len(rows)
+    ranks, before = Ranks(group, net.rows.device), len(net.rows)
+    places = _places(ranks, net, optimizer, lambda: _check_mask(net, keep))
+    keep = ranks.agreed(keep.byte()).bool()
+    kept = bump_compact(keep, [net.rows.data, *(store[key] for store, key in places)])
+    _replace(net, optimizer, places, kept)
+    return before - len(net.rows)
+
+
+def _check_mask(net: BumpNet, keep: Tensor) -> None:
+    rows, before = net.rows, len(net.rows)
     if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
         raise TypeError(f"keep must be a bool tensor [{before}], got {getattr(keep, 'dtype', type(keep).__name__)}")
     if keep.shape != (before,) or keep.device != rows.device:
         raise ValueError(f"keep must be of shape [{before}] on {rows.device}, got {tuple(keep.shape)} on {keep.device}")
     if not bool(keep.any()):
         raise ValueError("keep must keep at least one bump")
-    places = _moments(rows, optimizer)
-    kept = bump_compact(keep, [rows.data, *(store[key] for store, key in places)])
-    _replace(net, optimizer, places, kept)
-    return before - len(net.rows)
 
 
 @torch.no_grad()
-def add_bumps(net: BumpNet, rows: Tensor, optimizer: Optimizer | None = None) -> None:
+def add_bumps(net: BumpNet, rows: Tensor, optimizer: Optimizer | None = None, group: Any = None) -> None:
     """Append bumps, in place; the optimiser's moments of the new ones start at zero.
 
     Parameters
@@ -153,13 +170,16 @@ def add_bumps(net: BumpNet, rows: Tensor, optimizer: Optimizer | None = None) ->
         [new, columns], finite, of the net's dtype and device; see :func:`rows_at`.
     optimizer : torch.optim.Optimizer, optional
         One that trains ``net.rows``.
+    group : torch.distributed.ProcessGroup, optional
+        Its processes, with the same rows and moments, all append the ``rows`` of rank 0.
 
     Raises
     ------
     ValueError
-        For rows that do not fit the net, or an optimiser that does not train it.
+        For rows that do not fit the net, an optimiser that does not train it, or ranks that differ in rows or
+        moments; nothing is changed then.
     RuntimeError
-        If the net's rows are computed from other parameters.
+        If the net's rows are computed from other parameters, or another rank failed.
 
     Examples
     --------
@@ -168,21 +188,43 @@ def add_bumps(net: BumpNet, rows: Tensor, optimizer: Optimizer | None = None) ->
     >>> len(net.rows)
     5
     """
-    own = rows_to_change(net)
-    if rows.dim() != 2 or rows.shape[1] != own.shape[1] or rows.dtype != own.dtype or rows.device != own.device:
-        wanted = f"[new, {own.shape[1]}], {own.dtype} on {own.device}"
-        raise ValueError(f"rows must be {wanted}, got {tuple(rows.shape)}, {rows.dtype} on {rows.device}")
-    if not bool(torch.isfinite(rows).all()):
-        raise ValueError("rows must be finite")
-    places = _moments(own, optimizer)
-    longer = [torch.cat([own.data, rows.detach()])]
+    ranks = Ranks(group, net.rows.device)
+    places = _places(ranks, net, optimizer, lambda: _check_rows(net, rows))
+    rows = ranks.agreed_rows(rows.detach())
+    longer = [torch.cat([net.rows.data, rows])]
     for store, key in places:
         zeros = store[key].new_zeros(len(rows), *store[key].shape[1:])
         longer.append(torch.cat([store[key], zeros]))
     _replace(net, optimizer, places, longer)
 
 
-def _moments(rows: Tensor, optimizer: Optimizer | None) -> list[tuple[dict, str]]:
+def _check_rows(net: BumpNet, rows: Tensor) -> None:
+    own = net.rows
+    if rows.dim() != 2 or rows.shape[1] != own.shape[1] or rows.dtype != own.dtype or rows.device != own.device:
+        wanted = f"[new, {own.shape[1]}], {own.dtype} on {own.device}"
+        raise ValueError(f"rows must be {wanted}, got {tuple(rows.shape)}, {rows.dtype} on {rows.device}")
+    if not bool(torch.isfinite(rows).all()):
+        raise ValueError("rows must be finite")
+
+
+Places = list[tuple[dict, str]]
+
+
+def _places(ranks: Ranks, net: BumpNet, optimizer: Optimizer | None, check: Callable[[], None]) -> Places:
+    """Where the optimiser keeps what moves with the rows, after a check on all ranks, which must have the same."""
+
+    def checked() -> Places:
+        rows = rows_to_change(net)
+        check()
+        return _moments(rows, optimizer)
+
+    places = ranks.checked(checked)
+    moments = {f"{key} of the optimiser": store[key] for store, key in places}
+    ranks.check_same({"the net's rows": net.rows} | moments)
+    return places
+
+
+def _moments(rows: Tensor, optimizer: Optimizer | None) -> Places:
     """Where the optimiser keeps tensors with a row for every bump."""
     if optimizer is None:
         return []
@@ -195,7 +237,7 @@ def _moments(rows: Tensor, optimizer: Optimizer | None) -> list[tuple[dict, str]
     return [(state, key) for key in like_rows]
 
 
-def _replace(net: BumpNet, optimizer: Optimizer | None, places: list[tuple[dict, str]], tensors: Sequence[Tensor]):
+def _replace(net: BumpNet, optimizer: Optimizer | None, places: Places, tensors: Sequence[Tensor]):
     """Put ``tensors``, those of the rows first, where they belong."""
     old, new = net.rows, torch.nn.Parameter(tensors[0], net.rows.requires_grad)
     for (store, key), t in zip(places, tensors[1:], strict=True):
@@ -259,7 +301,7 @@ def rows_at(net: BumpNet, x: Tensor, bumps: int | None = None, shrink: float = 1
 
 
 @torch.no_grad()
-def residual_peaks(net: BumpNet, x: Tensor, residual: Tensor, count: int) -> Tensor:
+def residual_peaks(net: BumpNet, x: Tensor, residual: Tensor, count: int, group: Any = None) -> Tensor:
     """Up to ``count`` of the points ``x`` [N, d] where ``residual`` is largest, half a bump's side apart.
 
     Parameters
@@ -272,6 +314,8 @@ def residual_peaks(net: BumpNet, x: Tensor, residual: Tensor, count: int) -> Ten
         [N] or [N, E].
     count : int
         At least 1.
+    group : torch.distributed.ProcessGroup, optional
+        Its processes have points of their own, [N, d] with any N; the peaks are those over all of them, on each.
 
     Examples
     --------
@@ -279,54 +323,30 @@ def residual_peaks(net: BumpNet, x: Tensor, residual: Tensor, count: int) -> Ten
     >>> [round(p, 2) for p in residual_peaks(net, x, torch.exp(-((x - 0.5) ** 2)) + (x == -0.5), 2).flatten().tolist()]
     [-0.5, 0.5]
     """
+    ranks = Ranks(group, x.device)
+    ranks.checked(lambda: _check_peaks(x, residual, count))
+    ranks.check_same({"count": count})
+    height = residual.reshape(len(x), -1).norm(dim=1).double().nan_to_num(-1.0)
+    scaled = x.to(net.frame) * net.frame[2]
+    apart = _APART * float(net.sizes.detach().median())
+    found: list[Tensor] = []
+    while len(found) < count:
+        own = int(height.argmax())
+        peak = torch.cat([height[own : own + 1], x[own].double()])
+        peak = ranks.agreed(peak, ranks.highest(float(height[own])))
+        if not peak[0] > 0:
+            break
+        found.append(peak[1:].to(x))
+        near = torch.linalg.vector_norm(scaled - found[-1].to(net.frame) * net.frame[2], dim=1) < apart
+        height[near] = -1.0
+    return torch.stack(found) if found else x[:0]
+
+
+def _check_peaks(x: Tensor, residual: Tensor, count: int) -> None:
     if residual.shape[:1] != x.shape[:1] or residual.dim() not in (1, 2):
         raise ValueError(f"residual must have shape [{len(x)}] or [{len(x)}, E], got {tuple(residual.shape)}")
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    height = residual.reshape(len(x), -1).norm(dim=1).double().nan_to_num(-1.0)
-    scaled = x.to(net.frame) * net.frame[2]
-    apart = _APART * float(net.sizes.detach().median())
-    found: list[int] = []
-    while len(found) < count and float(height.max()) > 0:
-        found.append(int(height.argmax()))
-        near = torch.linalg.vector_norm(scaled - scaled[found[-1]], dim=1) < apart
-        height[near] = -1.0
-    return x[found]
-
-
-@dataclass(frozen=True)
-class Event:
-    """Bumps taken out or put in: at which step, what was done ("prune" or "grow"), and the numbers of bumps."""
-
-    step: int
-    kind: str
-    before: int
-    after: int
-    loss: float | None = None
-
-
-def with_events(history: Sequence[dict[str, Any]], events: Sequence[Event]) -> list[dict[str, Any]]:
-    """The history of a run with its events in their places, each at the time of the entry before it.
-
-    Examples
-    --------
-    >>> entry = {"iteration": 5, "seconds": 0.2, "loss": 1.0, "bumps": 9}
-    >>> merged = with_events([entry, entry | {"bumps": 8}], [Event(5, "prune", 9, 8)])
-    >>> [(e.get("event"), e["bumps"]) for e in merged]
-    [(None, 9), ('prune', 8), (None, 8)]
-    """
-    places, place = [], 0
-    for event in events:
-        # two solves meet in an iteration: the event lies behind the last entry with the old number of bumps
-        ends = (i for i, e in enumerate(history, 1) if e["iteration"] <= event.step and e.get("bumps") == event.before)
-        place = max((place, *ends))
-        places.append(place)
-    merged = list(history)
-    for place, event in reversed([*zip(places, events, strict=True)]):
-        seconds = history[place - 1]["seconds"] if place else 0.0
-        entry = {"iteration": event.step, "seconds": seconds, "loss": event.loss, "event": event.kind}
-        merged.insert(place, entry | {"before": event.before, "bumps": event.after})
-    return merged
 
 
 @dataclass
@@ -347,6 +367,8 @@ class Pruning:
         Never fewer bumps than this.
     score : callable
         ``score(net)`` -> [M], :func:`peak_scores` by default.
+    group : torch.distributed.ProcessGroup, optional
+        Its processes, which train the same net, all take out what rank 0 would.
 
     Attributes
     ----------
@@ -374,6 +396,7 @@ class Pruning:
     score: Callable[[BumpNet], Tensor] = peak_scores
     events: list[Event] = field(default_factory=list)
     taken: int = 0
+    group: Any = None
 
     def __post_init__(self):
         if not 0 <= self.threshold <= 1:
@@ -384,6 +407,8 @@ class Pruning:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         if self.stop is not None and self.stop < self.start:
             raise ValueError(f"stop must be at least start, {self.start}, got {self.stop!r}")
+        when = {name: getattr(self, name) for name in ("every", "start", "stop", "taken")}
+        Ranks(self.group, self.net.rows.device).check_same(when)
 
     def step(self, loss: float | Tensor | None = None) -> Event | None:
         """Count a step and, if it is time, prune; returns what was done."""
@@ -393,18 +418,12 @@ class Pruning:
             return None
         before = len(self.net.rows)
         keep = worth_keeping(self.score(self.net), self.threshold, self.least)
+        keep = Ranks(self.group, keep.device).agreed(keep.byte()).bool()
         if bool(keep.all()):
             return None
-        keep_bumps(self.net, keep, self.optimizer)
-        self.events.append(
-            Event(
-                self.taken,
-                "prune",
-                before,
-                len(self.net.rows),
-                None if loss is None else float(torch.as_tensor(loss).detach()),
-            )
-        )
+        keep_bumps(self.net, keep, self.optimizer, self.group)
+        loss = None if loss is None else float(torch.as_tensor(loss).detach())
+        self.events.append(Event(self.taken, "prune", before, len(self.net.rows), loss))
         return self.events[-1]
 
     def state_dict(self) -> dict[str, Any]:
@@ -441,6 +460,5 @@ __all__ = [
     "peak_scores",
     "residual_peaks",
     "rows_at",
-    "with_events",
     "worth_keeping",
 ]

@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from scipy.spatial import ConvexHull
 
-from .adapt import with_events
+from .events import with_events
 from .fields import Slice, middles
 from .layer import BumpNet
 from .solvers.least_squares import Solution

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "bumpnet_fast"
 
 #: From the ground up; what shares a floor may import one another.
 FLOORS = [
-    {"files", "rows"},
+    {"distributed", "events", "files", "rows"},
     {"reference"},
     {"jet"},
     {"_C", "_C_cuda", "kernels"},

@@ -230,8 +230,8 @@ def _finish(
     solution: Solution | March, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path
 ) -> int:
     """Write and show a solution; the exit code."""
-    from ..adapt import with_events
     from ..checkpoint import save
+    from ..events import with_events
 
     summary = _summary(solution, arguments, settings)
     nets = _nets(solution) if hasattr(solution, "parts") else solution.net

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapt import Event, add_bumps, keep_bumps, loss_increases, peak_scores, residual_peaks, rows_at
+from ..adapt import add_bumps, keep_bumps, loss_increases, peak_scores, residual_peaks, rows_at
+from ..distributed import Ranks
+from ..events import Event
 from ..layer import BumpNet
 from ..problems.base import Problem
 from ..rows import grid_centres
@@ -37,7 +39,7 @@ _SHRINK = 0.8
 Score = Callable[[Solution], Tensor]
 
 
-def removal_costs(solution: Solution, points=None, sampling: str = "grid", seed: int = 0) -> Tensor:
+def removal_costs(solution: Solution, points=None, sampling: str = "grid", seed: int = 0, group: Any = None) -> Tensor:
     """Increase of the loss [M] if one bump goes and the amplitudes of all others are solved for again.
 
     Exact for linear problems, and for the linearisation of others.
@@ -46,18 +48,19 @@ def removal_costs(solution: Solution, points=None, sampling: str = "grid", seed:
     ----------
     solution : Solution
         Of :func:`bumpnet_fast.solvers.solve`.
-    points, sampling, seed
-        Where the residual is taken, as for :func:`bumpnet_fast.solvers.solve`.
+    points, sampling, seed, group
+        Where the residual is taken, and by whom, as for :func:`bumpnet_fast.solvers.solve`.
     """
     problem, net, boundary = solution.problem, solution.net, solution.boundary
-    x, counts = collocation(problem, net, points, sampling, seed)
+    ranks = Ranks(group, net.rows.device)
+    x, counts = collocation(problem, net, points, sampling, seed, ranks)
     with torch.no_grad():
-        system = System(blocks(problem, boundary, counts, x, 1.0), net, problem.unknowns)
+        system = System(blocks(problem, boundary, counts, x, 1.0, ranks=ranks), net, problem.unknowns, ranks)
         rows = net.rows.detach().double()
         unknowns = system.guesses.new_tensor([solution.unknowns[name] for name in system.names])
         _, coefficients = system.linearise(system.jets(rows), unknowns)
         A, _ = system.design(rows, coefficients)
-        return loss_increases(A, rows[:, net.layout.amplitude])
+        return loss_increases(A, rows[:, net.layout.amplitude], group=group)
 
 
 def heights(solution: Solution) -> Tensor:
@@ -83,9 +86,8 @@ class _Trace:
         With fewer points for fewer bumps, sharp ones would hide between them.
         """
         self.largest = max(self.largest, net.rows.numel())
-        return {"points": 5 * self.largest, "sampling": "grid", "seed": 0} | {
-            key: value for key, value in self.options.items() if key in ("points", "sampling", "seed")
-        }
+        usual = {"points": 5 * self.largest, "sampling": "grid", "seed": 0, "group": None}
+        return usual | {key: value for key, value in self.options.items() if key in usual}
 
     def solve(self, problem: Problem, net: BumpNet, iterations: int) -> Solution:
         before = self.steps
@@ -124,6 +126,7 @@ def _trace(
 ) -> Iterator[_Trace]:  # fmt: skip
     """The trace of the run ``name``, which ``settings`` and ``options`` define, and of what its checkpoint holds."""
     start = time.perf_counter()
+    Ranks(options.get("group"), net.rows.device).check_same({"solver": name} | settings)
     with runs.opened(checkpoint, every_seconds, lambda: runs.content(name, problem, net, options | settings)) as store:
         yield _Trace(Journal(store, start), callback, options)
 
@@ -153,7 +156,7 @@ def prune(
     iterations : int
         Of the solver, between the changes.
     checkpoint, every_seconds, callback, **options
-        As for :func:`bumpnet_fast.solvers.solve`.
+        As for :func:`bumpnet_fast.solvers.solve`, ``group`` among them.
 
     Returns
     -------
@@ -293,19 +296,22 @@ def _take_out(trace: _Trace, solution: Solution, score: Score | None, left: int,
         raise ValueError(f"score must give a tensor of shape [{before}], got {tuple(values.shape)}")
     keep = torch.zeros_like(net.rows[:, 0], dtype=torch.bool)
     keep[values.nan_to_num(math.inf).topk(left).indices] = True
-    keep_bumps(net, keep)
+    keep_bumps(net, keep, group=trace.options.get("group"))
     trace.note("prune", before, solution)
     return trace.solve(solution.problem, net, iterations)
 
 
 def _put_in(trace: _Trace, solution: Solution, wanted: int, iterations: int) -> Solution:
     net, problem, before = solution.net, solution.problem, len(solution.net.rows)
-    x, _ = collocation(problem, net, *trace.where(net).values())
+    where = trace.where(net)
+    group = where.pop("group")
+    ranks = Ranks(group, net.rows.device)
+    x, _ = collocation(problem, net, *where.values(), ranks)
     with torch.no_grad():
-        residual = problem.residual(x, solution.jet(x, problem.want), **solution.unknowns)
-    places = residual_peaks(net, x, residual, wanted - before)
+        residual = ranks.checked(lambda: problem.residual(x, solution.jet(x, problem.want), **solution.unknowns))
+    places = residual_peaks(net, x, residual, wanted - before, group)
     if len(places):
-        add_bumps(net, rows_at(net, places, shrink=_SHRINK))
+        add_bumps(net, rows_at(net, places, shrink=_SHRINK), group=group)
         trace.note("grow", before, solution)
         solution = trace.solve(problem, net, iterations)
     return solution

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..distributed import ALONE, Ranks
 from ..layer import BumpNet
 from ..problems.base import Problem
 from .system import System, blocks, collocation
@@ -33,6 +34,8 @@ class Batches:
         As in :func:`bumpnet_fast.solvers.system.blocks`.
     seed : int
         Of all that is random.
+    ranks : Ranks
+        Who has further points of every batch.
     """
 
     def __init__(
@@ -47,7 +50,9 @@ class Batches:
         sampling: str,
         condition_weight: float,
         seed: int,
+        ranks: Ranks = ALONE,
     ):
+        self.ranks = ranks
         self._problem, self._net, self._boundary, self.counts = problem, net, boundary, counts
         self._size, self._sampling, self._weight, self._seed = size, sampling, condition_weight, seed
         self.generator, self.draws = torch.Generator().manual_seed(seed), 0
@@ -55,29 +60,31 @@ class Batches:
 
     def _place(self, x: Tensor, deal: Tensor | None = None, queue: tuple[int, ...] = ()) -> None:
         self.x, self.whole, self.deal, self.queue = x, self._system(x), deal, list(queue)
-        self.parts = [self.whole]
-        if self._size is not None and self._size < len(x):
+        self.parts, number = [self.whole], self.ranks.number(len(x))
+        if self._size is not None and self._size < number:
             self.deal = torch.randperm(len(x), generator=self.generator) if deal is None else deal
-            chunks = self.deal.tensor_split(math.ceil(len(x) / self._size))
+            chunks = self.deal.tensor_split(math.ceil(number / self._size))
             self.parts = [self._system(x[chunk.to(x.device)]) for chunk in chunks]
 
     @torch.no_grad()
     def _system(self, x: Tensor) -> System:
-        rows = blocks(self._problem, self._boundary, self.counts, x, self._weight)
-        return System(rows, self._net, self._problem.unknowns)
+        rows = blocks(self._problem, self._boundary, self.counts, x, self._weight, ranks=self.ranks)
+        return System(rows, self._net, self._problem.unknowns, self.ranks)
 
     def next(self) -> System:
         """The next batch."""
         if len(self.parts) == 1:
             return self.whole
         if not self.queue:
-            self.queue = torch.randperm(len(self.parts), generator=self.generator).tolist()
+            order = torch.randperm(len(self.parts), generator=self.generator)
+            self.queue = self.ranks.agreed(order.to(self.x.device)).tolist()
         return self.parts[self.queue.pop()]
 
     def redraw(self) -> None:
         """Draw as many points anew."""
         self.draws += 1
-        x, _ = collocation(self._problem, self._net, self.counts, self._sampling, self._seed + self.draws)
+        seed = self._seed + self.draws
+        x, _ = collocation(self._problem, self._net, self.counts, self._sampling, seed, self.ranks)
         self._place(x)
 
     def state_dict(self) -> dict[str, Any]:

@@ -35,11 +35,11 @@ def descend(model, point: Point, damping: float, step_cap: float) -> Iterator[Po
 
     A point that comes out of here knows its own damping and scaling: from it, a descent goes on.
     """
-    growth, scale = 2.0, point.scale
+    growth, scale, ranks = 2.0, point.scale, model.ranks
     damping = damping if point.damping is None else point.damping
     while True:
         J, gradient = model.jacobian(point)
-        H = lower_gram(J)
+        H = ranks.total(lower_gram(J))
         diagonal = H.diagonal().clone()
         scale = diagonal if scale is None else torch.maximum(diagonal, _FADE * scale)
         metric = scale.clamp_min(1e-14 * float(scale.max()))
@@ -50,16 +50,16 @@ def descend(model, point: Point, damping: float, step_cap: float) -> Iterator[Po
             damped = H.clone()
             damped.diagonal().add_(metric, alpha=damping)
             L, failed = torch.linalg.cholesky_ex(damped)
-            if failed:
+            if ranks.agreed_flag(bool(failed)):
                 damping *= 10
                 continue
-            velocity = -torch.cholesky_solve(gradient[:, None], L)[:, 0]
+            velocity = ranks.agreed(-torch.cholesky_solve(gradient[:, None], L)[:, 0])
             slope, size = float(gradient @ velocity), float(metric @ velocity.square())
             cap = min(1.0, step_cap / float(velocity[model.stepped :].abs().max()))
             velocity *= cap
             # (H + damping metric) velocity = -gradient spares H @ velocity.
             predicted = -2 * cap * slope + cap**2 * (slope + damping * size)
-            step = velocity + _acceleration(model, point, J, L, metric, velocity)
+            step = ranks.agreed(velocity + _acceleration(model, point, J, L, metric, velocity))
             trial = model.move(point, step)
             if math.isfinite(trial.loss) and trial.loss < point.loss:
                 gain = min((point.loss - trial.loss) / max(predicted, 1e-300), 1.0)
@@ -88,6 +88,7 @@ def _acceleration(model, point: Point, J: Tensor, L: Tensor, metric: Tensor, vel
     """Half the geodesic acceleration along ``velocity``, or 0 where it is too large to be trusted."""
     ahead = model.ahead(point, _PROBE * velocity)
     curvature = (2 / _PROBE) * ((ahead - point.residual) / _PROBE - velocity @ J)
-    half = -0.5 * torch.cholesky_solve((J @ curvature)[:, None], L)[:, 0]
+    bend = model.ranks.total(J @ curvature)
+    half = -0.5 * torch.cholesky_solve(bend[:, None], L)[:, 0]
     sizes = [float((metric * v * v).sum()) ** 0.5 for v in (half, velocity)]
     return half if sizes[0] <= _ACCELERATION_MOST * sizes[1] else 0.0

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapt import Event
+from ..distributed import ALONE, Ranks
+from ..events import Event
 from ..files import CheckpointError
 from ..layer import BumpNet
 from ..problems.base import Problem
@@ -26,8 +27,9 @@ from . import runs
 from .batches import Batches
 from .least_squares import ErrorMeasure, Progress, Solution
 from .settings import Settings, check_ending, check_settings, extended
+from .sharing import check_same, check_unstored
 from .stages import STAGES, pruned_by
-from .system import check_fit, collocation
+from .system import check_fit, check_kinds, collocation
 from .threads import few_threads
 
 #: The error is measured at every so many looks at the loss.
@@ -59,6 +61,7 @@ def train(
     checkpoint: str | os.PathLike | None = None,
     every: int = 500,
     callback: Callable[[Progress], Any] | None = None,
+    group: Any = None,
 ) -> Solution:
     """Train ``net``, in place, to solve ``problem`` by first-order methods.
 
@@ -114,6 +117,8 @@ def train(
         Write it every so many iterations, and at the end.
     callback : callable, optional
         Called with a :class:`~bumpnet_fast.solvers.Progress` at every look at the loss.
+    group : torch.distributed.ProcessGroup, optional
+        Its processes share the points, as for :func:`bumpnet_fast.solvers.solve` (docs/distributed.md).
 
     Returns
     -------
@@ -125,7 +130,10 @@ def train(
     Raises
     ------
     ValueError
-        Before any computing, if an argument is out of range or if net and problem do not fit.
+        Before any computing, if an argument is out of range, if net and problem do not fit, or if the ranks of a
+        group differ in the net or an argument, or are to write a checkpoint.
+    RuntimeError
+        If another rank has failed.
     OSError
         If the checkpoint cannot be written.
 
@@ -143,16 +151,25 @@ def train(
     (True, 'iterations')
     """
     began = time.perf_counter()
-    boundary = check_fit(problem, net, boundary)
+    check_kinds(problem, net)
+    boundary = problem.forms[0] if boundary is None else boundary
     numbers = iterations if isinstance(iterations, (tuple, list)) else (iterations,) * len(str(method).split("+"))
     settings = Settings(
         method, tuple(numbers), boundary, sampling, learning_rate, batch, resample, prune_threshold, prune_every,
         prune_least, ridge, condition_weight, seed, log_every,
     )  # fmt: skip
-    check_settings(settings, points)
-    check_ending(max_seconds, every)
-    x, counts = collocation(problem, net, points, sampling, seed)
-    run = _Run(problem, net, settings, x, counts)
+    ranks = Ranks(group, net.rows.device)
+
+    def check() -> None:
+        check_settings(settings, points)
+        check_ending(max_seconds, every)
+        check_fit(problem, net, boundary)
+        check_unstored(ranks, checkpoint is not None)
+
+    ranks.checked(check)
+    check_same(ranks, "train", problem, net, asdict(settings) | {"points": points})
+    x, counts = collocation(problem, net, points, sampling, seed, ranks)
+    run = _Run(problem, net, settings, x, counts, ranks)
     run.check_linear()
     run.begin_stage(0)
     if not math.isfinite(run.stage.observe()):
@@ -210,8 +227,16 @@ def resume(
 class _Run:
     """A run: where it is, the best that it has seen, and what it writes down."""
 
-    def __init__(self, problem: Problem, net: BumpNet, settings: Settings, x: Tensor, counts: tuple[int, ...]):
-        self.problem, self.net, self.settings = problem, net, settings
+    def __init__(
+        self,
+        problem: Problem,
+        net: BumpNet,
+        settings: Settings,
+        x: Tensor,
+        counts: tuple[int, ...],
+        ranks: Ranks = ALONE,
+    ):
+        self.problem, self.net, self.settings, self.ranks = problem, net, settings, ranks
         self.batches = Batches(
             problem,
             net,
@@ -222,10 +247,11 @@ class _Run:
             sampling=settings.sampling,
             condition_weight=float(settings.condition_weight),
             seed=settings.seed,
+            ranks=ranks,
         )
         self.names = self.batches.whole.names
         self.unknowns = torch.nn.Parameter(self.batches.whole.guesses.to(net.rows))
-        self.error = ErrorMeasure(problem, net, settings.boundary)
+        self.error = ErrorMeasure(problem, net, settings.boundary, ranks)
         self.history: list[dict[str, Any]] = []
         self.events: list[Event] = []
         self.at, self.begun, self.taken, self.seconds = 0, 0, 0, 0.0
@@ -252,7 +278,8 @@ class _Run:
     def _stage(self):
         s, prune = self.settings, None
         if s.prune_threshold:
-            prune = pruned_by(self.net, s.prune_threshold, s.prune_every, s.prune_least, self.events)
+            group = self.ranks.group
+            prune = pruned_by(self.net, s.prune_threshold, s.prune_every, s.prune_least, self.events, group)
         return STAGES[s.stages[self.at]](
             self.net,
             self.unknowns,
@@ -277,7 +304,7 @@ class _Run:
         if file is not None:
             file.begin(self._state())
         limit = math.inf if max_seconds is None else began + max_seconds
-        with few_threads(self.net.rows.numel() * len(self.batches.x)):
+        with few_threads(self.net.rows.numel() * self.ranks.most(len(self.batches.x))):
             terminated = contextlib.nullcontext() if file is None else runs.termination_raised()
             try:
                 with terminated, runs.interrupts_held() as release:
@@ -307,9 +334,10 @@ class _Run:
             if over:
                 self.begin_stage(self.at + 1)
                 reason = "iterations"
-            release()
-            if time.perf_counter() >= limit:
-                return "time"
+            if look or self.ranks.alone:
+                self.ranks.checked(release)
+                if self.ranks.agreed_flag(time.perf_counter() >= limit):
+                    return "time"
             self.torn = True
             ahead = self.settings.log_every - self.taken % self.settings.log_every
             done, moved = self.stage.advance(min(ahead, self._left()))
@@ -337,8 +365,8 @@ class _Run:
         entry = {"iteration": self.taken, "seconds": progress.seconds, "loss": loss}
         entry |= {"stage": self.settings.stages[self.at], "bumps": len(self.net.rows)}
         self.history.append(entry if rel_l2 is None else entry | {"rel_l2": rel_l2})
-        if tell and self.callback is not None:
-            self.callback(progress)
+        if tell:
+            self.ranks.checked(lambda: self.callback and self.callback(progress))
         return loss
 
     def _here(self, loss: float) -> dict[str, Any]:

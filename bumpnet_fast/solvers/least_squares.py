@@ -14,12 +14,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..adapt import Event
+from ..distributed import ALONE, Ranks
+from ..events import Event
 from ..functional import bump_jet
 from ..jet import Jet
 from ..layer import BumpNet
@@ -29,7 +31,8 @@ from . import runs
 from .descent import descend
 from .models import Joint, Projected, Separable
 from .refine import refined
-from .system import System, blocks, check_fit, collocation
+from .sharing import check_same, check_unstored, interrupts_shared
+from .system import System, blocks, check_fit, check_kinds, collocation
 from .threads import few_threads
 
 METHODS = ("auto", "varpro", "gauss-newton", "lm")
@@ -130,6 +133,7 @@ def solve(
     checkpoint: str | os.PathLike | None = None,
     every_seconds: float = runs.EVERY,
     callback: Callable[[Progress], Any] | None = None,
+    group: Any = None,
 ) -> Solution:
     """Train ``net``, in place, to solve ``problem``.
 
@@ -175,6 +179,9 @@ def solve(
         Write it no more often than this, and at the end, however that comes.
     callback : callable, optional
         Called with a :class:`Progress` after every iteration.
+    group : torch.distributed.ProcessGroup, optional
+        Its processes share the points and solve together, each calling this with the same net and arguments
+        (docs/distributed.md).  A tensor of points is a rank's own; otherwise each takes its share.
 
     Returns
     -------
@@ -184,7 +191,10 @@ def solve(
     ------
     ValueError
         Before any computing, if an argument is out of range, if net and problem do not fit, or if
-        "varpro" is asked of a nonlinear problem; also if the residual is not finite at the start.
+        "varpro" is asked of a nonlinear problem; also if the residual is not finite at the start, and if the ranks
+        of a group differ in the net or an argument, or are to write a checkpoint.
+    RuntimeError
+        If another rank has failed.
     OSError
         If the checkpoint cannot be written.
 
@@ -205,21 +215,31 @@ def solve(
     (True, torch.Size([5, 1]))
     """
     start = time.perf_counter()
-    _check_options(method, iterations, max_seconds, tolerance, ridge, damping, step_cap, condition_weight, refine, seed)
-    boundary = check_fit(problem, net, boundary)
-    x, counts = collocation(problem, net, points, sampling, seed)
+    check_kinds(problem, net)
+    ranks, boundary = Ranks(group, net.rows.device), problem.forms[0] if boundary is None else boundary
+
     settings = {
         "method": method, "boundary": boundary, "points": points, "sampling": sampling, "iterations": iterations,
         "tolerance": tolerance, "ridge": ridge, "damping": damping, "step_cap": step_cap,
         "condition_weight": condition_weight, "refine": refine, "seed": seed,
     }  # fmt: skip
-    store = runs.opened(checkpoint, every_seconds, lambda: runs.content("solve", problem, net, settings))
-    with store, torch.no_grad(), few_threads(net.rows.numel() * len(x)):
-        run = _Run(ErrorMeasure(problem, net, boundary), start, callback, max_seconds, tolerance, store)
+
+    def opened() -> runs.Store:
+        _check_options(settings, max_seconds)
+        check_fit(problem, net, boundary)
+        store = runs.opened(checkpoint, every_seconds, lambda: runs.content("solve", problem, net, settings))
+        check_unstored(ranks, store.on)
+        return store
+
+    store = ranks.checked(opened)
+    check_same(ranks, "solve", problem, net, settings)
+    x, counts = collocation(problem, net, points, sampling, seed, ranks)
+    with store, torch.no_grad(), few_threads(net.rows.numel() * ranks.most(len(x))):
+        run = _Run(ErrorMeasure(problem, net, boundary, ranks), start, callback, max_seconds, tolerance, store, ranks)
         stage = run.restored(x.device, iterations) or _Stage(0, 0, x, None, dict(problem.unknowns))
         for round in range(stage.round, refine + 1):
-            rows = blocks(problem, boundary, counts, stage.x, float(condition_weight), stage.weights)
-            system = System(rows, net, stage.unknowns)
+            rows = blocks(problem, boundary, counts, stage.x, float(condition_weight), stage.weights, ranks)
+            system = System(rows, net, stage.unknowns, ranks)
             method, model = _model(method, problem, system, ridge)
             point = run.recalled(model) or model.start(net.rows.detach().double())
             if not math.isfinite(point.loss):
@@ -230,8 +250,9 @@ def solve(
             guesses = dict(zip(system.names, model.unknowns(run.best).tolist(), strict=True))
             if round == refine or reason in ("interrupted", "time"):
                 break
-            more = refined(problem, net, boundary, guesses, x, max(1, len(x) // 2), seed + round)
-            stage = _Stage(round + 1, run.done, *more, guesses)
+            own = seed + round + (refine + 1) * ranks.rank  # every rank has candidates of its own
+            more = partial(refined, problem, net, boundary, guesses, x, max(1, len(x) // 2), own)
+            stage = _Stage(round + 1, run.done, *ranks.checked(more), guesses)
         rel_l2, max_error = run.error(net.rows)
     seconds, steps, loss = time.perf_counter() - run.start, run.done, run.best.loss
     found = rel_l2, max_error, seconds, steps, reason, method, guesses
@@ -250,16 +271,14 @@ def _model(method: str, problem: Problem, system: System, ridge: float):
     return method, models[method](system, ridge)
 
 
-def _check_options(
-    method, iterations, max_seconds, tolerance, ridge, damping, step_cap, condition_weight, refine, seed
-):
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    for name, value in (("iterations", iterations), ("refine", refine), ("seed", seed)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{name} must be an integer of at least 0, got {value!r}")
-    not_negative = {"tolerance": tolerance, "ridge": ridge}
-    positive = {"damping": damping, "step_cap": step_cap, "condition_weight": condition_weight}
+def _check_options(o: dict[str, Any], max_seconds: float | None) -> None:
+    if o["method"] not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {o['method']!r}")
+    for name in ("iterations", "refine", "seed"):
+        if not isinstance(o[name], int) or isinstance(o[name], bool) or o[name] < 0:
+            raise ValueError(f"{name} must be an integer of at least 0, got {o[name]!r}")
+    not_negative = {name: o[name] for name in ("tolerance", "ridge")}
+    positive = {name: o[name] for name in ("damping", "step_cap", "condition_weight")}
     positive |= {} if max_seconds is None else {"max_seconds": max_seconds}
     for name, value in (not_negative | positive).items():
         if not isinstance(value, (int, float)) or not 0 <= value < math.inf or (name in positive and value == 0):
@@ -280,8 +299,11 @@ class _Stage:
 class _Run:
     """Follows a sequence of accepted points, keeps the best and the history, and says why it ended."""
 
-    def __init__(self, error: ErrorMeasure, start: float, callback, max_seconds, tolerance: float, store: runs.Store):
-        self.error, self.start, self.callback = error, start, callback
+    def __init__(
+        self, error: ErrorMeasure, start: float, callback, max_seconds, tolerance: float, store: runs.Store,
+        ranks: Ranks,
+    ):  # fmt: skip
+        self.error, self.start, self.callback, self.ranks = error, start, callback, ranks
         self.limit = math.inf if max_seconds is None else start + max_seconds
         self.tolerance, self.store = tolerance, store
         self.history: list[dict[str, Any]] = []
@@ -296,15 +318,16 @@ class _Run:
         """Descend from ``point`` to iteration ``last`` at most; says why it ended."""
         self.stage, self.model, self.best = stage, model, point
         try:
-            if not self.history:
-                self._record(0, last == 0)
-            steps = descend(model, point, damping, step_cap)
-            while (reason := self._over(last)) is None:
-                point = next(steps, None)
-                if point is None:
-                    return "no further decrease"
-                self.best = point
-                self._record(self.done + 1, self.done + 1 == last)
+            with interrupts_shared(self.ranks) as self._release:
+                if not self.history:
+                    self._record(0, last == 0)
+                steps = descend(model, point, damping, step_cap)
+                while (reason := self._over(last)) is None:
+                    point = next(steps, None)
+                    if point is None:
+                        return "no further decrease"
+                    self.best = point
+                    self._record(self.done + 1, self.done + 1 == last)
         except KeyboardInterrupt:
             return "interrupted"
         return reason
@@ -319,7 +342,7 @@ class _Run:
             return "iterations"
         if loss <= _FLOOR * self.model.reference_loss:
             return "loss floor"
-        return "time" if time.perf_counter() >= self.limit else None
+        return "time" if self.ranks.agreed_flag(time.perf_counter() >= self.limit) else None
 
     def _record(self, iteration: int, last: bool) -> None:
         rel_l2 = None
@@ -332,6 +355,10 @@ class _Run:
         if self.store.on:
             state = self._state(progress.seconds)
             self.store.keep(lambda: state)
+        self.ranks.checked(lambda: self._tell(progress))
+
+    def _tell(self, progress: Progress) -> None:
+        self._release()
         if self.callback is not None:
             self.callback(progress)
 
@@ -381,14 +408,14 @@ def _net_at(net: BumpNet, model, point) -> BumpNet:
 class ErrorMeasure:
     """Relative L2 and maximum error of the rows of a net on a lattice over the domain, or None and None."""
 
-    def __init__(self, problem: Problem, net: BumpNet, boundary: str):
+    def __init__(self, problem: Problem, net: BumpNet, boundary: str, ranks: Ranks = ALONE):
         x = lattice(problem.domain)
         x = x[problem.inside(x)].to(net.rows.device)
         exact = problem.reference(x)
         self.exact = None if exact is None else exact.reshape(len(x), -1)
         self.compose = problem.compose(x, "value") if boundary == "hard" else None
         self.shifts = problem.shifts() if boundary == "hard" else [(0.0,) * net.layout.dim]
-        self.x, self.net = x, net
+        self.x, self.net, self.ranks = x, net, ranks
 
     def __call__(self, rows: Tensor) -> tuple[float | None, float | None]:
         if self.exact is None:
@@ -399,4 +426,5 @@ class ErrorMeasure:
             jets.append(bump_jet(x, rows, net.frame, "value", tied=net.tied).map(Tensor.double))
         difference = (self.compose(*jets) if self.compose else jets[0]).value - self.exact
         size = float(torch.linalg.vector_norm(self.exact)) or 1.0
-        return float(torch.linalg.vector_norm(difference)) / size, float(difference.abs().max())
+        found = float(torch.linalg.vector_norm(difference)) / size, float(difference.abs().max())
+        return tuple(self.ranks.agreed(difference.new_tensor(found)).tolist())

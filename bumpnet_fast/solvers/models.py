@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..distributed import ALONE, Ranks
 from .system import System
 
 #: Steps of the inner solve from a cold start, and from the tangent of a point nearby.
@@ -43,20 +44,26 @@ class Fit:
     basis: Tensor  # [R, n], its columns, continued by the ridge rows, are orthonormal and span the scaled A^T
     upper: Tensor  # [n, n]
     length: Tensor  # [n] of the columns of A^T
+    ranks: Ranks  # which have the basis between them
     reach: Tensor | None = None  # [P, n] the shape Jacobian's part within the basis
 
     def solve(self, projection: Tensor) -> Tensor:
         """Inner parameters from a right-hand side's products with the basis."""
-        return torch.linalg.solve_triangular(self.upper, projection[:, None], upper=True)[:, 0] / self.length
+        h = torch.linalg.solve_triangular(self.upper, projection[:, None], upper=True)[:, 0] / self.length
+        return self.ranks.agreed(h)
 
 
 class _Model:
     """What the models share: the layout of the parameters."""
 
     def __init__(self, system: System, ridge: float):
-        self.system, self.ridge, self.stepped = system, ridge, 0
+        self.system, self.ranks, self.ridge, self.stepped = system, system.ranks, ridge, 0
         zero, _ = system.linearise()
-        self.reference_loss = float(zero @ zero)
+        self.reference_loss = self._square(zero)
+
+    def _square(self, residual: Tensor) -> float:
+        """The sum of squares of everyone's rows [R]."""
+        return float(self.ranks.total(residual @ residual))
 
     def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Shapes and inner parameters of rows, flat; the unknowns at their first guesses."""
@@ -114,7 +121,7 @@ class Separable(_Model):
         outputs = self.system.layout.outputs
         bumps = len(x) // self.system.layout.shape_columns
         A, _ = self.system.design(self._joined(x, x.new_zeros(bumps * outputs)), self.coefficients)
-        h, residual, fit, loss = ridge_solve(A, self.target, self.ridge)
+        h, residual, fit, loss = ridge_solve(A, self.target, self.ridge, ranks=self.ranks)
         return Point(x, loss, residual, h, fit)
 
     def move(self, point: Point, step: Tensor) -> Point:
@@ -129,8 +136,8 @@ class Separable(_Model):
         rows = self.rows(point)
         _, D = self.system.design(rows, self.coefficients, derivatives=True)
         J = self.system.shape_jacobian(D, self._amplitudes(point.inner, len(rows)))
-        J.addmm_(J @ point.fit.basis, point.fit.basis.T, alpha=-1)
-        return J, J @ point.residual
+        J.addmm_(self.ranks.total(J @ point.fit.basis), point.fit.basis.T, alpha=-1)
+        return J, self.ranks.total(J @ point.residual)
 
 
 class Projected(_Model):
@@ -166,7 +173,7 @@ class Projected(_Model):
             if step is None:
                 return best
             length = best.fit.length
-            gain = 1 - (float(after @ after) + self._penalty(inner + step, length)) / max(best.loss, 1e-300)
+            gain = 1 - (self._square(after) + self._penalty(inner + step, length)) / max(best.loss, 1e-300)
             if left == 0 or not gain > _INNER_TOLERANCE:
                 break
             shorter = self._descended(best, step)
@@ -179,10 +186,10 @@ class Projected(_Model):
         """A point, the best step of the inner parameters from it, and the rows after that; None if not finite."""
         rows, jets, unknowns = self._rows_at(shapes, inner)
         residual, A = self._inner_matrix(rows, jets, unknowns)
-        if not bool(torch.isfinite(A).all()):
+        if not self.ranks.every(bool(torch.isfinite(A).all())):
             return Point(shapes, math.inf, residual, inner), None, None
-        step, after, fit, _ = ridge_solve(A, -residual, self.ridge, inner, length)
-        loss = float(residual @ residual) + self._penalty(inner, fit.length)
+        step, after, fit, _ = ridge_solve(A, -residual, self.ridge, inner, length, self.ranks)
+        loss = self._square(residual) + self._penalty(inner, fit.length)
         return Point(shapes, loss, residual, inner, fit), step, after
 
     def _penalty(self, inner: Tensor, length: Tensor) -> float:
@@ -194,7 +201,7 @@ class Projected(_Model):
             inner = point.inner + 0.5**halving * step
             _, jets, unknowns = self._rows_at(point.x, inner)
             residual = self.system.residual(jets, unknowns)
-            if float(residual @ residual) + self._penalty(inner, point.fit.length) < point.loss:
+            if self._square(residual) + self._penalty(inner, point.fit.length) < point.loss:
                 return inner
         return None
 
@@ -204,7 +211,8 @@ class Projected(_Model):
 
     def move(self, point: Point, step: Tensor) -> Point:
         fit = point.fit
-        guess = point.inner - fit.solve(point.residual @ fit.basis) + self._tangent(point, step)
+        off = self.ranks.total(point.residual @ fit.basis)
+        guess = point.inner - fit.solve(off) + self._tangent(point, step)
         return self._fitted(point.x + step, guess, _INNER_WARM)
 
     def ahead(self, point: Point, step: Tensor) -> Tensor:
@@ -218,9 +226,9 @@ class Projected(_Model):
         _, coefficients = self.system.linearise(jets, unknowns)
         _, D = self.system.design(rows, coefficients, derivatives=True)
         J = self.system.shape_jacobian(D, self._amplitudes(point.inner, len(rows)))
-        point.fit.reach = J @ point.fit.basis
+        point.fit.reach = self.ranks.total(J @ point.fit.basis)
         J.addmm_(point.fit.reach, point.fit.basis.T, alpha=-1)
-        return J, J @ point.residual
+        return J, self.ranks.total(J @ point.residual)
 
 
 class Joint(_Model):
@@ -231,7 +239,7 @@ class Joint(_Model):
         shapes, inner = self._split(rows)
         self.stepped = len(inner)
         residual, A = self._inner_matrix(rows, self.system.jets(rows), self.system.guesses)
-        change, *_ = ridge_solve(A, -residual, self.ridge)
+        change, *_ = ridge_solve(A, -residual, self.ridge, ranks=self.ranks)
         points = [self.evaluate(torch.cat([z, shapes])) for z in (inner, inner + change)]
         return min(points, key=lambda p: p.loss if math.isfinite(p.loss) else math.inf)
 
@@ -248,7 +256,7 @@ class Joint(_Model):
         inner = x[: self.stepped]
         jets = self.system.jets(self._joined(x[self.stepped :], inner))
         residual = self.system.residual(jets, inner[len(inner) - len(self.system.guesses) :])
-        return Point(x, float(residual @ residual), residual, inner)
+        return Point(x, self._square(residual), residual, inner)
 
     def move(self, point: Point, step: Tensor) -> Point:
         return self.evaluate(point.x + step)
@@ -267,11 +275,16 @@ class Joint(_Model):
         J[: len(A)] = A
         J[len(A) : at] = self.system.sensitivity(jets, unknowns)
         self.system.shape_jacobian(D, self._amplitudes(point.inner, len(rows)), out=J[at:])
-        return J, J @ point.residual
+        return J, self.ranks.total(J @ point.residual)
 
 
 def ridge_solve(
-    A: Tensor, target: Tensor, ridge: float, start: Tensor | None = None, length: Tensor | None = None
+    A: Tensor,
+    target: Tensor,
+    ridge: float,
+    start: Tensor | None = None,
+    length: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor, Fit, float]:
     """Least-squares solution h of ``A^T h = target`` with a ridge on the scaled amplitudes, by QR.
 
@@ -291,6 +304,8 @@ def ridge_solve(
         [n].  If given, h is a change of ``start``, and the ridge is on their sum.
     length : Tensor, optional
         [n], the scale of the columns, if they shall not have their own.
+    ranks : Ranks
+        Who has further columns of A and entries of ``target``; the ridge rows are those of rank 0.
 
     Returns
     -------
@@ -305,18 +320,19 @@ def ridge_solve(
     """
     n, R = A.shape
     if length is None:
-        length = torch.linalg.vector_norm(A, dim=1)
+        length = ranks.norm(torch.linalg.vector_norm(A, dim=1))
         length = length.clamp_min(1e-6 * float(length.max()))
+    weight = math.sqrt(ridge) if ranks.rank == 0 else 0.0
     augmented = A.new_zeros(n, R + n)
     torch.div(A, length[:, None], out=augmented[:, :R])
-    augmented[:, R:].diagonal().fill_(math.sqrt(ridge))
-    Q, upper = torch.linalg.qr(augmented.T)
+    augmented[:, R:].diagonal().fill_(weight)
+    Q, upper = ranks.qr(augmented.T)
     y = target @ Q[:R]
     if start is not None:
-        y = y - math.sqrt(ridge) * (length * start) @ Q[R:]
-    fit = Fit(Q[:R], upper, length)
+        y = y - weight * (length * start) @ Q[R:]
+    y, fit = ranks.total(y), Fit(Q[:R], upper, length, ranks)
     residual = Q @ y
     residual[:R] -= target
     if start is not None:
-        residual[R:] += math.sqrt(ridge) * length * start
-    return fit.solve(y), residual[:R], fit, float(residual @ residual)
+        residual[R:] += weight * length * start
+    return fit.solve(y), residual[:R], fit, float(ranks.total(residual @ residual))

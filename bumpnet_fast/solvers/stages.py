@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..adapt import Event, Pruning
+from ..adapt import Pruning
+from ..events import Event
 from ..layer import BumpNet
 from .batches import Batches
 from .models import Separable
@@ -67,14 +68,11 @@ class Adam:
         return 1, moved or event is not None
 
     def _backward(self, system: System) -> Tensor:
-        loss = sum_of_squares(system, self.net, self.unknowns)
-        loss.backward()
-        return loss.detach()
+        return backward(system, self.net, self.unknowns)
 
     def observe(self) -> float:
         """The loss over all points."""
-        with torch.no_grad():
-            return float(sum_of_squares(self.batches.whole, self.net, self.unknowns))
+        return observed(self.batches.whole, self.net, self.unknowns)
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
@@ -156,16 +154,12 @@ class Lbfgs:
 
     def _closure(self) -> Tensor:
         self.optimizer.zero_grad()
-        loss = self.scale * sum_of_squares(self.batches.whole, self.net, self.unknowns)
-        loss.backward()
-        return torch.where(
-            torch.isfinite(loss), loss.detach(), math.inf
-        )  # a NaN would end the line search as a success
+        loss = backward(self.batches.whole, self.net, self.unknowns, self.scale)
+        return torch.where(torch.isfinite(loss), loss, math.inf)  # a NaN would end the line search as a success
 
     def observe(self) -> float:
         """The loss over all points."""
-        with torch.no_grad():
-            return float(sum_of_squares(self.batches.whole, self.net, self.unknowns))
+        return observed(self.batches.whole, self.net, self.unknowns)
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "scale": self.scale}
@@ -178,20 +172,37 @@ class Lbfgs:
 STAGES = {"adam": Adam, "varpro-adam": VarproAdam, "lbfgs": Lbfgs}
 
 
-def pruned_by(net: BumpNet, threshold: float, every: int, least: int, events: list[Event]) -> Callable[..., Pruning]:
+def pruned_by(
+    net: BumpNet, threshold: float, every: int, least: int, events: list[Event], group: Any = None
+) -> Callable[..., Pruning]:
     """What makes a :class:`Pruning` for the stage that begins after ``begun`` iterations, its events in one list."""
 
     def prune(optimizer: torch.optim.Optimizer, begun: int, until: int) -> Pruning:
         start, stop = begun + every, begun + max(every, until)
-        return Pruning(net, optimizer, threshold, every, start, stop, least, events=events, taken=begun)
+        return Pruning(net, optimizer, threshold, every, start, stop, least, events=events, taken=begun, group=group)
 
     return prune
 
 
 def sum_of_squares(system: System, net: BumpNet, unknowns: Tensor) -> Tensor:
-    """The loss, in float64: what all solvers minimise."""
+    """The loss, in float64: what all solvers minimise; of several ranks, this one's part of it."""
     rows = system.residual(system.jets(net.rows), unknowns.double())
     return rows @ rows
+
+
+def observed(system: System, net: BumpNet, unknowns: Tensor) -> float:
+    """The loss over all ranks."""
+    with torch.no_grad():
+        return float(system.ranks.total(sum_of_squares(system, net, unknowns)))
+
+
+def backward(system: System, net: BumpNet, unknowns: Tensor, scale: float = 1.0) -> Tensor:
+    """``scale`` times the loss over all ranks, its gradient left in ``grad``."""
+    loss = scale * sum_of_squares(system, net, unknowns)
+    loss.backward()
+    for p in parameters(net, unknowns):
+        p.grad = system.ranks.total(p.grad)
+    return system.ranks.total(loss.detach())
 
 
 def parameters(net: BumpNet, unknowns: Tensor) -> list[Tensor]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..distributed import ALONE, Ranks
 from ..functional import bump_design, bump_jet
 from ..jet import Jet
 from ..layer import BumpNet
@@ -58,12 +59,19 @@ def blocks(
     x: Tensor,
     condition_weight: float,
     weights: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Block]:
     """The rows of a problem: its equation at ``x`` [N, d], its side conditions and, softly, its conditions.
 
     The sum of squares of all rows is the mean square of the scaled residual plus the weighted mean
-    squares of the conditions.  ``weights`` [N] multiply the rows of the equation.
+    squares of the conditions.  ``weights`` [N] multiply the rows of the equation.  Of several ranks, all have the
+    equation at their own points, and every condition is one's: what it prescribes may go by the points' order.
     """
+    number = ranks.number(len(x))
+    return ranks.checked(lambda: _blocks(problem, boundary, counts, x, number, condition_weight, weights, ranks))
+
+
+def _blocks(problem, boundary, counts, x, number, condition_weight, weights, ranks) -> list[Block]:
     hard = boundary == "hard"
     shifts = problem.shifts()[1:] if hard else []
 
@@ -74,14 +82,15 @@ def blocks(
         return problem.compose(x, want), tuple(x + x.new_tensor(shift) for shift in shifts)
 
     compose, others = composed(x, problem.want)
-    factor = 1 / (problem.residual_scale * math.sqrt(max(1, len(x))))
+    factor = 1 / (problem.residual_scale * math.sqrt(max(1, number)))
 
     def equation(*v: Jet, **unknowns: Tensor) -> Tensor:
         residual = problem.residual(x, compose(*v), **unknowns)
         return residual if weights is None else residual * weights.reshape(-1, *(1,) * (residual.dim() - 1))
 
     rows = [Block(problem.name, x, problem.want, equation, factor, others)]
-    for condition in [*([] if hard else problem.conditions()), *problem.side_conditions()]:
+    conditions = [*([] if hard else problem.conditions()), *problem.side_conditions()]
+    for condition in conditions[ranks.rank :: ranks.count]:
         points = condition.points(counts).to(x)
         factor = math.sqrt(condition_weight * condition.weight / max(1, len(points)))
         rows.append(_condition_block(condition, points, factor, composed))
@@ -114,6 +123,8 @@ class System:
         Gives layout, frame, dtype and device; its rows are not read.
     unknowns : mapping of str to float
         First guesses of the T unknowns of the equation.
+    ranks : Ranks
+        Who has further rows: the R rows here are this rank's.
     """
 
     def __init__(
@@ -121,16 +132,18 @@ class System:
         blocks: list[Block],
         net: BumpNet,
         unknowns: Mapping[str, float] | None = None,
+        ranks: Ranks = ALONE,
     ):
         self.layout, self.frame, self.tied = net.layout, net.frame, net.tied
         self.dtype = net.rows.dtype
-        self.blocks = blocks
+        self.blocks, self.ranks = blocks, ranks
         self.names = tuple(unknowns or {})
         self.guesses = torch.tensor([*(unknowns or {}).values()], dtype=torch.float64, device=net.rows.device)
         self._points = [[x.to(net.rows) for x in (block.x, *block.others)] for block in blocks]
         self._zero = [self._constant(block, 0.0) for block in blocks]
         named = self._named(None)
-        self._equations = [len(block.residual(jets, named)) for block, jets in zip(blocks, self._zero, strict=True)]
+        pairs = [*zip(blocks, self._zero, strict=True)]
+        self._equations = ranks.checked(lambda: [len(block.residual(jets, named)) for block, jets in pairs])
         self.size = sum(e * len(block.x) for e, block in zip(self._equations, blocks, strict=True))
 
     def _named(self, unknowns: Tensor | None) -> dict[str, Tensor]:
@@ -151,8 +164,8 @@ class System:
 
     def residual(self, jets: list[tuple[Jet, ...]], unknowns: Tensor | None = None) -> Tensor:
         """All rows [R] at the given jets, and values of the unknowns [T] (by default the first guesses)."""
-        named = self._named(unknowns)
-        return torch.cat([b.residual(js, named).flatten() for b, js in zip(self.blocks, jets, strict=True)])
+        named, pairs = self._named(unknowns), [*zip(self.blocks, jets, strict=True)]
+        return torch.cat(self.ranks.checked(lambda: [b.residual(js, named).flatten() for b, js in pairs]))
 
     def linearise(
         self, jets: list[tuple[Jet, ...]] | None = None, unknowns: Tensor | None = None
@@ -164,8 +177,8 @@ class System:
         ValueError
             If some equation does not depend on the net at all.
         """
-        named = self._named(unknowns)
-        parts = [linearise(block, js, named) for block, js in zip(self.blocks, jets or self._zero, strict=True)]
+        named, pairs = self._named(unknowns), [*zip(self.blocks, jets or self._zero, strict=True)]
+        parts = self.ranks.checked(lambda: [linearise(block, js, named) for block, js in pairs])
         return torch.cat([r.flatten() for r, _ in parts]), [coefficients for _, coefficients in parts]
 
     def sensitivity(self, jets: list[tuple[Jet, ...]], unknowns: Tensor) -> Tensor:
@@ -188,10 +201,11 @@ class System:
         generator = torch.Generator().manual_seed(0)
         samples = [[self._constant(block, 1.0, generator) for block in self.blocks] for _ in range(2)]
         flat = [[c for b in self.linearise(jets)[1] for e in b for a in e for k in a for c in k] for jets in samples]
-        for a, b in zip(*flat, strict=True):
-            if (a is None) != (b is None) or (a is not None and not torch.allclose(a, b, 1e-9, 0.0, equal_nan=True)):
-                return False
-        return True
+
+        def same(a: Tensor | None, b: Tensor | None) -> bool:
+            return a is b if a is None or b is None else torch.allclose(a, b, 1e-9, 0.0, equal_nan=True)
+
+        return self.ranks.every(all(same(a, b) for a, b in zip(*flat, strict=True)))
 
     def _constant(self, block: Block, size: float, generator: torch.Generator | None = None) -> tuple[Jet, ...]:
         n, k, d = len(block.x), self.layout.outputs, self.layout.dim
@@ -290,16 +304,29 @@ def _of_output(grads: tuple[Tensor | None, ...], k: int, want: str) -> Coefficie
     return c0, c1, c2
 
 
-def collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int) -> tuple[Tensor, tuple[int, ...]]:
+def collocation(
+    problem: Problem, net: BumpNet, points, kind: str, seed: int, ranks: Ranks = ALONE
+) -> tuple[Tensor, tuple[int, ...]]:
     """Points [N, d] for the equation, and the numbers per axis that suit the conditions.
 
     ``points`` is their number, the numbers per axis, the points themselves, or None for those of the
     problem or else five points per parameter.  A number is spread so that the points are as dense along
-    each axis as the bumps.
+    each axis as the bumps.  Of several ranks, each gets its share of the points; a tensor is a rank's own.
     """
     points = problem.points if points is None else points
-    domain, d = problem.domain, net.layout.dim
-    widths = tuple(((domain[1] - domain[0]) * net.frame[2].cpu().double()).tolist())
+    x, counts = ranks.checked(lambda: _collocation(problem, net, points, kind, seed, ranks))
+    if isinstance(points, Tensor) and not ranks.alone:
+        counts = sampling.spread(ranks.number(len(x)), _widths(problem, net))
+    return x, counts
+
+
+def _widths(problem: Problem, net: BumpNet) -> tuple[float, ...]:
+    """Of the domain, in internal units."""
+    return tuple(((problem.domain[1] - problem.domain[0]) * net.frame[2].cpu().double()).tolist())
+
+
+def _collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int, ranks: Ranks):
+    domain, d, widths = problem.domain, net.layout.dim, _widths(problem, net)
     if isinstance(points, Tensor):
         if points.dim() != 2 or points.shape[1] != d or len(points) < 1 or not bool(torch.isfinite(points).all()):
             raise ValueError(f"points must be finite and of shape [N, {d}] with N >= 1, got {tuple(points.shape)}")
@@ -317,7 +344,9 @@ def collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int) ->
     x = x[problem.inside(x)]
     if not len(x):
         raise ValueError(f"no point of {counts} in the box is inside the domain of problem {problem.name!r}")
-    return x.to(net.rows.device), counts
+    if len(x) < ranks.count:
+        raise ValueError(f"points must be at least one for each of {ranks.count} ranks, got {len(x)}")
+    return ranks.share(x).to(net.rows.device), counts
 
 
 def check_problem(problem: Problem) -> None:
@@ -326,14 +355,16 @@ def check_problem(problem: Problem) -> None:
         raise TypeError(f"problem must be a Problem, such as problems.get('poisson'), got {type(problem).__name__}")
 
 
-def check_fit(problem: Problem, net: BumpNet, boundary: str | None) -> str:
-    """How the boundary conditions enter, by default as the problem wants it.
-
-    Raises TypeError or ValueError unless the net can represent the problem's solution on the problem's domain.
-    """
+def check_kinds(problem: Problem, net: BumpNet) -> None:
+    """Raise TypeError unless these are a problem and a net."""
     check_problem(problem)
     if not isinstance(net, BumpNet):
         raise TypeError(f"net must be a BumpNet, got {type(net).__name__}")
+
+
+def check_fit(problem: Problem, net: BumpNet, boundary: str | None) -> None:
+    """Raise TypeError or ValueError unless the net can represent the problem's solution on the problem's domain."""
+    check_kinds(problem, net)
     boundary = problem.forms[0] if boundary is None else boundary
     domain, name = problem.domain, problem.name or type(problem).__name__
     if boundary not in BOUNDARIES:
@@ -353,4 +384,3 @@ def check_fit(problem: Problem, net: BumpNet, boundary: str | None) -> str:
         raise ValueError("net has rows that are not finite")
     if problem.want not in WANTS:
         raise ValueError(f"want of problem {name!r} must be one of {', '.join(WANTS)}, got {problem.want!r}")
-    return boundary

@@ -11,6 +11,7 @@ import torch
 from cases import Cubic, Rotation
 
 from bumpnet_fast import BumpNet
+from bumpnet_fast.distributed import ALONE
 from bumpnet_fast.problems import Problem, get
 from bumpnet_fast.solvers import solve
 from bumpnet_fast.solvers.batches import Batches
@@ -165,6 +166,8 @@ def test_lbfgs_survives_rows_that_overflow_on_the_way():
     net, beyond = BumpNet(1, 4, dtype="float64"), []
 
     class Cliff:
+        ranks = ALONE
+
         def jets(self, rows):
             return rows
 

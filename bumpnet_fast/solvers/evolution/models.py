@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...distributed import ALONE
 from ...jet import Jet
 from ...reference import DIAGONAL, WANTS, second_shape
 from ..descent import descend
@@ -275,6 +276,8 @@ class Moving(_Model):
 
 class _Fit:
     """The start as a least-squares problem for the shapes, in the form that variable projection takes."""
+
+    ranks = ALONE
 
     def __init__(self, space: Space, rows: Tensor, x: Tensor, weights: Tensor):
         model = _Model(space, rows, x, weights)
