@@ -33,9 +33,9 @@ def cells_kernel(x, low, high, codes, N, D: tl.constexpr, BITS: tl.constexpr, BL
 
 
 @triton.jit
-def boxes_kernel(x, points, order, boxes, N, tiles, D: tl.constexpr, K: tl.constexpr, C: tl.constexpr,
+def boxes_kernel(x, points, order, boxes, N, stride, D: tl.constexpr, K: tl.constexpr, C: tl.constexpr,
                  PS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Of every tile, in columns: centre [d], half sides [d] and, with cotangents, K sums of those of the values.
+    """Columns ``stride`` apart of every tile: centre [d], half sides [d] and, with cotangents, K sums of the values'.
 
     What is no number, be it a cotangent, makes the centre NaN: then every bump meets the tile.
     """
@@ -43,32 +43,30 @@ def boxes_kernel(x, points, order, boxes, N, tiles, D: tl.constexpr, K: tl.const
     lane = tl.arange(0, BLOCK)
     n = tile.to(tl.int64) * BLOCK + lane
     at = tl.load(order + tl.minimum(n, N - 1)) * D  # past the end the last point again
-    bad = tl.sum(tl.zeros([BLOCK], x.dtype.element_ty), axis=0)
-    for k in tl.static_range(K):
-        total = bad
-        for i in tl.static_range(C):
-            j: tl.constexpr = D + k * C + i
-            v = tl.load(points + tile.to(tl.int64) * (BLOCK * PS) + j * BLOCK + lane, mask=n < N, other=0.0)
-            bad += tl.sum(v - v, axis=0)
-            if i == 0:
-                total = tl.sum(v, axis=0)
-        tl.store(boxes + (2 * D + k) * tiles + tile, total)
+    bad = tl.zeros([BLOCK], x.dtype.element_ty)
+    for i in tl.static_range(K * C):
+        v = tl.load(points + tile.to(tl.int64) * (BLOCK * PS) + (D + i) * BLOCK + lane, mask=n < N, other=0.0)
+        bad += v - v
+        if i % C == 0:
+            tl.store(boxes + (2 * D + i // C) * stride + tile, tl.sum(v, axis=0))
     for j in tl.static_range(D):
         v = tl.load(x + at + j)
-        bad += tl.sum(v - v, axis=0)
+        bad += v - v
+    bad = tl.sum(bad, axis=0)
     for j in tl.static_range(D):
         v = tl.load(x + at + j)
         low, high = tl.min(v, axis=0), tl.max(v, axis=0)
         centre = low + (high - low) / 2
-        tl.store(boxes + j * tiles + tile, centre + bad)
-        tl.store(boxes + (D + j) * tiles + tile, tl.maximum(high - centre, centre - low))
+        tl.store(boxes + j * stride + tile, centre + bad)
+        tl.store(boxes + (D + j) * stride + tile, tl.maximum(high - centre, centre - low))
 
 
 @triton.jit
-def load_columns(columns, at, count, there, COUNT: tl.constexpr):
+def load_columns(columns, at, stride, COUNT: tl.constexpr):
+    """Entries ``at`` of columns that are whole blocks long: without a mask a thread's come in one load."""
     R = ()
     for j in tl.static_range(COUNT):
-        R = R + (tl.load(columns + j * count + at, mask=there, other=0.0),)
+        R = R + (tl.load(columns + j * stride + at),)
     return R
 
 
@@ -96,8 +94,9 @@ def bounds(box, R, D: tl.constexpr, FAST: tl.constexpr):
 
 
 @triton.jit
-def lists_kernel(boxes, columns, margins, starts, counts, ids, within, tiles, M, D: tl.constexpr, K: tl.constexpr,
-                 BY_TILE: tl.constexpr, BLOCK: tl.constexpr, FAST: tl.constexpr):  # fmt: skip
+def lists_kernel(boxes, columns, margins, starts, counts, ids, within, tiles, M, tile_stride, bump_stride,
+                 D: tl.constexpr, K: tl.constexpr, BY_TILE: tl.constexpr, BLOCK: tl.constexpr,
+                 FAST: tl.constexpr):  # fmt: skip
     """Of one tile the bumps that meet it, or (not BY_TILE) of one bump the tiles: their number, and which they are.
 
     Only places before ``starts`` [owners + 1] of the next owner are filled: with zeros there it is counted.  ``within``
@@ -108,30 +107,30 @@ def lists_kernel(boxes, columns, margins, starts, counts, ids, within, tiles, M,
     others = M if BY_TILE else tiles
     begin, end = tl.load(starts + owner), tl.load(starts + owner + 1)
     if BY_TILE:
-        box = load_columns(boxes, owner, tiles, owner < tiles, 2 * D)
+        box = load_columns(boxes, owner, tile_stride, 2 * D)
     else:
-        R = load_columns(columns, owner, M, owner < M, PACKED)
+        R = load_columns(columns, owner, bump_stride, PACKED)
         margin = tl.load(margins + owner)
     totals = ()
     for _ in tl.static_range(K):
         totals = totals + (tl.zeros([BLOCK], tl.float64),)
     for first in tl.range(0, others, BLOCK):
         lane = first + tl.arange(0, BLOCK)
-        there = lane < others
         if BY_TILE:
-            R = load_columns(columns, lane, M, there, PACKED)
-            margin = tl.load(margins + lane, mask=there, other=0.0)
+            R = load_columns(columns, lane, bump_stride, PACKED)
+            margin = tl.load(margins + lane)
         else:
-            box = load_columns(boxes, lane, tiles, there, 2 * D)
+            box = load_columns(boxes, lane, tile_stride, 2 * D)
         most, least = bounds(box, R, D, FAST)
+        there = lane < others
         one = there & (least > margin)
         met = (there & ~one & ~(most < -margin)).to(tl.int32)  # what is no number is met
         added = ()
         for k in tl.static_range(K):
             if BY_TILE:
-                v = tl.load(columns + (PACKED + k) * M + lane, mask=one, other=0.0)
+                v = tl.load(columns + (PACKED + k) * bump_stride + lane, mask=one, other=0.0)
             else:
-                v = tl.load(boxes + (2 * D + k) * tiles + lane, mask=one, other=0.0)
+                v = tl.load(boxes + (2 * D + k) * tile_stride + lane, mask=one, other=0.0)
             added = added + (totals[k] + v.to(tl.float64),)
         totals = added
         to = begin + tl.cumsum(met, axis=0) - 1

@@ -24,6 +24,8 @@ TILE = 128
 NOTHING_LEFT = {torch.float32: 17.0, torch.float64: 37.0}
 #: Of the pairs of tiles and bumps may meet.
 WORTHWHILE = 0.4
+#: Tiles or bumps that a program looks at together; columns of numbers of them have a multiple of it.
+_ABREAST = 512
 #: Fewest points, and pairs of points and bumps, that sorting and waiting may pay for: half a millisecond of an H100.
 FEWEST_POINTS, FEWEST_PAIRS = 64 * TILE, 2**28
 
@@ -91,6 +93,10 @@ def margins(columns: Tensor, dim: int, outputs: int, order: int) -> Tensor:
     return margin.where(excess < math.inf, math.inf).to(columns.dtype)
 
 
+def _padded(count: int) -> int:
+    return triton.cdiv(count, _ABREAST) * _ABREAST
+
+
 def lists(
     order: Tensor, x: Tensor, table: Tensor, outputs: int, want: int, when: str, fast: bool, by_tile: tuple[bool, ...],
     points: Tensor | None = None, components: int = 0,
@@ -101,19 +107,20 @@ def lists(
     """
     (n, dim), m = x.shape, table.shape[0]
     tiles = triton.cdiv(n, TILE)
-    columns = table.t().contiguous()
+    columns = table.new_zeros(table.shape[1], _padded(m))
+    columns[:, :m] = table.t()
     beyond = margins(columns, dim, outputs, min(want, DIAGONAL))
     summed = 0 if points is None else outputs
-    boxes = x.new_empty(2 * dim + summed, tiles)
+    boxes = x.new_empty(2 * dim + summed, _padded(tiles))
     boxes_kernel[(tiles,)](
-        x, points, order, boxes, n, tiles, D=dim, K=summed, C=components, PS=0 if points is None else points.shape[1],
-        BLOCK=TILE, num_warps=1,
+        x, points, order, boxes, n, boxes.shape[1], D=dim, K=summed, C=components,
+        PS=0 if points is None else points.shape[1], BLOCK=TILE, num_warps=1,
     )  # fmt: skip
 
     def launch(of_tiles: bool, starts: Tensor, counts: Tensor, ids: Tensor, within: Tensor) -> None:
         lists_kernel[(len(counts),)](
-            boxes, columns, beyond, starts, counts, ids, within, tiles, m, D=dim, K=outputs, BY_TILE=of_tiles,
-            BLOCK=128, FAST=fast, num_warps=4,
+            boxes, columns, beyond, starts, counts, ids, within, tiles, m, boxes.shape[1], columns.shape[1], D=dim,
+            K=outputs, BY_TILE=of_tiles, BLOCK=_ABREAST, FAST=fast, num_warps=4,
         )  # fmt: skip
 
     found = {}

@@ -8,12 +8,13 @@ so are the points of a tile; what is Triton's own is in kernels/checks_culling.p
 import itertools
 import math
 
+import culling_rule as rule
 import pytest
 import torch
 from interpreted import INTERPRETED
 
 from bumpnet_fast import native
-from bumpnet_fast.reference import DIAGONAL, LAPLACIAN, WANTS, second_shape
+from bumpnet_fast.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS, second_shape
 from bumpnet_fast.rows import RowLayout
 
 pytestmark = pytest.mark.skipif(native.missing is not None and not INTERPRETED, reason="no compiled extension")
@@ -63,8 +64,10 @@ def bumps(dim, m, sharpness, outputs=1, seed=0):
 
 
 def points(dim, n, seed=1):
+    """All over the domain; the interpreter's few are close together in a tile, as many would be."""
     generator = torch.Generator().manual_seed(seed)
-    return 2 * torch.rand(n, dim, generator=generator, dtype=torch.float64) - 1
+    x = 2 * torch.rand(n, dim, generator=generator, dtype=torch.float64) - 1
+    return x[::TILE].repeat_interleave(TILE, 0)[:n] + 0.03 * x if INTERPRETED else x
 
 
 def cotangents(n, outputs, dim, want, seed=2):
@@ -101,6 +104,25 @@ def test_the_answer_is_that_of_all_pairs(kind, want, dtype):
     x, rows, frame, *weights = cast(dtype, x, rows, frame, *weights)
     expected = evaluate("never", x, rows, frame, want, weights)
     assert_same(evaluate("always", x, rows, frame, want, weights), expected, ROUNDING[dtype])
+
+
+@only_compiled
+@pytest.mark.parametrize("dtype, sharpness", [(torch.float32, 12), (torch.float64, 25)], ids=str)
+@pytest.mark.parametrize("dim, want", [(1, VALUE), (2, HESSIAN), (3, GRADIENT)])
+def test_what_is_left_out_is_what_the_rule_says(dim, want, dtype, sharpness):
+    """An output for every bump, so that one that is left out is 0 there; kernels/checks_culling.py reads the lists."""
+    m, places = 40, 60
+    rows, frame = bumps(dim, m, sharpness, m)
+    rows[::3, : RowLayout(dim, 0).shape_columns] += 0.3
+    rows[:, RowLayout(dim, m).amplitude] = torch.diag(torch.logspace(-3, 3, m).double())
+    x = points(dim, places).repeat_interleave(TILE, 0)  # a tile in every place, whatever their order
+    x, rows, frame = cast(dtype, x, rows, frame)
+    with native.use_culling("always"):
+        value = torch.ops.bumpnet_fast.jet(x, rows, frame, want, True)[0]
+    least, most, margin = rule.bounds(x, rows, frame, True, TILE, min(want, DIAGONAL))
+    out, clear = most < -margin, (most + margin).abs() > 1e-3
+    assert torch.equal((value[::TILE] == 0)[clear], out[clear]) and 0.1 < out.double().mean() < 0.9
+    assert margin.max() > margin.min() + 1, "all margins are alike"
 
 
 @only_compiled

@@ -18,6 +18,7 @@ RUNS = {
     "test_culling.py": "",
     "kernels/checks_interpreted.py": "",
     "kernels/checks_combine.py": "",
+    "kernels/checks_culling.py": "",
 }
 
 
