@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import memory
+import sharp
 import static
 import torch
+from sharp import Sharp
 
-from bumpnet_fast import speed
+from bumpnet_fast import native, speed
 from bumpnet_fast.parity import capture
 from bumpnet_fast.reference import DIAGONAL, WANTS
 
@@ -50,6 +52,9 @@ CASES = (
     Case(1_000_000, 1_000, 3, "laplacian"),
     *(Case(1_000_000, 1_000, 2, want) for want in ("value", "gradient", "diagonal", "hessian")),
 )
+#: Where pairs that add nothing are left out, and the same with all of them; the first is not sharp enough to pay.
+SHARP = (Sharp(2**20, 1_000, 2), Sharp(2**20, 1_000, 10), Sharp(2**18, 10_000, 10), Sharp(2**20, 10_000, 10),
+         Sharp(2**20, 10_000, 50), Sharp(2**20, 100_000, 10))  # fmt: skip
 OURS, GRAPH = "ours", "ours, CUDA graph"
 PEERS = {
     OURS: lambda: speed.ours,
@@ -139,6 +144,20 @@ def measure(case: Case, gpu: static.GPU | None, device: str = "cuda", seconds: f
     return found | ({"steps": steps(case, args, device, seconds)} if case.want == "laplacian" else {})
 
 
+def measure_sharp(case: Sharp, device: str = "cuda", seconds: float = 0.5) -> dict:
+    """A Laplacian and its gradient to the rows, pairs left out if that pays and all of them; and how they differ."""
+    args, found, results = case.arguments(device), {}, []
+    for when in ("auto", "never"):
+        with native.use_culling(when):
+            results.append([call(*args) for call in (sharp.forward, sharp.backward)])
+            found[when] = {
+                call.__name__: milliseconds(functools.partial(call, *args), seconds)
+                for call in (sharp.forward, sharp.backward)
+            } | {"peak_mib": memory.peak_extra_mib(functools.partial(sharp.backward, *args), device)}
+    off = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*results, strict=True))
+    return {"case": case._asdict(), "difference": off} | found
+
+
 # --- telling -------------------------------------------------------------------------------------
 
 
@@ -167,8 +186,8 @@ def machine(gpu: static.GPU) -> dict:
     }
 
 
-def markdown(where: dict, found: list[dict]) -> list[str]:
-    """Two tables: the kernels, and the training step."""
+def markdown(where: dict, found: list[dict], sharp_ones: list[dict]) -> list[str]:
+    """Three tables: the kernels, the training step, and pairs left out."""
     of = f"{where['device']}, {where['processors']} processors at {where['clock_ghz']:.2f} GHz"
     versions = f"driver {where['driver']}, torch {where['torch']}, Triton {where['triton']}, commit {where['commit']}"
     names = [OURS, GRAPH, *(name for name in PEERS if name != OURS)]
@@ -184,6 +203,18 @@ def markdown(where: dict, found: list[dict]) -> list[str]:
     for one in found:
         if "steps" in one:
             lines.append(f"| {_told(one['case'])} | {' | '.join(_cell(one['steps'], name) for name in names)} |")
+    lines += [
+        "",
+        "Sharp bumps, d = 2, a Laplacian and its gradient to the rows: pairs left out where that pays, and all:",
+        "",
+    ]
+    lines += ["| N | M | p A | forward | all pairs | backward | all pairs | memory | difference |", "|" + "---|" * 9]
+    for one in sharp_ones:
+        case, auto, never = one["case"], one["auto"], one["never"]
+        cells = [f"{auto[way]:.3g} ms | {never[way]:.3g} ms ({never[way] / auto[way]:.3g} x)"
+                 for way in ("forward", "backward")]  # fmt: skip
+        told = f"{case['points']:,} | {case['bumps']:,} | {case['sharpness']:g} | {' | '.join(cells)}"
+        lines.append(f"| {told} | {auto['peak_mib']:.0f} MiB | {one['difference']:.1e} |")
     return lines
 
 
@@ -234,7 +265,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None, cases: Sequence[Case] = CASES, device: str = "cuda") -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    cases: Sequence[Case] = CASES,
+    device: str = "cuda",
+    sharp_cases: Sequence[Sharp] = SHARP,
+) -> int:
     options = _parser().parse_args(argv)
     if options.static and options.markdown:
         print("--markdown is for what was measured, --static measures nothing", file=sys.stderr)
@@ -253,8 +289,9 @@ def main(argv: Sequence[str] | None = None, cases: Sequence[Case] = CASES, devic
         gpu = static.this_gpu(options.clock)
         known = gpu if torch.version.hip is None else None  # the bounds are of NVIDIA's code
         found = [measure(case, known, device, options.seconds) for case in cases]
-        record = {"machine": machine(gpu), "cases": found}
-        lines = markdown(record["machine"], found)
+        sharp_ones = [measure_sharp(case, device, options.seconds) for case in sharp_cases]
+        record = {"machine": machine(gpu), "cases": found, "sharp": sharp_ones}
+        lines = markdown(record["machine"], found, sharp_ones)
     print("\n".join(lines))
     if options.json:
         options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

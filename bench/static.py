@@ -23,7 +23,15 @@ import compiled
 
 #: Per clock and multiprocessor: lanes that are issued, and special functions (ex2, rcp).
 ISSUE, MUFU = 128, 16
-KERNELS = {"jet": "jet_kernel", "sums per bump": "jet_vjp_rows_kernel", "gradient of the points": "jet_vjp_x_kernel"}
+#: Kernels by what they compute, of all pairs or of those in the lists of tiles and bumps that meet.
+KERNELS = {
+    "jet": ("jet_kernel", False),
+    "sums per bump": ("jet_vjp_rows_kernel", False),
+    "gradient of the points": ("jet_vjp_x_kernel", False),
+    "jet, by lists": ("jet_kernel", True),
+    "sums per bump, by lists": ("jet_vjp_rows_kernel", True),
+    "gradient of the points, by lists": ("jet_vjp_x_kernel", True),
+}
 
 
 class GPU(NamedTuple):
@@ -98,15 +106,16 @@ def _special_functions(kernel: str, dim: int, want: int) -> int:
     return 2 * dim + 2 - (dim // 2 if kernel == "jet_kernel" and want == VALUE else 0)
 
 
-def count(kernel: str, dim: int, want: int, arch: int) -> Count:
-    """Count a kernel's instructions in its code for one architecture.
+def count(kernel: str, dim: int, want: int, arch: int, listed: bool = False) -> Count:
+    """Count a kernel's instructions in its code for one architecture, of all pairs or of ``listed`` ones.
 
     Raises
     ------
     RuntimeError
         If the loop holds other special functions than the formulas ask for: then "per pair" would have no meaning.
     """
-    [launch] = (one for one in launches(dim, want) if one.name == kernel)
+    made = compiled.culled_launches(dim, want) if listed else launches(dim, want)
+    [launch] = (one for one in made if one.name == kernel)
     expected = _special_functions(kernel, dim, want)
     found = compiled.profile(compiled.compile_launch(launch, "cuda", arch), expected)
     per_thread = launch.options["BLOCK"] / (32 * launch.options["num_warps"])
@@ -119,10 +128,10 @@ def count(kernel: str, dim: int, want: int, arch: int) -> Count:
 def bounds(gpu: GPU, dims: Iterable[int], wants: Iterable[int]) -> list[dict]:
     """A row for every kernel, dimension and want: counts, and pairs per second at best."""
     rows = []
-    for name, kernel in KERNELS.items():
+    for name, (kernel, listed) in KERNELS.items():
         for dim in dims:
             for want in wants:
-                found = count(kernel, dim, want, gpu.arch)
+                found = count(kernel, dim, want, gpu.arch, listed)
                 rate = 1 / gpu.seconds_per_pair(found)
                 rows.append({"kernel": name, "d": dim, "want": WANTS[want]} | found._asdict() | {"pairs_per_s": rate})
     return rows

@@ -83,16 +83,22 @@ def use_variant(name: str) -> Iterator[None]:
         torch.ops.bumpnet_fast._cpu_variant(before)
 
 
-#: When the CPU kernels leave out pairs of points and bumps that add nothing (csrc/cull.h).
+#: When kernels leave out pairs of points and bumps that add nothing (csrc/cull.h, kernels/cull.py).
 CULLING = ("never", "auto", "always")
+_culling = "auto"
+
+
+def culling() -> str:
+    """When pairs that add nothing are left out now: one of ``CULLING``."""
+    return _culling
 
 
 @contextlib.contextmanager
 def use_culling(when: str) -> Iterator[None]:
-    """Say inside the block when the CPU kernels' jets and their gradients skip what is zero to working precision.
+    """Say inside the block when the kernels' jets and their gradients skip what is zero to working precision.
 
     By default ("auto") they do where bumps are so many and so sharp that it pays; "never" and "always" are for tests
-    and benchmarks.  Without the extension there is nothing to choose, and the block is run.
+    and benchmarks.  It holds for the CPU's kernels and for Triton's; the reference takes all pairs.
 
     Raises
     ------
@@ -102,16 +108,21 @@ def use_culling(when: str) -> Iterator[None]:
     Examples
     --------
     >>> with use_culling("never"):
-    ...     pass
+    ...     culling()
+    'never'
     """
     if when not in CULLING:
         raise ValueError(f"when must be one of {', '.join(CULLING)}, got {when!r}")
-    if missing is not None:
-        yield
-        return
-    before = torch.ops.bumpnet_fast._cpu_culling(-1)
-    torch.ops.bumpnet_fast._cpu_culling(CULLING.index(when))
+    before = _culling
+    _choose(when)
     try:
         yield
     finally:
-        torch.ops.bumpnet_fast._cpu_culling(before)
+        _choose(before)
+
+
+def _choose(when: str) -> None:
+    global _culling
+    _culling = when
+    if missing is None:
+        torch.ops.bumpnet_fast._cpu_culling(CULLING.index(when))

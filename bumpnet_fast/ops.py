@@ -22,8 +22,7 @@ import os
 import torch
 from torch import Tensor
 
-from . import native as _native  # noqa: F401  (loads the extension, which registers the CPU kernels)
-from . import reference
+from . import native, reference  # native loads the extension, which registers the CPU kernels
 from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
 from .rows import RowLayout
 
@@ -156,7 +155,8 @@ def cuda_kernel(name: str, *args):
     kernels = _triton_kernels()
     if kernels is None or not kernels.serves(name, x.shape[1], RowLayout.of(rows, x.shape[1], tied).outputs, x.dtype):
         return None
-    return getattr(kernels, name)
+    kernel = getattr(kernels, name)
+    return functools.partial(kernel, culling=native.culling()) if name in ("jet", "jet_vjp") else kernel
 
 
 def _on_cuda(name: str, *args):

@@ -85,9 +85,25 @@ def load_bumps(ptr, m, M, TS: tl.constexpr, SPLIT: tl.constexpr):
 
 
 @triton.jit
+def listed_entry(table, ids, at, TS: tl.constexpr):
+    """Where the table has the bump that stands at ``at`` in a list."""
+    return table + tl.load(ids + at).to(tl.int64) * TS
+
+
+@triton.jit
+def edge(b, R, k: tl.constexpr, D: tl.constexpr, cap: tl.constexpr):
+    """T, u, and what r is the reciprocal of, on axis k where |B'| is ``b``."""
+    L: tl.constexpr = 1.4426950408889634
+    # min(NaN, cap) must be NaN: on the device it is not, unless asked for
+    t = tl.exp2(tl.minimum(R[D * D + D + k] - b, cap, propagate_nan=tl.PropagateNan.ALL))
+    u = R[D * D + 2 * D + k] * t
+    n = L * t + L
+    return t, u, u * n + n
+
+
+@triton.jit
 def evaluate_axes(x, R, D: tl.constexpr, PAIRED: tl.constexpr, FAST: tl.constexpr):
     """g and d' of every axis at the points x.  PAIRED: one reciprocal serves two axes."""
-    L: tl.constexpr = 1.4426950408889634
     cap: tl.constexpr = 60.0 if PAIRED else 100.0
     y = ()
     for i in tl.static_range(D):
@@ -100,14 +116,11 @@ def evaluate_axes(x, R, D: tl.constexpr, PAIRED: tl.constexpr, FAST: tl.constexp
         b = R[k * D] * y[0]
         for i in tl.static_range(1, D):
             b = R[k * D + i] * y[i] + b
-        # min(NaN, cap) must be NaN: on the device it is not, unless asked for
-        t = tl.exp2(tl.minimum(R[D * D + D + k] - tl.abs(b), cap, propagate_nan=tl.PropagateNan.ALL))
-        v = R[D * D + 2 * D + k] * t
-        n = L * t + L
+        t, v, n = edge(tl.abs(b), R, k, D, cap)
         B = B + (b,)
         T = T + (t,)
         u = u + (v,)
-        den = den + (v * n + n,)
+        den = den + (n,)
     g = ()
     d = ()
     for k in tl.static_range(D):

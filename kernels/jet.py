@@ -17,19 +17,41 @@ a launch more.
 import triton
 import triton.language as tl
 
-from .bump_math import evaluate_axes, load_bumps, load_points, pair_jet, psi
+from .bump_math import evaluate_axes, listed_entry, load_bumps, load_points, pair_jet, psi
 
 
 @triton.jit
-def sum_of_jets(X, zero, table, first, last, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr, TS: tl.constexpr,
-                C: tl.constexpr, SPLIT: tl.constexpr, FAST: tl.constexpr):  # fmt: skip
-    """Components [K C] of the bumps first ... last - 1 at the points X, summed."""
+def nothing(zero, COUNT: tl.constexpr):
     sums = ()
-    for i in tl.static_range(K * C):
+    for _ in tl.static_range(COUNT):
         sums = sums + (zero,)
+    return sums
+
+
+@triton.jit
+def add_within(sums, within, K: tl.constexpr, C: tl.constexpr):
+    """To the values what the bumps add that are 1 at all these points."""
+    added = ()
+    for i in tl.static_range(K * C):
+        if i % C == 0:
+            added = added + (sums[i] + tl.load(within + i // C).to(sums[i].dtype),)
+        else:
+            added = added + (sums[i],)
+    return added
+
+
+@triton.jit
+def sum_of_jets(X, zero, table, ids, first, last, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr,
+                TS: tl.constexpr, C: tl.constexpr, SPLIT: tl.constexpr, FAST: tl.constexpr):  # fmt: skip
+    """Components [K C] of the bumps first ... last - 1, or of those in the list, at the points X, summed."""
+    sums = nothing(zero, K * C)
     at: tl.constexpr = D * D + 4 * D + 2
-    entry = table + tl.cast(first, tl.int64) * TS
+    entry = table
+    if ids is None:
+        entry = table + tl.cast(first, tl.int64) * TS
     for m in tl.range(first, last, SPLIT):
+        if ids is not None:
+            entry = listed_entry(table, ids, m, TS)
         R = load_bumps(entry, m, last, TS, SPLIT)
         _, g, d = evaluate_axes(X, R, D, WANT == 0, FAST)
         p = psi(g, R, D, FAST)
@@ -51,7 +73,8 @@ def sum_of_jets(X, zero, table, first, last, D: tl.constexpr, K: tl.constexpr, W
                     for i in tl.static_range(C - 1):
                         added = added + (sums[k * C + 1 + i] + R[at + 1 + k] * (weight * terms[i]),)
         sums = added
-        entry += TS * SPLIT
+        if ids is None:
+            entry += TS * SPLIT
     return sums
 
 
@@ -89,19 +112,32 @@ def store_jet(sums, value, gradient, second, more, n, inside, D: tl.constexpr, K
 
 
 @triton.jit
-def jet_kernel(x, table, value, gradient, second, N, M, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr,
-               TS: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr, RUN: tl.constexpr,
-               FAST: tl.constexpr):  # fmt: skip
-    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def jet_kernel(x, table, value, gradient, second, order, starts, ids, within, N, M, D: tl.constexpr, K: tl.constexpr,
+               WANT: tl.constexpr, TS: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr,
+               RUN: tl.constexpr, FAST: tl.constexpr):  # fmt: skip
+    """All bumps at all points or, with lists (cull.py), at the points of a tile those that are in its list."""
+    program = tl.program_id(0)
+    n = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = n < N
+    begin, end = 0, M
+    if ids is not None:
+        n = tl.load(order + n, mask=inside, other=0)
+        begin, end = tl.load(starts + program), tl.load(starts + program + 1)
     X = load_points(x, n, inside, D, SPLIT)
     kind = x.dtype.element_ty
     zero = tl.zeros([BLOCK, SPLIT], kind) if SPLIT > 1 else tl.zeros([BLOCK], kind)
     if RUN == 0:
-        sums = sum_of_jets(X, zero, table, 0, M, D, K, WANT, TS, C, SPLIT, FAST)
+        sums = sum_of_jets(X, zero, table, ids, begin, end, D, K, WANT, TS, C, SPLIT, FAST)
+        if ids is not None:
+            sums = add_within(sums, within + program * K, K, C)
         store_jet(sums, value, gradient, second, False, n, inside, D, K, WANT, C, SPLIT)
     else:
-        for first in tl.range(0, M, RUN * SPLIT):
-            last = tl.minimum(first + RUN * SPLIT, M)
-            sums = sum_of_jets(X, zero, table, first, last, D, K, WANT, TS, C, SPLIT, FAST)
-            store_jet(sums, value, gradient, second, first > 0, n, inside, D, K, WANT, C, SPLIT)
+        more = False
+        if ids is not None:  # a list may be empty
+            sums = add_within(nothing(zero, K * C), within + program * K, K, C)
+            store_jet(sums, value, gradient, second, False, n, inside, D, K, WANT, C, SPLIT)
+            more = True
+        for first in tl.range(begin, end, RUN * SPLIT):
+            last = tl.minimum(first + RUN * SPLIT, end)
+            sums = sum_of_jets(X, zero, table, ids, first, last, D, K, WANT, TS, C, SPLIT, FAST)
+            store_jet(sums, value, gradient, second, more or first > begin, n, inside, D, K, WANT, C, SPLIT)

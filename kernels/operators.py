@@ -3,6 +3,9 @@
 A training step is five launches: packing and the jet; packing (bumps and points in one), the sums per bump, and the
 gradient of the rows.  Memory beyond the results is O(N + M); nothing here waits for the device, so a step can be
 captured in a CUDA graph.  Configurations come from tables, not from autotuning, which would run and wait.
+
+Where bumps are many and sharp the jets' pairs that add nothing are left out (tiles.py), which takes memory for lists,
+and two waits.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from ..reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
 from ..rows import RowLayout
+from . import tiles
 from .jet import jet_kernel
 from .jet_vjp import jet_vjp_rows_kernel, jet_vjp_x_kernel
 from .pack import pack_kernel, unpack_gradient_kernel
@@ -28,6 +32,8 @@ _PACK_BLOCK = 64
 _PROGRAMS = 1056
 #: Fewest points that a program of the backward is worth.
 _CHUNK = 64
+#: In the place of lists.
+_ALL_PAIRS = (None, None, None)
 #: Points that a sum in float32 should not take in at once; its chunks are added up in double precision.
 _LONGEST = 2**14
 
@@ -72,10 +78,19 @@ def by_points(n: int, numbers: int, single: bool) -> tuple[int, int, int]:
     return min(most, fills), 1, 4
 
 
+def by_tiles(numbers: int, single: bool) -> tuple[int, int, int]:
+    """The same for programs that own a tile: as many points to a thread."""
+    return tiles.TILE, 1, max(1, 512 // by_points(2**20, numbers, single)[0])
+
+
+def two_fit(numbers: int, single: bool) -> bool:
+    """Whether a thread has registers for the sums of two bumps, or those of one at two points side by side."""
+    return numbers <= 16 and single
+
+
 def by_bumps(n: int, m: int, numbers: int, single: bool) -> tuple[int, int, int, int]:
     """Bumps in a block, warps, points in a chunk, and the number of chunks, for the sums per bump."""
-    two_to_a_thread = numbers <= 16 and single
-    block = max(32, min(triton.next_power_of_2(m), 256 if two_to_a_thread else 128))
+    block = max(32, min(triton.next_power_of_2(m), 256 if two_fit(numbers, single) else 128))
     warps = max(1, min(4, block // 32))
     fills = triton.cdiv(_PROGRAMS, triton.cdiv(m, block))
     # The rounding of a sum grows with its length; what the chunks leave behind must not outgrow the points.
@@ -88,6 +103,15 @@ def by_bumps(n: int, m: int, numbers: int, single: bool) -> tuple[int, int, int,
 def run_of_bumps(m: int, dtype: torch.dtype) -> int:
     """Bumps that are summed at a time, or 0 for all: in float32 the rounding of a sum grows with its length."""
     return 256 if m > 4096 and dtype == torch.float32 else 0
+
+
+def by_lists(n: int, m: int, numbers: int, single: bool) -> tuple[int, int, int]:
+    """Points in a block, warps, and programs that share a bump's list of tiles, for the sums of one bump.
+
+    Several, so that one large bump among small ones does not leave the others waiting.
+    """
+    chunks = min(triton.cdiv(n, tiles.TILE), max(4, triton.cdiv(4 * _PROGRAMS, m)), 65535)
+    return tiles.TILE, 2 if two_fit(numbers, single) else 4, chunks
 
 
 def by_pairs(n: int, m: int, single: bool) -> tuple[int, int, int]:
@@ -121,12 +145,14 @@ class Points(NamedTuple):
     cotangents: tuple[Tensor | None, ...]
     outputs: int
     want: int
+    order: Tensor | None = None
 
     @classmethod
-    def of(cls, x: Tensor, cotangents, outputs: int, want: int) -> Points:
-        """With room for the table; a cotangent beyond ``want`` is left out."""
-        table = x.new_empty(x.shape[0], point_stride(x.shape[1], outputs, want))
-        return cls(table, x, tuple(g if i <= want else None for i, g in enumerate(cotangents)), outputs, want)
+    def of(cls, x: Tensor, cotangents, outputs: int, want: int, order: Tensor | None = None) -> Points:
+        """With room for the table; a cotangent beyond ``want`` is left out.  With an ``order``, in whole tiles."""
+        n = x.shape[0] if order is None else triton.cdiv(x.shape[0], tiles.TILE) * tiles.TILE
+        table = x.new_empty(n, point_stride(x.shape[1], outputs, want))
+        return cls(table, x, tuple(g if i <= want else None for i, g in enumerate(cotangents)), outputs, want, order)
 
 
 def pack_tables(
@@ -136,13 +162,13 @@ def pack_tables(
     dim, m = frame.shape[1], rows.shape[0]
     table = rows.new_empty(m, table_stride(dim, outputs) + (chain_stride(dim) if chain else 0))
     bump_programs = triton.cdiv(m, _PACK_BLOCK)
-    to, x, cotangents, each, want = points or Points(table, rows, (None,) * 3, 0, VALUE)
+    to, x, cotangents, each, want, order = points or Points(table, rows, (None,) * 3, 0, VALUE)
     n = x.shape[0] if points else 0
     pack_kernel[(bump_programs + triton.cdiv(n, _PACK_BLOCK),)](
-        rows, frame, table, x, *(rows if g is None else g for g in cotangents), to, rows.shape[1], m, n, bump_programs,
-        D=dim, K=outputs, CHAIN=chain, WANT=want, TIED=tied, HAS0=cotangents[0] is not None,
+        rows, frame, table, x, *(rows if g is None else g for g in cotangents), to, order, rows.shape[1], m, n,
+        bump_programs, D=dim, K=outputs, CHAIN=chain, WANT=want, TIED=tied, HAS0=cotangents[0] is not None,
         HAS1=cotangents[1] is not None, OUTPUTS=each, TS=table.shape[1], PS=to.shape[1], C=components(dim, want),
-        BLOCK=_PACK_BLOCK, num_warps=2,
+        TILE=1 if order is None else tiles.TILE, BLOCK=_PACK_BLOCK, num_warps=2,
     )  # fmt: skip
     return table
 
@@ -156,8 +182,8 @@ def unpack_gradient(partial: Tensor, rows: Tensor, frame: Tensor, gradient: Tens
     )  # fmt: skip
 
 
-def jet(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """See ``bumpnet_fast.reference.jet``."""
+def jet(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool, culling: str = "auto"):
+    """See ``bumpnet_fast.reference.jet``; ``culling`` is "never", "auto" or "always" (native.use_culling)."""
     (n, dim), m = x.shape, rows.shape[0]
     outputs = RowLayout.of(rows, dim, tied).outputs
     empty = x.new_empty if n and m else x.new_zeros
@@ -170,18 +196,28 @@ def jet(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tuple[
     count, run = components(dim, want), run_of_bumps(m, x.dtype)
     numbers = (dim + outputs * count) * (3 if run else 2) // 2  # with the addresses of what a run is added to
     block, split, warps = by_points(n, numbers, x.dtype == torch.float32)
+    order, by_tile = None, _ALL_PAIRS
     with on_device_of(x):
+        culled = tiles.may_pay(x, rows, tied, culling)
         table = pack_tables(rows, frame, tied, outputs)
+        if culled:
+            order = tiles.z_order(x)
+            met = tiles.lists(order, x, table, outputs, want, culling, _fast(x), (True,))
+            if met is None:
+                return jet(x, rows, frame, want, tied, "never")
+            by_tile, (block, split, warps) = met[True], by_tiles(numbers, x.dtype == torch.float32)
         jet_kernel[(triton.cdiv(n, block),)](
-            x, table, value, gradient if want >= GRADIENT else value, second if want >= DIAGONAL else value, n, m,
-            D=dim, K=outputs, WANT=want, TS=table.shape[1], C=count, BLOCK=block, SPLIT=split, RUN=run, FAST=_fast(x),
-            num_warps=warps,
+            x, table, value, gradient if want >= GRADIENT else value, second if want >= DIAGONAL else value, order,
+            *by_tile, n, m, D=dim, K=outputs, WANT=want, TS=table.shape[1], C=count, BLOCK=block, SPLIT=split, RUN=run,
+            FAST=_fast(x), num_warps=warps,
         )  # fmt: skip
     return value, gradient, second
 
 
-def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, need_rows: bool) -> tuple[Tensor, Tensor]:
-    """See ``bumpnet_fast.reference.jet_vjp``; what is not needed comes back empty."""
+def jet_vjp(
+    g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, need_rows: bool, culling: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """See ``bumpnet_fast.reference.jet_vjp``; what is not needed comes back empty.  ``culling`` as for :func:`jet`."""
     (n, dim), m = x.shape, rows.shape[0]
     outputs = RowLayout.of(rows, dim, tied).outputs
     want = _needed(want, g1, g2)
@@ -194,22 +230,37 @@ def jet_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, nee
         return x_gradient, rows_gradient
     x, rows, frame = x.contiguous(), rows.contiguous(), frame.contiguous()
     count, single = components(dim, want), x.dtype == torch.float32
+    order, by_tile, by_bump = None, _ALL_PAIRS, _ALL_PAIRS
     with on_device_of(x):
-        packed = Points.of(x, (g0, g1, g2), outputs, want)
+        if tiles.may_pay(x, rows, tied, culling):
+            order = tiles.z_order(x)
+        packed = Points.of(x, (g0, g1, g2), outputs, want, order)
         points, table = packed.table, pack_tables(rows, frame, tied, outputs, packed)
+        if order is not None:
+            asked = (True,) * need_x + (False,) * need_rows
+            met = tiles.lists(order, x, table, outputs, want, culling, _fast(x), asked, points, count)
+            if met is None:
+                return jet_vjp(g0, g1, g2, x, rows, frame, want, tied, need_x, need_rows, "never")
+            by_tile, by_bump = met.get(True, _ALL_PAIRS), met.get(False, _ALL_PAIRS)
         shapes = dict(D=dim, K=outputs, WANT=want, TS=table.shape[1], PS=points.shape[1], C=count, FAST=_fast(x))
         if need_rows:
-            block, warps, length, chunks = by_bumps(n, m, dim * dim + outputs * count, single)
+            numbers = dim * dim + outputs * count
+            block, warps, length, chunks = by_bumps(n, m, numbers, single)
+            programs = triton.cdiv(m, block)
+            if order is not None:
+                block, warps, chunks, programs = *by_lists(n, m, numbers, single), m
             partial = x.new_empty(chunks, outputs + 1 + 2 * dim + dim * dim, m)
-            jet_vjp_rows_kernel[(triton.cdiv(m, block), chunks)](
-                points, table, partial, n, m, length, **shapes, BLOCK=block, num_warps=warps
+            jet_vjp_rows_kernel[(programs, chunks)](
+                points, table, partial, *by_bump, n, m, length, **shapes, BLOCK=block, num_warps=warps
             )
             unpack_gradient(partial, rows, frame, rows_gradient, tied, outputs)
         if need_x:
-            block, split, warps = by_points(n, 2 * dim + outputs * count, single)
+            numbers = 2 * dim + outputs * count
+            block, split, warps = by_points(n, numbers, single) if order is None else by_tiles(numbers, single)
             jet_vjp_x_kernel[(triton.cdiv(n, block),)](
-                points, table, x_gradient, n, m, **shapes, BLOCK=block, SPLIT=split, num_warps=warps
-            )
+                points, table, x_gradient, order, *by_tile[:2], n, m, **shapes, BLOCK=block, SPLIT=split,
+                num_warps=warps,
+            )  # fmt: skip
     return x_gradient, rows_gradient
 
 

@@ -166,22 +166,24 @@ def _pack_bumps(rows, frame, table, columns, M, first, D: tl.constexpr, K: tl.co
 
 
 @triton.jit
-def _pack_points(x, g0, g1, g2, points, N, first, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr,
-                 HAS0: tl.constexpr, HAS1: tl.constexpr, PS: tl.constexpr, C: tl.constexpr,
+def _pack_points(x, g0, g1, g2, points, order, N, first, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr,
+                 HAS0: tl.constexpr, HAS1: tl.constexpr, PS: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr,
                  BLOCK: tl.constexpr):  # fmt: skip
     n = first.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = n < N
     zero = tl.zeros([BLOCK], x.dtype.element_ty)
-    to = points + n * PS
+    to = points + (n // TILE * (TILE * PS) + n % TILE)
+    if order is not None:
+        n = tl.load(order + n, mask=inside, other=0)
     for j in tl.static_range(PS):
         if j < D:
             v = tl.load(x + n * D + j, mask=inside, other=0.0)
-            tl.store(to + j, v + (v - v), mask=inside)  # an infinity becomes NaN
+            tl.store(to + j * TILE, v + (v - v), mask=inside)  # an infinity becomes NaN
         elif j >= D + K * C:
-            tl.store(to + j, zero, mask=inside)
+            tl.store(to + j * TILE, zero, mask=inside)
     for k in tl.static_range(K):
         at = n * K + k
-        out = to + (D + k * C)
+        out = to + (D + k * C) * TILE
         if HAS0:
             tl.store(out, tl.load(g0 + at, mask=inside, other=0.0), mask=inside)
         else:
@@ -189,39 +191,40 @@ def _pack_points(x, g0, g1, g2, points, N, first, D: tl.constexpr, K: tl.constex
         if WANT >= 1:
             for j in tl.static_range(D):
                 if HAS1:
-                    tl.store(out + 1 + j, tl.load(g1 + at * D + j, mask=inside, other=0.0), mask=inside)
+                    tl.store(out + (1 + j) * TILE, tl.load(g1 + at * D + j, mask=inside, other=0.0), mask=inside)
                 else:
-                    tl.store(out + 1 + j, zero, mask=inside)
+                    tl.store(out + (1 + j) * TILE, zero, mask=inside)
         if WANT == 2:
             for j in tl.static_range(D):
-                tl.store(out + 1 + D + j, tl.load(g2 + at * D + j, mask=inside, other=0.0), mask=inside)
+                tl.store(out + (1 + D + j) * TILE, tl.load(g2 + at * D + j, mask=inside, other=0.0), mask=inside)
         if WANT == 4:
-            tl.store(out + 1 + D, tl.load(g2 + at, mask=inside, other=0.0), mask=inside)
+            tl.store(out + (1 + D) * TILE, tl.load(g2 + at, mask=inside, other=0.0), mask=inside)
         if WANT == 3:
             for i in tl.static_range(D):
                 for j in tl.static_range(i, D):  # only the symmetric part counts
                     upper = tl.load(g2 + at * (D * D) + i * D + j, mask=inside, other=0.0)
                     lower = tl.load(g2 + at * (D * D) + j * D + i, mask=inside, other=0.0)
-                    place = out + (1 + D + i * D - i * (i - 1) // 2 + j - i)
+                    place = out + (1 + D + i * D - i * (i - 1) // 2 + j - i) * TILE
                     tl.store(place, 0.5 * upper + 0.5 * lower, mask=inside)
 
 
 @triton.jit
-def pack_kernel(rows, frame, table, x, g0, g1, g2, points, columns, M, N, bump_programs, D: tl.constexpr,
+def pack_kernel(rows, frame, table, x, g0, g1, g2, points, order, columns, M, N, bump_programs, D: tl.constexpr,
                 K: tl.constexpr, CHAIN: tl.constexpr, WANT: tl.constexpr, TIED: tl.constexpr, HAS0: tl.constexpr,
                 HAS1: tl.constexpr, OUTPUTS: tl.constexpr, TS: tl.constexpr, PS: tl.constexpr, C: tl.constexpr,
-                BLOCK: tl.constexpr):  # fmt: skip
+                TILE: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Table [M, TS] of the bumps and, if OUTPUTS, [N, PS]: each point with its cotangents, output by output.
 
     A row has ``columns`` numbers; the table takes K amplitudes along, none where they take no part, and with CHAIN
     what leads from the packed values to the columns of the row: dc/d(column) [d], (log of U_1's length)/dU_1b [d - 1],
-    and chain_factors.
+    and chain_factors.  TILE is 1, or the points come in the ``order`` of tiles of so many, [N / TILE, PS, TILE].
     """
     program = tl.program_id(0)
     if OUTPUTS > 0:
         if program >= bump_programs:
             _pack_points(
-                x, g0, g1, g2, points, N, program - bump_programs, D, OUTPUTS, WANT, HAS0, HAS1, PS, C, BLOCK
+                x, g0, g1, g2, points, order, N, program - bump_programs, D, OUTPUTS, WANT, HAS0, HAS1, PS, C, TILE,
+                BLOCK,
             )  # fmt: skip
         else:
             _pack_bumps(rows, frame, table, columns, M, program, D, K, TIED, CHAIN, TS, BLOCK)

@@ -105,7 +105,7 @@ def test_what_is_missing_is_listed_with_its_reason(monkeypatch):
     report = check(follow=small)
     missing = {b["name"]: b["missing"] for b in report["backends"]}
     assert missing == {"reference": None} | dict.fromkeys(native.VARIANTS, "no compiler") | dict.fromkeys(
-        ("cuda", "cuda graph"), "bad day"
+        ("cuda", "cuda culled", "cuda graph"), "bad day"
     )
     assert {row["backend"] for row in report["cases"]} == {"reference"} and report["passed"]
     assert "not here: avx2: no compiler" in text(report)
@@ -236,7 +236,7 @@ def test_who_serves_on_cuda_is_what_the_operators_ask(monkeypatch, name):
     """``served_by`` cannot lie: the operators' way to the kernels asks the same function."""
 
     class Kernels:
-        jet = jet_vjp = staticmethod(lambda *args: "triton was here")
+        jet = jet_vjp = staticmethod(lambda *args, culling: f"triton was here, {culling}")
 
         @staticmethod
         def serves(*asked):
@@ -246,8 +246,20 @@ def test_who_serves_on_cuda_is_what_the_operators_ask(monkeypatch, name):
     single = cases.moved(cases.questions(SMALL[0])[name].args, torch.float32, "cpu")
     double = cases.moved(single, torch.float64, "cpu")
     backend = parity._on_cuda("cpu", None)
-    assert backend.served_by(name, *single) == "triton" and ops._on_cuda(name, *single) == "triton was here"
+    assert backend.served_by(name, *single) == "triton" and ops._on_cuda(name, *single) == "triton was here, auto"
     assert backend.served_by(name, *double) == "reference" and len(ops._on_cuda(name, *double)) >= 2
+    with native.use_culling("never"):
+        assert ops._on_cuda(name, *single) == "triton was here, never"
+
+
+def test_pairs_are_left_out_of_the_jets_as_well(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        parity, "_registered", lambda name, *args: asked.append(native.culling()) or registered(name, *args)
+    )
+    rows = check(["cpu"], follow=small, candidates=[parity._culled("cpu", None)])["cases"]
+    assert {row["operator"] for row in rows} == {"jet", "jet_vjp"} and all(row["passed"] for row in rows)
+    assert {row["backend"] for row in rows} == {"cuda culled"} and set(asked) == {"always"}
 
 
 INTERPRETED = """

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 import gpu
 import memory
 import static
-from gpu import BEGIN, END, GRAPH, OURS, Case
+from gpu import BEGIN, END, GRAPH, OURS, Case, Sharp
 
-from bumpnet_fast.reference import DIAGONAL, VALUE
+from bumpnet_fast.reference import DIAGONAL, LAPLACIAN, VALUE
 
 H100 = static.GPUS["H100"]
 
@@ -70,6 +70,12 @@ def test_the_counts_are_those_of_the_page():
     assert 1 / H100._replace(clock=1.755).seconds_per_pair(forward) == pytest.approx(445e9, rel=0.03)
 
 
+def test_listed_pairs_cost_little_more_than_all():
+    """Which is what makes the pairs that are left out a gain."""
+    dense, listed = (static.count("jet_vjp_rows_kernel", 2, LAPLACIAN, 90, listed) for listed in (False, True))
+    assert 1 < listed.instructions / dense.instructions < 1.15 and listed.mufu == dense.mufu
+
+
 def test_what_binds():
     count = static.Count(instructions=64, mufu=2, fp32=50, registers=1)
     one = H100._replace(processors=1, clock=1.0)
@@ -105,7 +111,7 @@ def test_bounds_on_the_command_line(tmp_path, capsys):
     arguments = ["--static", "--dims", "1", "--wants", "value", "--gpu", "A100", "--clock", "1.0", "--json", str(file)]
     assert gpu.main(arguments) == 0
     record = json.loads(file.read_text())
-    assert record["gpu"]["clock"] == 1.0 and len(record["bounds"]) == 3
+    assert record["gpu"]["clock"] == 1.0 and len(record["bounds"]) == len(static.KERNELS) == 6
     for row in record["bounds"]:
         least = max(row["instructions"] / 128, row["mufu"] / 16, row["fp32"] / 64)
         assert row["pairs_per_s"] == pytest.approx(108e9 / least)
@@ -123,6 +129,7 @@ def test_bounds_are_not_put_where_measurements_belong(tmp_path, capsys):
 
 # --- measuring -------------------------------------------------------------------------------------
 
+SHARP = (Sharp(300, 20, 10),)
 CASES = (Case(200, 9, 2, "laplacian"), Case(100, 5, 2, "gradient"))
 PAGE = f"# On a GPU\n\nbefore\n\n{BEGIN}\n\nnothing\n\n{END}\n\nafter\n"
 
@@ -132,7 +139,7 @@ def test_one_command_fills_the_page(cuda, tmp_path, capsys, monkeypatch):
     page, file = tmp_path / "gpu.md", tmp_path / "run.json"
     page.write_text(PAGE)
     arguments = ["--seconds", "0.001", "--json", str(file), "--markdown", str(page)]
-    assert gpu.main(arguments, CASES, "cpu") == 0
+    assert gpu.main(arguments, CASES, "cpu", SHARP) == 0
     record = json.loads(file.read_text())
     where = record["machine"]
     assert (where["device"], where["processors"], where["clock_ghz"]) == ("Some GPU", 100, 1.5)
@@ -144,11 +151,15 @@ def test_one_command_fills_the_page(cuda, tmp_path, capsys, monkeypatch):
         assert one["of_bound"] == pytest.approx(one["pairs_per_s"] * 0.5 / 150e9)
     assert first["steps"].keys() == {OURS, GRAPH, "torch.compile", "eager analytic", "nested autograd"}
     assert all(one["ms"] > 0 for one in first["steps"].values())
+    [one] = record["sharp"]
+    assert one["case"] == SHARP[0]._asdict() and one["difference"] < 1e-6
+    assert all(one[when][way] > 0 for when in ("auto", "never") for way in ("forward", "backward"))
     text = page.read_text()
     assert text.startswith("# On a GPU\n\nbefore\n") and text.endswith("\n\nafter\n") and "nothing" not in text
     assert "| 200 | 9 | 2 | laplacian |" in text and "| 100 | 5 | 2 | gradient |" in text
+    assert "| 300 | 20 | 10 |" in text
     assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip() == capsys.readouterr().out.strip()
-    assert gpu.main(arguments, CASES[1:], "cpu") == 0  # and again
+    assert gpu.main(arguments, CASES[1:], "cpu", ()) == 0  # and again
     assert page.read_text().count("Some GPU") == 1 and "| 200 |" not in page.read_text()
 
 
@@ -165,7 +176,7 @@ def test_a_peer_that_runs_out_of_memory_is_told_so(cuda, monkeypatch):
     assert found["forward"]["of_bound"] is None
     assert found["steps"]["nested autograd"] == {"failed": "out of memory"}
     assert found["steps"]["eager analytic"] == {"failed": "NotImplementedError: no such thing"}
-    table = "\n".join(gpu.markdown(gpu.machine(H100), [found]))
+    table = "\n".join(gpu.markdown(gpu.machine(H100), [found], []))
     assert "| out of memory |" in table and "NotImplementedError" in table
 
 

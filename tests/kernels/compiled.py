@@ -16,13 +16,17 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from bumpnet_fast.kernels import operators
+from bumpnet_fast.kernels import operators, tiles
 from bumpnet_fast.ops import OPERATORS
 from bumpnet_fast.reference import DIAGONAL, second_shape
 from bumpnet_fast.rows import RowLayout
 
 #: The kernels that operators.py launches.
 KERNELS = tuple(name for name in vars(operators) if name.endswith("_kernel"))
+#: Those that tiles.py launches, where pairs are left out.
+SORTING = tuple(name for name in vars(tiles) if name.endswith("_kernel"))
+#: Where a kernel is looked up by its name.
+OWNERS = dict.fromkeys(KERNELS, operators) | dict.fromkeys(SORTING, tiles)
 
 
 class Launch(NamedTuple):
@@ -51,8 +55,8 @@ class Recorder:
 def record(monkeypatch, run=False) -> list[Launch]:
     """The list that all launches go to from now on."""
     launches = []
-    for name in KERNELS:
-        monkeypatch.setattr(operators, name, Recorder(name, getattr(operators, name), launches, run))
+    for name, owner in OWNERS.items():
+        monkeypatch.setattr(owner, name, Recorder(name, getattr(owner, name), launches, run))
     return launches
 
 
@@ -92,9 +96,24 @@ def launches(*case, **more) -> list[Launch]:
         return made
 
 
+def culled_launches(*case, **more) -> list[Launch]:
+    """The same of the jets with pairs left out, the lists being of some length."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = record(patch)
+        patch.setattr(tiles, "may_wait", lambda x: True)
+        patch.setattr(tiles, "read", lambda numbers: [10**5] * len(numbers))
+        for name in ("jet", "jet_vjp"):
+            getattr(operators, name)(*arguments(*case, **more)[name], culling="always")
+        return made
+
+
 def is_compiled_in(value) -> bool:
     """Whether an argument is no parameter of the compiled kernel any more."""
     return value is None or (not isinstance(value, torch.Tensor) and value == 1)
+
+
+_POINTERS = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int16: "*i16", torch.int32: "*i32",
+             torch.int64: "*i64"}  # fmt: skip
 
 
 class Build(NamedTuple):
@@ -117,7 +136,7 @@ def specialise(launch: Launch, backend: str, arch, warp: int = 32) -> Build:
     signature, attributes = {}, []
     for i, (name, value) in enumerate(zip(names, launch.args, strict=False)):
         if isinstance(value, torch.Tensor):
-            signature[name] = {torch.float32: "*fp32", torch.float64: "*fp64"}[value.dtype]
+            signature[name] = _POINTERS[value.dtype]
             if value.data_ptr() % 16 == 0:  # meta tensors: 0
                 attributes.append(i)
         elif is_compiled_in(value):
@@ -132,13 +151,13 @@ def specialise(launch: Launch, backend: str, arch, warp: int = 32) -> Build:
 
 
 def compile_build(build: Build, kernel=None):
-    """By default the kernel of that name in operators.py."""
+    """By default the kernel of that name in operators.py or tiles.py."""
     from triton import compile
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     attributes = {(i,): [["tt.divisibility", 16]] for i in build.attributes}
-    kernel = kernel or getattr(operators, build.name)
+    kernel = kernel or getattr(OWNERS[build.name], build.name)
     source = ASTSource(kernel, signature=dict(build.signature), constexprs=dict(build.constants), attrs=attributes)
     return compile(source, target=GPUTarget(*build.target), options=dict(build.options))
 

@@ -2,4 +2,5 @@
 
 import os
 
-collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["checks_combine.py", "checks_interpreted.py"]
+CHECKS = ["checks_combine.py", "checks_culling.py", "checks_interpreted.py"]
+collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else CHECKS

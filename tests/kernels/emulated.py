@@ -45,8 +45,6 @@ def emulated(arch: int, error: float = 0.0, change: Callable[[str, str], str] = 
     ``error`` is that of the approximations (ptx.run); ``change`` gets a kernel's name and PTX, and returns what is
     executed in its place.
     """
-    from triton.runtime import JITFunction
-
     ran: list[Ran] = []
 
     def launch(one: Launch):
@@ -58,11 +56,10 @@ def emulated(arch: int, error: float = 0.0, change: Callable[[str, str], str] = 
         ]
         ptx.run(_program(text), one.grid, arguments, binary.metadata.shared, error)
 
-    module, before = compiled.operators, torch.are_deterministic_algorithms_enabled()
+    before = torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:
-        for name, kernel in list(vars(module).items()):
-            if isinstance(kernel, JITFunction):
-                patch.setattr(module, name, _Kernel(name, kernel, launch))
+        for name, owner in compiled.OWNERS.items():
+            patch.setattr(owner, name, _Kernel(name, getattr(owner, name), launch))
         torch.use_deterministic_algorithms(True)  # fills empty tensors with NaN
         try:
             yield ran

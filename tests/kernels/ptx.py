@@ -416,6 +416,22 @@ def _shuffle(program, opcode, operands):
     return step
 
 
+def _sum_of_warp(program, opcode, operands):
+    """redux.sync.add of integers; the last operand, the members, must be the whole warp."""
+    if opcode != ("redux", "sync", "add", "s32"):
+        raise Unknown("this opcode")
+    value, members = (_source(operand, "s32") for operand in operands[1:])
+
+    def step(machine, mask):
+        machine.whole(mask, 32)
+        if (np.broadcast_to(members(machine), machine.count)[mask] != -1).any():
+            raise Unknown("a sum over part of a warp")
+        sums = np.broadcast_to(value(machine), machine.count).reshape(-1, 32).sum(1, np.int32)
+        machine.write(operands[0], np.repeat(sums, 32), mask)
+
+    return step
+
+
 def _matrices(program, opcode, operands):
     """ldmatrix: lane 8 i + j has the address of row j of matrix i; every lane gets two of its 8 x 8 entries."""
     *_, shape, many, space, kind = opcode
@@ -475,5 +491,5 @@ def _multiply_matrices(program, opcode, operands):
 
 _CONTROL = {
     "ld": _load, "st": _store, "mov": _move, "cvta": _move, "bra": _branch, "ret": _return,
-    "bar": _barrier, "shfl": _shuffle, "ldmatrix": _matrices, "mma": _multiply_matrices,
+    "bar": _barrier, "shfl": _shuffle, "redux": _sum_of_warp, "ldmatrix": _matrices, "mma": _multiply_matrices,
 }  # fmt: skip

@@ -15,8 +15,10 @@ TESTS = Path(__file__).parents[1]
 RUNS = {
     "test_kernels.py": "",
     "test_ops.py": "(opcheck or gradcheck or part_of or both_ways) and not (other_dimensions or batched or dynamic)",
+    "test_culling.py": "",
     "kernels/checks_interpreted.py": "",
     "kernels/checks_combine.py": "",
+    "kernels/checks_culling.py": "",
 }
 
 

@@ -230,6 +230,14 @@ def test_shuffles(mode, by, limits, wanted):
     assert np.array_equal(out, np.concatenate([wanted, wanted + 32]))
 
 
+def test_a_sum_over_a_warp():
+    out = np.zeros(64, U32)
+    execute("mov.b32 %r8, -1;\nredux.sync.add.s32 %r9, %r3, %r8;" + STORE, out, threads=64)
+    assert np.array_equal(out, np.repeat([sum(range(32)), sum(range(32, 64))], 32))
+    with pytest.raises(Unknown, match="part of a warp"):
+        execute("mov.b32 %r8, 15;\nredux.sync.add.s32 %r9, %r3, %r8;", out, threads=64)
+
+
 def test_threads_part_and_meet():
     """A loop that every thread leaves at another time, in two programs."""
     out = np.zeros(64, U32)
@@ -363,6 +371,7 @@ def test_a_short_load_is_extended_by_its_type():
         "setp.lt.and.f32 %p1, %r2, %r3, %p2;",
         "ld.local.b32 %r1, [%rd1];",
         "shfl.sync.bfly.b32 %r1, %r2, 1, 31, 255;",
+        "redux.sync.min.s32 %r1, %r2, -1;",
         "bar.sync 1, 64;",
         "mov.u32 %r1, %clock;",
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%r1}, {%r2}, {%r3}, {%r4};",
