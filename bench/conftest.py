@@ -29,7 +29,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "short: what `make bench-compare` looks at")
+    config.addinivalue_line("markers", "short: a few minutes of all of them")
     config.addinivalue_line("markers", "threads(n): computes in n threads")
     if config.getoption("--device") == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda: there is no CUDA device")

@@ -1,10 +1,8 @@
-"""Figures of the benchmarks: kept, told, and compared with those of an older run.
+"""Figures of the benchmarks: kept, and told in docs/benchmarks.md.
 
-    python bench/report.py write NEW.json --limit LIMIT.json     into bench/measured and docs/benchmarks.md
-    python bench/report.py compare NEW.json                      with bench/measured/benchmarks.json
+    python bench/report.py write NEW.json --limit LIMIT.json     into bench/measured and docs
 
 NEW.json is what ``pytest bench/test_speed.py --benchmark-json`` writes, LIMIT.json comes from ``bench/limit.py``.
-``make bench`` and ``make bench-compare`` call both.
 """
 
 from __future__ import annotations
@@ -23,8 +21,6 @@ from bumpnet_fast.speed import EAGER, NESTED, OURS, STEP, Case, Stages
 ROOT = Path(__file__).parents[1]
 RESULTS, LIMIT = ROOT / "bench" / "measured" / "benchmarks.json", ROOT / "bench" / "measured" / "limit.json"
 PAGE, MARKER = ROOT / "docs" / "benchmarks.md", "<!-- measured -->"
-#: A case has become slower if its time, in that of this peer, has grown by more than this factor.
-PEER, SLOWER = EAGER, 1.2
 
 #: Statistics by case, contestant and stage.
 Figures = dict[Case, dict[str, dict[str, dict[str, Any]]]]
@@ -64,7 +60,7 @@ def figures(content: dict[str, Any]) -> Figures:
         info = one["extra_info"]
         if "case" in info:
             stages = found.setdefault(Case(**info["case"]), {}).setdefault(info["contestant"], {})
-            stages[info["stage"]] = one["stats"] | {"peak": info["peak_extra_mib"], "short": info["short"]}
+            stages[info["stage"]] = one["stats"] | {"peak": info["peak_extra_mib"]}
     return found
 
 
@@ -170,51 +166,17 @@ def wanted(found: Figures, reached: Sequence[dict]) -> list[str]:
     return lines
 
 
-# --- comparing -----------------------------------------------------------------------------------
-
-
-def ratios(found: Figures) -> dict[str, float]:
-    """Our least time in that of the peer, by case and stage, of the short cases."""
-    return {
-        f"{stage}, {one.name}": stats["min"] / contestants[PEER][stage]["min"]
-        for one, contestants in found.items()
-        if {OURS, PEER} <= contestants.keys()
-        for stage, stats in contestants[OURS].items()
-        if stats["short"] and stage in contestants[PEER]
-    }
-
-
-def compare(new: dict[str, Any], old: dict[str, Any]) -> tuple[list[str], bool]:
-    """A line for every case that both have, and whether none has become slower."""
-    now, before = ratios(figures(new)), ratios(figures(old))
-    lines, good = [], True
-    for name in now.keys() & before.keys():
-        change = now[name] / before[name]
-        good = good and change <= SLOWER
-        verdict = "" if change <= SLOWER else "  SLOWER"
-        lines.append(f"{change:5.2f} times the committed time, in that of {PEER}: {name}{verdict}")
-    for key in ("processor", "variant"):
-        if new["machine_info"][key] != old["machine_info"][key]:
-            lines.append(f"note: {key} is {new['machine_info'][key]}, it was {old['machine_info'][key]}")
-    return (sorted(lines), good) if now.keys() & before.keys() else (["no case is in both files"], False)
-
-
 # --- the command ---------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, dest="command")
-    write, comparison = commands.add_parser("write"), commands.add_parser("compare")
-    for command in (write, comparison):
-        command.add_argument("new", type=Path, nargs="+", metavar="NEW.json", help="of several, the last with a case")
+    write = commands.add_parser("write")
+    write.add_argument("new", type=Path, nargs="+", metavar="NEW.json", help="of several, the last with a case")
     write.add_argument("--limit", type=Path, metavar="LIMIT.json", help="what bench/limit.py wrote")
     options = parser.parse_args(argv)
     new = joined([kept(json.loads(path.read_text(encoding="utf-8"))) for path in options.new])
-    if options.command == "compare":
-        lines, good = compare(new, json.loads(RESULTS.read_text(encoding="utf-8")))
-        print("\n".join(lines))
-        return 0 if good else 1
     RESULTS.parent.mkdir(exist_ok=True)
     if options.limit:
         LIMIT.write_text(options.limit.read_text(encoding="utf-8"), encoding="utf-8")

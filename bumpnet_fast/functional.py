@@ -97,9 +97,9 @@ def check(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> tuple[Tensor, T
         frame = torch.cat([frame, torch.ones_like(frame[:1])])
     if frame.shape[0] != 3:
         raise ValueError(f"frame must have shape [2, d] or [3, d], got {tuple(frame.shape)}")
-    layout = RowLayout.of(rows, d, tied)
-    if layout.outputs < 0:
-        wanted = f"at least {layout.shape_columns} columns for d = {d} and tied = {tied}"
+    columns = RowLayout(d, 0, tied).columns
+    if rows.shape[1] < columns:
+        wanted = f"at least {columns} columns for d = {d} and tied = {tied}"
         raise ValueError(f"rows must have {wanted}, got shape {tuple(rows.shape)}")
     if rows.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"rows must be float32 or float64, got {rows.dtype}")
@@ -107,7 +107,7 @@ def check(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> tuple[Tensor, T
     if x.device != rows.device or frame.device != rows.device:
         devices = f"x on {x.device}, rows on {rows.device}, frame on {frame.device}"
         raise ValueError(f"x, rows and frame must be on one device, got {devices}")
-    return x, frame.to(rows.dtype)
+    return x, frame if frame.dtype == rows.dtype else frame.to(rows.dtype)
 
 
 def _dense(name: str, t: Tensor) -> None:
@@ -120,10 +120,11 @@ def _dense(name: str, t: Tensor) -> None:
 
 def _as_the_rows(name: str, t: Tensor, rows: Tensor) -> Tensor:
     """``t`` in the dtype of the rows, which it must have but for autocast."""
-    if t.dtype != rows.dtype:
-        low = t.dtype in (torch.float16, torch.bfloat16) or rows.dtype == torch.float32
-        if not (t.is_floating_point() and low and torch.is_autocast_enabled(t.device.type)):
-            raise TypeError(f"{name} must have the dtype of the rows, {rows.dtype}, got {t.dtype}")
+    if t.dtype == rows.dtype:
+        return t
+    low = t.dtype in (torch.float16, torch.bfloat16) or rows.dtype == torch.float32
+    if not (t.is_floating_point() and low and torch.is_autocast_enabled(t.device.type)):
+        raise TypeError(f"{name} must have the dtype of the rows, {rows.dtype}, got {t.dtype}")
     return t.to(rows.dtype)
 
 

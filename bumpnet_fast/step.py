@@ -70,12 +70,13 @@ def compile_step(
     def step(x: Tensor, *tensors: Any) -> Tensor:
         if any(isinstance(t, Tensor) and t.requires_grad for t in (x, *tensors)):
             raise ValueError("x and the other tensors of a step must not require gradients: it gives none to them")
-        x, frame = functional.check(x, net.rows, net.frame, net.tied)
-        bumps = x, net.rows, frame, level, net.tied
+        rows = net.rows  # every look into a Module takes as long as a small operator
+        x, frame = functional.check(x, rows, net.frame, net.tied)
+        bumps = x, rows, frame, level, net.tied
         jet = functional.serve("jet", *bumps)
         cotangents, value = by_parts(*jet[:parts], *tensors)
         cotangents = (*cotangents, None, None)[:3]
-        net.rows.grad = functional.serve("jet_vjp", *cotangents, *bumps, False, True)[1]
+        rows.grad = functional.serve("jet_vjp", *cotangents, *bumps, False, True)[1]
         return value
 
     return step

@@ -1,6 +1,5 @@
-"""bench/report.py: what is kept of a run, the page, and the comparison with an older run."""
+"""bench/report.py: what is kept of a run, and the page."""
 
-import copy
 import json
 import sys
 from pathlib import Path
@@ -95,7 +94,6 @@ def test_the_page(run, tmp_path, monkeypatch):
         assert text.startswith("# Speed\n\n") and "old" not in text
         assert "Measured on 2030-01-02: P, 2 processors, avx2 kernels, CPU; load 3.2 before it began;" in text
         assert "commit 0123456789ab." in text and text.count(USUAL.name) == 1 and "| avx2 | float32 |" in text
-    assert report.main(["compare", str(new)]) == 0
 
 
 def test_a_page_without_its_marker_is_left_alone(tmp_path):
@@ -104,28 +102,6 @@ def test_a_page_without_its_marker_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="once"):
         report.fill(page, [])
     assert page.read_text() == "text"
-
-
-@pytest.mark.parametrize(("factor", "good"), [(1.15, True), (1.25, False), (0.5, True)])
-def test_slower_is_told(run, factor, good):
-    """The machine is three times slower altogether, which does not matter."""
-    new = copy.deepcopy(run)
-    for one in new["benchmarks"][:-1]:
-        ours = one["extra_info"]["contestant"] == OURS and one["extra_info"]["stage"] == "adam"
-        one["stats"]["min"] *= 3 * (factor if ours else 1)
-    lines, passed = report.compare(new, run)
-    assert passed is good and len(lines) == 3  # the short case's stages alone
-    assert any("SLOWER" in line for line in lines) is not good
-
-
-def test_nothing_to_compare_is_no_success(run):
-    lines, passed = report.compare(run | {"benchmarks": []}, run)
-    assert not passed and "no case" in lines[0]
-
-
-def test_another_machine_is_noted(run):
-    lines, _ = report.compare(run | {"machine_info": run["machine_info"] | {"processor": "Q"}}, run)
-    assert "note: processor is Q, it was P" in lines
 
 
 def test_the_committed_page_and_results_belong_together():
