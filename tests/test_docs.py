@@ -110,7 +110,17 @@ def check_pytest(*words):
         assert (ROOT / path).exists(), path
 
 
-CHECKS = {"make ": check_make, "pip ": check_pip, "python ": check_python, "pytest ": check_pytest}
+def check_torchrun(*words):
+    assert (ROOT / next(word for word in words if word.endswith(".py"))).exists()
+
+
+CHECKS = {
+    "make ": check_make,
+    "pip ": check_pip,
+    "python ": check_python,
+    "pytest ": check_pytest,
+    "torchrun ": check_torchrun,
+}
 
 
 def check(words):
