@@ -97,10 +97,10 @@ def check_pip(command, *words):
             assert re.search(rf"^{extra} = ", extras.partition("\n[")[0], re.MULTILINE), extra
 
 
-def check_python(name, *words):
-    if name == "-m":
+def check_python(script, *words):
+    if script == "-m":
         return CHECKS[words[0] + " "](*words[1:])
-    source = (ROOT / name).read_text(encoding="utf-8")
+    source = (ROOT / script).read_text(encoding="utf-8")
     for option in [word for word in words if word.startswith("--")]:
         assert f'"{option}"' in source, option
 
