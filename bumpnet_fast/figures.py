@@ -280,10 +280,18 @@ def write_gif(
         for artist in moving:
             figure.draw_artist(artist)
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba()).copy()).convert("RGB")
-        palette = picture.quantize(256, Image.Quantize.MEDIANCUT)
-        images.append(picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))  # or there were bands
+        images.append(_dithered(picture))
     durations = [1000 // PER_SECOND] * (len(images) - 1) + [LAST]
     images[0].save(file, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+
+
+def _dithered(picture: Image.Image) -> Image.Image:
+    """The picture in 256 colours, white among them, without bands; Pillow looks at six bits of a colour only."""
+    palette = picture.quantize(256, Image.Quantize.MEDIANCUT)
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[(colours >= 250).all(1)] = 255
+    palette.putpalette(colours.ravel().tolist())
+    return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 
 
 # --- convergence ---------------------------------------------------------------------------------

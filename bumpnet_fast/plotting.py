@@ -51,7 +51,8 @@ def solution_figure(solution: Solution) -> Figure:
     -------
     matplotlib.figure.Figure
         With axes labelled "solution", "exact", "error" (the last two only where an exact solution is
-        known), "bumps" and "convergence", besides the colour bars.  ``figure.savefig(path)`` saves it.
+        known), "bumps" and "convergence" (where there is a history), besides the colour bars.
+        ``figure.savefig(path)`` saves it.
 
     Examples
     --------

@@ -136,13 +136,13 @@ class _Movie:
         """u [N] with the bumps of a frame, or of the solution; of a march, no number after the window in work."""
         if now is None:
             return self.final
-        u, place, problem = np.full(len(self.points), np.nan), self.inside, self.solution.problem
+        u, where, problem = np.full(len(self.points), np.nan), self.inside, self.solution.problem
         if isinstance(self.solution, March):
             t, (start, end) = self.points[:, problem.time], now.domain[:, problem.time].tolist()
             problem = min((part.problem for part in self.solution.parts), key=lambda p: abs(p.lower[p.time] - start))
-            u, place = np.where(t <= start, self.final, np.nan), self.inside & (t > start) & (t <= end)
-        x = torch.from_numpy(self.points[place]).to(net.rows)
-        u[place] = as_array(Part(problem, net, self.solution.boundary).jet(x).value[:, self.output])
+            u, where = np.where(t <= start, self.final, np.nan), self.inside & (t > start) & (t <= end)
+        x = torch.from_numpy(self.points[where]).to(net.rows)
+        u[where] = as_array(Part(problem, net, self.solution.boundary).jet(x).value[:, self.output])
         return u
 
 

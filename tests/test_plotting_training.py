@@ -136,3 +136,10 @@ def test_frames_differ_and_matplotlib_is_left_as_it_was():
         pictures.append(np.asarray(image.convert("RGB")).astype(int))
     assert all(np.abs(a - b).max() > 50 for a, b in itertools.pairwise(pictures))
     assert dict(matplotlib.rcParams) == before
+
+
+def test_the_page_is_white():
+    recording, file = Recording(), io.BytesIO()
+    write_training(RUNS["plane"](recording), recording.frames, file)
+    picture = np.asarray(Image.open(io.BytesIO(file.getvalue())).convert("RGB"))
+    assert (picture[[0, -1]] == 255).mean() > 0.99

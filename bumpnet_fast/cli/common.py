@@ -36,7 +36,7 @@ def add_output_arguments(
     add("--set", action="append", default=[], type=_assignment, metavar="KEY=VALUE", dest="settings", help=setting)
     add("--out", type=Path, metavar="DIR", help=f"where to write; default: {folder}")
     add("--json", metavar="FILE", help="write the summary to FILE as well; - is the standard output")
-    add("--threads", type=_threads, metavar="N", help="most threads to compute with; default: those of torch")
+    add("--threads", type=threads, metavar="N", help="most threads to compute with; default: those of torch")
     add("--quiet", action="store_true", help="neither progress nor summary")
 
 
@@ -77,7 +77,8 @@ def _seed(text: str) -> int:
     return integer(text, 0, 2**63 - 1)
 
 
-def _threads(text: str) -> int:
+def threads(text: str) -> int:
+    """A number of threads that this machine has."""
     return integer(text, 1, os.cpu_count() or 1)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import pictures, resume
-from .common import UsageError, integer
+from .common import UsageError, integer, threads
 from .running import computing_threads
 from .writing import check_writable, write_picture
 
@@ -38,7 +38,7 @@ def add_command(commands: Any) -> None:
     export = "write u, its gradient and its error for ParaView: an image, FILE.vti, or a series over time, FILE.pvd"
     add("--vtk", type=Path, metavar="FILE", help=export)
     add("--points", type=_points, metavar="N", help="along every axis of FILE; default: 65 of a block, 201 of a plane")
-    add("--threads", type=lambda text: integer(text, 1), metavar="N", help="most threads to compute with")
+    add("--threads", type=threads, metavar="N", help="most threads to compute with; default: those of torch")
     add("--quiet", action="store_true", help="do not list the files that were written")
     show.set_defaults(run=_show)
 
