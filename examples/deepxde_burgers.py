@@ -1,5 +1,7 @@
 """DeepXDE's Burgers problem, u_t + u u_x = 0.01/pi u_xx, with bumps in the place of a perceptron."""
 
+import sys
+
 import deepxde as dde
 import numpy as np
 
@@ -19,11 +21,15 @@ def data(points=2540):
 
 
 def network(bumps=(16, 8)):
-    return BumpNet(2, bumps, [[-1, 0], [1, 0.99]])  # was: dde.nn.FNN([2] + [20] * 3 + [1], "tanh", "Glorot normal")
+    return BumpNet(2, bumps, [[-1, 0], [1, 0.99]])
+
+
+def perceptron():
+    return dde.nn.FNN([2] + [20] * 3 + [1], "tanh", "Glorot normal")
 
 
 if __name__ == "__main__":
-    model = dde.Model(data(), network())
-    model.compile("adam", lr=1e-2)
+    model = dde.Model(data(), perceptron() if "perceptron" in sys.argv else network())
+    model.compile("adam", lr=1e-3 if "perceptron" in sys.argv else 1e-2)
     losses, _ = model.train(iterations=400)
     print(f"final loss {losses.loss_train[-1].sum():.1e}, u(0.5, 0.5) = {model.predict([[0.5, 0.5]])[0, 0]:.3f}")

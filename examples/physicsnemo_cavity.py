@@ -1,6 +1,9 @@
 """PhysicsNeMo's lid-driven cavity, steady Navier-Stokes equations, with bumps in the place of a perceptron."""
 
+import sys
+
 import torch
+from physicsnemo.models.mlp import FullyConnected
 from physicsnemo.sym.eq.pde import PDE
 from physicsnemo.sym.eq.phy_informer import PhysicsInformer
 from sympy import Function, symbols
@@ -24,7 +27,11 @@ class NavierStokes(PDE):
 
 def network(bumps=(16, 16)):
     box = [[-SIDE / 2] * 2, [SIDE / 2] * 2]
-    return BumpNet(2, bumps, box, 3)  # was: FullyConnected(2, out_features=3, num_layers=6, layer_size=512)
+    return BumpNet(2, bumps, box, 3)
+
+
+def perceptron(width=512):
+    return FullyConnected(2, out_features=3, num_layers=6, layer_size=width)
 
 
 def walls(points):
@@ -53,8 +60,8 @@ def informer():
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    net, physics = network(), informer()
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    net, physics = perceptron() if "perceptron" in sys.argv else network(), informer()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3 if "perceptron" in sys.argv else 1e-2)
     for _ in range(400):
         optimizer.zero_grad()
         final = loss(net, physics)

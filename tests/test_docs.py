@@ -33,7 +33,7 @@ PARSED = {
     "bumpnet check": "tests/test_parity.py",  # 5 s, on several pages
 }
 #: A page that imports one of these is left out where it is missing.
-OPTIONAL = ("deepxde", "pina")
+OPTIONAL = ("deepxde", "physicsnemo", "pina")
 
 
 @functools.cache
@@ -167,7 +167,7 @@ def test_what_a_page_shows_runs(page, tmp_path, monkeypatch, threads):
     code = script(page)
     for library in OPTIONAL:
         if library in imports(code) and importlib.util.find_spec(library) is None:
-            pytest.skip(f"{library} is not installed: pip install bumpnet_fast[integrations]")
+            pytest.skip(f"{library} is not installed: pip install bumpnet_fast[integrations,physicsnemo]")
     threads(1)
     monkeypatch.chdir(tmp_path)
     for words in commands(page):
