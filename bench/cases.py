@@ -31,6 +31,11 @@ class Entry(NamedTuple):
 
 
 _USUAL = Case(10_000, 400)
+#: How time and memory grow with the points and with the bumps.  Of more than 400 bumps, as they start on their grid, so
+#: little is left to float32 that ours leaves pairs out, and nothing could be compared.
+_SWEEP = [*(_USUAL._replace(points=n) for n in (100, 1_000)), *(_USUAL._replace(bumps=m) for m in (10, 50))]
+#: The peers would need gigabytes.
+_LARGE = _USUAL._replace(points=100_000)
 _SMALL = {speed.SHORT[0]: (OURS, STEP, *ALL[1:])}
 ENTRIES = (
     *(Entry(one, _SMALL.get(one, (OURS, COMPILED, EAGER)), short=True) for one in speed.SHORT),
@@ -40,6 +45,8 @@ ENTRIES = (
     Entry(_USUAL._replace(dtype="float64", threads=2), (OURS,), BOTH),
     *(Entry(_USUAL._replace(dim=dim), FASTEST, BOTH) for dim in (1, 3)),
     *(Entry(_USUAL._replace(want=want), FASTEST, BOTH) for want in ("value", "gradient", "diagonal", "hessian")),
+    *(Entry(one, (OURS, COMPILED, JAX, EAGER, NESTED), ("backward",)) for one in _SWEEP),
+    Entry(_LARGE, (OURS,), ("backward",)),
     Entry(Case(1_000_000, 1_000), (OURS,), ("adam",)),
 )
 

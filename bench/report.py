@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import limit
+import plots
 
 from bumpnet_fast.speed import EAGER, NESTED, OURS, STEP, Case, Stages
 
 ROOT = Path(__file__).parents[1]
 RESULTS, LIMIT = ROOT / "bench" / "measured" / "benchmarks.json", ROOT / "bench" / "measured" / "limit.json"
 PAGE, MARKER = ROOT / "docs" / "benchmarks.md", "<!-- measured -->"
+PICTURE = ROOT / "docs" / "benchmarks.png"
 
 #: Statistics by case, contestant and stage.
 Figures = dict[Case, dict[str, dict[str, dict[str, Any]]]]
@@ -30,6 +32,7 @@ def kept(content: dict[str, Any]) -> dict[str, Any]:
     """What is worth keeping of pytest-benchmark's file: no single timings, and no name of a folder or a branch."""
     benchmarks = [
         {"name": one["name"], "extra_info": one["extra_info"], "timer": one["options"]["timer"],
+         "load": content["machine_info"].get("load"),
          "stats": {key: one["stats"][key] for key in ("min", "median", "iqr", "rounds")}}
         for one in content["benchmarks"]
         if "case" in one["extra_info"]
@@ -60,7 +63,8 @@ def figures(content: dict[str, Any]) -> Figures:
         info = one["extra_info"]
         if "case" in info:
             stages = found.setdefault(Case(**info["case"]), {}).setdefault(info["contestant"], {})
-            stages[info["stage"]] = one["stats"] | {"peak": info["peak_extra_mib"]}
+            load = one.get("load", content["machine_info"].get("load"))
+            stages[info["stage"]] = one["stats"] | {"peak": info["peak_extra_mib"], "load": load}
     return found
 
 
@@ -70,17 +74,41 @@ def figures(content: dict[str, Any]) -> Figures:
 def measured(content: dict[str, Any], reached: Sequence[dict]) -> list[str]:
     """What the page says below its marker."""
     found, machine, commit = figures(content), content["machine_info"], content["commit_info"]
-    of = (
-        f"{machine['processor']}, {machine['processors']} processors, {machine['variant']} kernels, {machine['device']}"
-    )
+    of = named(machine)
     busy = "" if machine.get("load") is None else f" load {machine['load']:.1f} before it began;"
     versions = f"Python {machine['python']}, torch {machine['torch']}, JAX {machine['jax']}"
     at = f"commit {commit['id'][:12]}{' with changes' if commit['dirty'] else ''}"
     lines = [f"Measured on {content['datetime'][:10]}: {of};{busy} {versions}; {at}."]
-    lines += ["", "## What was wanted", "", *wanted(found, reached), "", "## The cases"]
+    lines += ["", "## What was wanted", "", *wanted(found, reached)]
+    if any(plots.is_swept(one) for one in found):
+        lines += ["", "## Growing with points and bumps", "", *swept(found)]
+    lines += ["", "## The cases"]
     for one, contestants in found.items():
+        if plots.is_swept(one):
+            continue
         lines += ["", f"### {one.name}", "", *table(one, contestants)]
     return [*lines, "", "## The processor's limit", "", *limit.markdown(reached)]
+
+
+def named(machine: dict[str, Any]) -> str:
+    """Which machine it was."""
+    parts = machine["processor"], f"{machine['processors']} processors", f"{machine['variant']} kernels"
+    return ", ".join([*parts, machine["device"]])
+
+
+def swept(found: Figures) -> list[str]:
+    """Picture and table of the cases that differ in points or bumps."""
+    load = max(by[OURS]["backward"]["load"] or 0 for one, by in found.items() if plots.is_swept(one))
+    shown = "Time of a step against points and against bumps, memory against their product, ours and four peers"
+    return [
+        f"![{shown}]({PICTURE.name})",
+        "",
+        "Loss and gradient, by the least times, which other work disturbs least; the load was "
+        f"{load:.1f} before it began. Memory is what a step needs beyond what was held before; below "
+        f"{plots.LEAST_MIB} MiB it is the system's pages, and JAX may find small arrays in what it has kept.",
+        "",
+        *plots.table(found),
+    ]
 
 
 def fill(page: Path, lines: Sequence[str]) -> None:
@@ -174,14 +202,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, dest="command")
     write = commands.add_parser("write")
     write.add_argument("new", type=Path, nargs="+", metavar="NEW.json", help="of several, the last with a case")
+    write.add_argument("--add", action="store_true", help="keep the cases that NEW.json lacks, and what machine it was")
     write.add_argument("--limit", type=Path, metavar="LIMIT.json", help="what bench/limit.py wrote")
     options = parser.parse_args(argv)
     new = joined([kept(json.loads(path.read_text(encoding="utf-8"))) for path in options.new])
+    if options.add:
+        old = json.loads(RESULTS.read_text(encoding="utf-8"))
+        new = old | {"benchmarks": joined([old, new])["benchmarks"]}
     RESULTS.parent.mkdir(exist_ok=True)
     if options.limit:
         LIMIT.write_text(options.limit.read_text(encoding="utf-8"), encoding="utf-8")
     reached = json.loads(LIMIT.read_text(encoding="utf-8")) if LIMIT.exists() else []
     RESULTS.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
+    plots.draw(figures(new), PICTURE, named(new["machine_info"]))
     fill(PAGE, measured(new, reached))
     return 0
 

@@ -83,6 +83,7 @@ def test_what_was_wanted(run):
 def test_the_page(run, tmp_path, monkeypatch):
     page, new, reached = (tmp_path / name for name in ("page.md", "new.json", "limit.json"))
     monkeypatch.setattr(report, "PAGE", page)
+    monkeypatch.setattr(report, "PICTURE", tmp_path / "picture.png")
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results" / "benchmarks.json")
     monkeypatch.setattr(report, "LIMIT", tmp_path / "results" / "limit.json")
     page.write_text(f"# Speed\n\n{report.MARKER}\n\nold\n")
@@ -94,6 +95,27 @@ def test_the_page(run, tmp_path, monkeypatch):
         assert text.startswith("# Speed\n\n") and "old" not in text
         assert "Measured on 2030-01-02: P, 2 processors, avx2 kernels, CPU; load 3.2 before it began;" in text
         assert "commit 0123456789ab." in text and text.count(USUAL.name) == 1 and "| avx2 | float32 |" in text
+
+
+def test_cases_may_be_added(run, tmp_path, monkeypatch):
+    """What was measured before stays, with the machine that it was measured on, and every figure has its load."""
+    page, new = tmp_path / "page.md", tmp_path / "new.json"
+    for name, path in (("PAGE", page), ("PICTURE", tmp_path / "p.png"), ("RESULTS", tmp_path / "r.json")):
+        monkeypatch.setattr(report, name, path)
+    monkeypatch.setattr(report, "LIMIT", tmp_path / "limit.json")
+    page.write_text(report.MARKER)
+    more = USUAL._replace(points=100)
+    runs = (run["benchmarks"], 1.0, []), ([benchmark(more, OURS, "backward", 1e-4)], 9.0, ["--add"])
+    for benchmarks, load, options in runs:
+        machine = run["machine_info"] | {"load": load}
+        new.write_text(json.dumps(run | {"machine_info": machine, "benchmarks": benchmarks}))
+        assert report.main(["write", str(new), *options]) == 0
+    found = report.figures(json.loads(report.RESULTS.read_text()))
+    assert list(found) == [USUAL, SMALL, more]
+    assert found[more][OURS]["backward"]["load"] == 9.0 and found[USUAL][OURS]["backward"]["load"] == 1.0
+    text = page.read_text()
+    assert "load 1.0 before it began" in text and "the load was 9.0" in text and report.PICTURE.exists()
+    assert f"### {USUAL.name}" in text and f"### {more.name}" not in text
 
 
 def test_a_page_without_its_marker_is_left_alone(tmp_path):
@@ -108,3 +130,4 @@ def test_the_committed_page_and_results_belong_together():
     content = json.loads(report.RESULTS.read_text(encoding="utf-8"))
     below = report.PAGE.read_text(encoding="utf-8").split(report.MARKER)[1].strip()
     assert below == "\n".join(report.measured(content, json.loads(report.LIMIT.read_text(encoding="utf-8")))).strip()
+    assert 0 < report.PICTURE.stat().st_size < 150_000
