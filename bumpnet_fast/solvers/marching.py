@@ -273,7 +273,12 @@ def march(
                 now["max_seconds"] = max(1e-9, max_seconds + began - time.perf_counter()) / (windows - k)
             before = solutions[-1] if solutions else None
             warm = before and BumpNet.from_rows(before.net.rows, fresh.frame, part.domain, fresh.tied)
-            starts = [fresh] if before is None else [fresh, regular if perturb else warm] if graded else [warm, fresh]
+            if before is None:
+                starts = [fresh]
+            elif graded:
+                starts = [fresh, regular, warm] if perturb else [fresh, warm]
+            else:
+                starts = [warm, fresh]
             solutions.append(_window_solution(log.journal, part, starts, before, now))
             log.add(k, solutions[-1])
             if solutions[-1].stop_reason == "interrupted":
@@ -297,13 +302,16 @@ def _check_march(problem: Problem, windows: int, graded: float, max_seconds: flo
 def _window_solution(
     journal: Journal, part: Problem, starts: Sequence[BumpNet], before: Solution | None, options: dict[str, Any]
 ) -> Solution:
-    """From the first of one or two starts; from the second too, if that has failed."""
-    solution = journal.solve(part, starts[0], **options)
-    if before is None or solution.loss <= _BAD_LOSS * before.loss or solution.stop_reason == "interrupted":
-        return solution
-    again = journal.solve(part, starts[1], **options)
-    better = min(solution, again, key=lambda s: s.loss)
-    return replace(better, stop_reason=again.stop_reason) if again.stop_reason == "interrupted" else better
+    """The best of the starts that were tried: the next one only where all so far have failed."""
+    best = None
+    for start in starts:
+        solution = journal.solve(part, start, **options)
+        best = solution if best is None else min(best, solution, key=lambda s: s.loss)
+        if solution.stop_reason == "interrupted":
+            return replace(best, stop_reason="interrupted")
+        if before is None or best.loss <= _BAD_LOSS * before.loss:
+            break
+    return best
 
 
 class _Log:
