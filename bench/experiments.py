@@ -148,6 +148,10 @@ EXPERIMENTS = (
         ("pruned_by_full <= 2",), seeds=(None, 0, 1, 2), minutes=0.2,
     ),
     Experiment(
+        "heat-18", PRUNING, "Heat, 18 bumps from the start", "bumpnet solve heat --bumps 3x6 --set iterations=400",
+        seeds=(None, 0, 1, 2),
+    ),
+    Experiment(
         "ednn-heat", EDNN, "Heat", "bumpnet evolve heat --bumps 40", ("rel_l2 <= 1e-7",), seeds=(None,),
     ),
     Experiment(

@@ -179,14 +179,14 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
         bumps = arguments.bumps or problem.default_bumps
         dim, domain = problem.domain.shape[1], problem.domain
         net = BumpNet(dim, bumps, domain, problem.outputs, dtype=arguments.dtype, **settings["net"])
+        if perturb:  # before grading: by a share of the spacing, which is small where the solution is steep
+            net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
         grade(net, problem, settings["run"].setdefault("graded", 0.0))
         drop_outside(net, problem)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     if (arguments.prune_to or 0) > len(net.rows):
         raise UsageError(f"--prune-to must be at most the number of bumps, {len(net.rows)}, got {arguments.prune_to}")
-    if perturb:
-        net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
     return problem, net
 
 

@@ -34,7 +34,7 @@ class Burgers(Problem):
     time = 1
     default_bumps = (30, 3)
     default_windows = 24
-    options = MappingProxyType({"graded": 0.5, "scale": 10.0, "refine": 2, "iterations": 36})
+    options = MappingProxyType({"graded": 0.5, "scale": 10.0, "refine": 2, "iterations": 60})
 
     nu: float = 0.01 / math.pi
     lower: tuple[float, ...] = (-1.0, 0.0)

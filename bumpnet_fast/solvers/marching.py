@@ -26,10 +26,13 @@ from . import runs
 from .journal import Journal
 from .least_squares import Progress, Solution
 from .placement import drop_outside, grade
+from .refine import held_out_loss
 from .system import check_problem
 
 #: A window that ends with a loss so many times that of the one before is solved again, from another start.
 _BAD_LOSS = 4.0
+#: That loss is taken at so many points, which are not trained on.
+_HELD_OUT = 20_000
 
 #: What a window starts from: the jet of the solution before it, at points and in a form of one's choice.
 State = Callable[[Tensor, str], Jet]
@@ -223,7 +226,7 @@ def march(
         Share, less than 1, of the bumps that every window starts with where its initial state is steep, which is
         for layers and shocks.  With 0 the bumps go on from the shapes of the window before.
     perturb : float
-        Standard deviation of a random change of the initial shapes, where these are new.
+        Standard deviation of a random change of the initial shapes, where these are new; made before grading.
     max_seconds : float, optional
         Stop after about this time.
     seed : int
@@ -258,24 +261,30 @@ def march(
     settings |= {"seed": seed}
     store = runs.opened(checkpoint, every_seconds, lambda: runs.content("march", problem, None, settings))
     solutions: list[Solution] = []
+    worst = math.inf
     with store:
         log = _Log(Journal(store, began), callback)
         for k, (start, stop) in enumerate(itertools.pairwise(_edges(problem, windows))):
             part = window(problem, start, stop, _end(solutions[-1]) if solutions else None)
             fresh = BumpNet(len(part.lower), bumps, part.domain, part.outputs, **net)
-            if graded:
-                grade(fresh, part, graded)
-            drop_outside(fresh, part)
-            regular = copy.deepcopy(fresh)
-            if perturb:
+            regular = _placed(copy.deepcopy(fresh), part, graded)
+            if perturb:  # before grading: by a share of the spacing, which is small where the solution is steep
                 fresh.perturb_(perturb, torch.Generator().manual_seed(seed))
+            fresh = _placed(fresh, part, graded)
             now = dict(options, seed=seed, callback=log)
             if max_seconds is not None:
                 now["max_seconds"] = max(1e-9, max_seconds + began - time.perf_counter()) / (windows - k)
             before = solutions[-1] if solutions else None
             warm = before and BumpNet.from_rows(before.net.rows, fresh.frame, part.domain, fresh.tied)
-            starts = [fresh] if before is None else [fresh, regular if perturb else warm] if graded else [warm, fresh]
-            solutions.append(_window_solution(log.journal, part, starts, before, now))
+            if before is None:
+                starts = [fresh]
+            elif graded:
+                starts = [fresh, regular, warm] if perturb else [fresh, warm]
+            else:
+                starts = [warm, fresh]
+            solution, loss = _window_solution(log.journal, part, starts, worst, now)
+            solutions.append(solution)
+            worst = _BAD_LOSS * loss
             log.add(k, solutions[-1])
             if solutions[-1].stop_reason == "interrupted":
                 break
@@ -296,16 +305,33 @@ def _check_march(problem: Problem, windows: int, graded: float, max_seconds: flo
         raise ValueError(f"max_seconds must be positive, got {max_seconds!r}")
 
 
+def _placed(net: BumpNet, part: Problem, graded: float) -> BumpNet:
+    """``net``, its bumps moved to where they are needed."""
+    if graded:
+        grade(net, part, graded)
+    drop_outside(net, part)
+    return net
+
+
 def _window_solution(
-    journal: Journal, part: Problem, starts: Sequence[BumpNet], before: Solution | None, options: dict[str, Any]
-) -> Solution:
-    """From the first of one or two starts; from the second too, if that has failed."""
-    solution = journal.solve(part, starts[0], **options)
-    if before is None or solution.loss <= _BAD_LOSS * before.loss or solution.stop_reason == "interrupted":
-        return solution
-    again = journal.solve(part, starts[1], **options)
-    better = min(solution, again, key=lambda s: s.loss)
-    return replace(better, stop_reason=again.stop_reason) if again.stop_reason == "interrupted" else better
+    journal: Journal, part: Problem, starts: Sequence[BumpNet], worst: float, options: dict[str, Any]
+) -> tuple[Solution, float]:
+    """The best of the starts that were tried, the next one only where all so far are worse than ``worst``; how bad.
+
+    That is the loss, which knows of conditions, or the loss where nothing was trained, if that is larger.
+    """
+    best, least = None, math.inf
+    for start in starts:
+        solution = journal.solve(part, start, **options)
+        loss = held_out_loss(part, solution.net, solution.boundary, solution.unknowns, _HELD_OUT, options["seed"])
+        loss = max(loss, solution.loss)
+        if best is None or loss < least:
+            best, least = solution, loss
+        if solution.stop_reason == "interrupted":
+            return replace(best, stop_reason="interrupted"), least
+        if least <= worst:
+            break
+    return best, least
 
 
 class _Log:

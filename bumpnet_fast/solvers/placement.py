@@ -91,6 +91,8 @@ def _density(problem: Problem, axis: int, share: float) -> Tensor | None:
         ticks[problem.time] = torch.zeros(1, dtype=torch.float64)
     x = lo + (hi - lo) * torch.cartesian_prod(*ticks).reshape(-1, len(lo))
     slopes = _outline(problem, x).d(axis).abs().sum(1)
+    if not bool(slopes.isfinite().all()):
+        raise ValueError(f"the outline of problem {problem.name!r} must have finite slopes, got one that is not")
     profile = slopes.reshape([len(t) for t in ticks]).movedim(axis, 0).reshape(_ALONG, -1).mean(1)
     mean = float(profile.mean())
     return 1 - share + share * profile / mean if mean > _FLAT else None

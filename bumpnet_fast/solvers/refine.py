@@ -36,16 +36,32 @@ def refined(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Te
         [N + number].
     """
     generator = torch.Generator().manual_seed(seed)
-    half = number * _CANDIDATES // 2
-    spread = sampling.interior(problem.domain, (half,) + (1,) * (net.layout.dim - 1), "sobol", seed)
-    near = _near_bumps(net, half, generator)
-    candidates = torch.cat([spread, near[sampling.within(problem.domain, near)]])
-    candidates = candidates[problem.inside(candidates)].to(x)
+    candidates = _candidates(problem, net, number * _CANDIDATES, generator, seed).to(x)
     residual, weights = _residual_and_weights(problem, net, boundary, unknowns, torch.cat([x, candidates]))
     density = (residual * weights).square()[len(x) :].cpu()
     density = density / density.sum() + _EVEN / len(density)
     chosen = torch.multinomial(density, min(number, len(density)), generator=generator).to(x.device)
     return torch.cat([x, candidates[chosen]]), torch.cat([weights[: len(x)], weights[len(x) :][chosen]])
+
+
+def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, number: int, seed: int) -> float:
+    """Mean square of the weighted residual at about ``number`` points, spread and near the bumps, not trained on.
+
+    A loss does not see what hides between its points: a bump so thin that it meets none of them.
+    """
+    x = _candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(net.frame.device)
+    with torch.no_grad():
+        residual, weights = _residual_and_weights(problem, net, boundary, unknowns, x)
+    return float((residual * weights).square().mean())
+
+
+def _candidates(problem: Problem, net: BumpNet, number: int, generator: torch.Generator, seed: int) -> Tensor:
+    """Points inside the domain, half of them spread evenly and half near the bumps."""
+    half = number // 2
+    spread = sampling.interior(problem.domain, (half,) + (1,) * (net.layout.dim - 1), "sobol", seed)
+    near = _near_bumps(net, half, generator)
+    candidates = torch.cat([spread, near[sampling.within(problem.domain, near)]])
+    return candidates[problem.inside(candidates)]
 
 
 def _residual_and_weights(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor):

@@ -109,20 +109,34 @@ def test_the_history_counts_on():
     assert all(a <= b + 1e-3 for a, b in itertools.pairwise(seconds)) and solution.iterations == 6
 
 
-def test_a_window_that_fails_is_solved_afresh(monkeypatch):
+def starts_where(monkeypatch, failing, **options):
+    """What the windows of a march started from, if the solves of these numbers fail where nothing was trained."""
     starts, solve = [], journal.solve
 
-    def spoilt(part, net, **options):
+    def followed(part, net, **settings):
         starts.append(net.rows.detach().clone())
-        solution = solve(part, net, **options)
-        if len(starts) == 2:
-            solution.loss *= 1e6
-        return solution
+        return solve(part, net, **settings)
 
-    monkeypatch.setattr(journal, "solve", spoilt)
-    march(get("heat"), (3, 3), windows=2, iterations=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "solve", followed)
+        patch.setattr(marching, "held_out_loss", lambda *_: 1e6 if len(starts) in failing else 0.0)
+        march(get("heat"), (3, 3), windows=2, iterations=3, **options)
+    return starts
+
+
+def test_a_window_that_fails_is_solved_afresh(monkeypatch):
+    starts = starts_where(monkeypatch, [2])
     assert len(starts) == 3
     assert torch.equal(starts[2], starts[0]) and not torch.equal(starts[1], starts[0])
+
+
+def test_graded_bumps_that_fail_give_way_to_unperturbed_ones_and_these_to_the_last_shapes(monkeypatch):
+    _, perturbed, regular, _ = starts = starts_where(monkeypatch, [2, 3], graded=0.5, perturb=0.05)
+    assert len(starts) == 4
+    columns = regular[:, 0].reshape(3, 3)  # those of one place in space: a grid, but for the perturbation
+    assert torch.equal(columns, columns[:, :1].expand(3, 3)) and not torch.equal(perturbed, regular)
+    assert len(starts_where(monkeypatch, [2], graded=0.5, perturb=0.05)) == 3
+    assert len(starts_where(monkeypatch, [2, 3], graded=0.5)) == 3
 
 
 def test_ctrl_c_keeps_the_windows_so_far():

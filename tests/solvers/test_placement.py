@@ -57,6 +57,13 @@ def test_bumps_gather_where_the_outline_of_a_layer_is_steep():
     torch.testing.assert_close(net.centres[:, 1].detach(), before[:, 1])
 
 
+def test_an_outline_without_finite_slopes_is_refused():
+    problem = Front()
+    problem.outline = lambda x: (x[:, 0] - problem.lower[0]).sqrt()
+    with pytest.raises(ValueError, match="outline of problem 'front' must have finite slopes"):
+        grade(BumpNet(2, (4, 4), problem.domain, dtype="float64"), problem, 0.5)
+
+
 @dataclass
 class Disc(Problem):
     """Poisson's equation in a disc of a large box, zero at the edge, which is built in by its distance."""

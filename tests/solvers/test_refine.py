@@ -7,7 +7,7 @@ from cases import Cubic, Rotation
 from bumpnet_fast import BumpNet
 from bumpnet_fast.problems import get
 from bumpnet_fast.solvers import solve
-from bumpnet_fast.solvers.refine import refined
+from bumpnet_fast.solvers.refine import held_out_loss, refined
 from bumpnet_fast.solvers.system import collocation
 
 
@@ -26,13 +26,28 @@ def test_points_go_where_the_residual_is_large():
     assert (points.abs() <= 1).all() and (weights > 0).all() and (weights <= 1).all()
 
 
-def test_a_thin_bump_between_the_points_is_found():
-    problem = get("poisson")
+def with_a_thin_bump(problem):
     net = BumpNet(2, (3, 3), problem.domain, dtype="float64", outer="free")
     with torch.no_grad():
         net.rows[4, net.layout.size] = torch.log(torch.tensor(1e-3))
         net.rows[4, net.layout.sharpness] = torch.log(torch.tensor(4e3))
         net.rows[4, net.layout.amplitude] = 1.0
+    return net
+
+
+def test_points_that_are_held_out_see_a_thin_bump():
+    problem = get("lshape")
+    thin, flat = with_a_thin_bump(problem), net_for(problem, (3, 3))
+    seen, nothing = (held_out_loss(problem, net, "soft", {}, 4000, 0) for net in (thin, flat))
+    assert seen > 1e-2 and nothing == 0
+    x, _ = collocation(problem, thin, 100, "grid", 0)
+    with torch.no_grad():
+        assert problem.residual(x, thin.jet(x, want="laplacian")).square().mean() < 1e-6
+
+
+def test_a_thin_bump_between_the_points_is_found():
+    problem = get("poisson")
+    net = with_a_thin_bump(problem)
     x, _ = collocation(problem, net, 100, "grid", 0)
     points, _ = refined(problem, net, "hard", {}, x, 100, 0)
     near = (points[len(x) :] - net.centres[4]).abs().amax(1) < 2e-3
