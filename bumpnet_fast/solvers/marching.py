@@ -314,11 +314,15 @@ def _placed(net: BumpNet, part: Problem, graded: float) -> BumpNet:
 def _window_solution(
     journal: Journal, part: Problem, starts: Sequence[BumpNet], worst: float, options: dict[str, Any]
 ) -> tuple[Solution, float]:
-    """The best of the starts that were tried, the next one only where all so far are worse than ``worst``; how bad."""
+    """The best of the starts that were tried, the next one only where all so far are worse than ``worst``; how bad.
+
+    That is the loss, which knows of conditions, or the loss where nothing was trained, if that is larger.
+    """
     best, least = None, math.inf
     for start in starts:
         solution = journal.solve(part, start, **options)
         loss = held_out_loss(part, solution.net, solution.boundary, solution.unknowns, _HELD_OUT, options["seed"])
+        loss = max(loss, solution.loss)
         if best is None or loss < least:
             best, least = solution, loss
         if solution.stop_reason == "interrupted":

@@ -7,7 +7,7 @@ from cases import Cubic, Rotation
 from bumpnet_fast import BumpNet
 from bumpnet_fast.problems import get
 from bumpnet_fast.solvers import solve
-from bumpnet_fast.solvers.refine import refined
+from bumpnet_fast.solvers.refine import held_out_loss, refined
 from bumpnet_fast.solvers.system import collocation
 
 
@@ -26,13 +26,28 @@ def test_points_go_where_the_residual_is_large():
     assert (points.abs() <= 1).all() and (weights > 0).all() and (weights <= 1).all()
 
 
-def test_a_thin_bump_between_the_points_is_found():
-    problem = get("poisson")
+def with_a_thin_bump(problem):
     net = BumpNet(2, (3, 3), problem.domain, dtype="float64", outer="free")
     with torch.no_grad():
         net.rows[4, net.layout.size] = torch.log(torch.tensor(1e-3))
         net.rows[4, net.layout.sharpness] = torch.log(torch.tensor(4e3))
         net.rows[4, net.layout.amplitude] = 1.0
+    return net
+
+
+@pytest.mark.parametrize("boundary", ["hard", "soft"])
+def test_points_that_are_held_out_see_a_thin_bump(boundary):
+    problem = get("poisson")
+    thin = with_a_thin_bump(problem)
+    without = net_for(problem, (3, 3))
+    losses = [held_out_loss(problem, net, boundary, {}, 4000, seed) for net in (thin, without) for seed in (0, 1)]
+    assert min(losses[:2]) > 100 * max(losses[2:]) and losses[2] == pytest.approx(losses[3], rel=0.1)
+    assert losses[0] == held_out_loss(problem, thin, boundary, {}, 4000, 0)
+
+
+def test_a_thin_bump_between_the_points_is_found():
+    problem = get("poisson")
+    net = with_a_thin_bump(problem)
     x, _ = collocation(problem, net, 100, "grid", 0)
     points, _ = refined(problem, net, "hard", {}, x, 100, 0)
     near = (points[len(x) :] - net.centres[4]).abs().amax(1) < 2e-3
