@@ -59,7 +59,7 @@ audit: wheel            ## what the wheel asks of Python and of the system; whee
 	PATH="$(CURDIR)/build/audit/bin:$$PATH" auditwheel repair --exclude libc10.so --exclude libtorch_cpu.so \
 	  --exclude libtorch_cuda.so --wheel-dir wheelhouse dist/*.whl
 
-sanitize: $(BUILT)      ## the operators' tests with kernels that AddressSanitizer watches; half an hour of one core
+sanitize: $(BUILT)      ## the operators' tests with kernels that AddressSanitizer watches; eleven minutes of one core
 	.ci/sanitize
 
 kills: $(BUILT)         ## kill -9 of twenty runs, twice each, in the middle of their writes too
