@@ -64,7 +64,7 @@ def may_pay(x: Tensor, rows: Tensor, tied: bool, when: str) -> bool:
 
 
 def z_order(x: Tensor) -> Tensor:
-    """Indices of the points in the order of cells along a Z-curve, a cell holding about 32."""
+    """Indices of the points in the order of cells along a Z-curve (in Gray's order), a cell holding about 32."""
     n, dim = x.shape
     bits = 0
     while bits < 8 and n >> (bits + 1) * dim >= 32:
