@@ -49,7 +49,7 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
     # In memory first: PyTorch and Pillow tell of a full disk without saying that it was one.
     whole, path = io.BytesIO(), Path(path)
     yield whole
-    content = whole.getbuffer()
+    content = whole.getvalue()
     try:
         _replace(path, content)
     except OSError as error:
@@ -64,7 +64,7 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _replace(path: Path, content: memoryview) -> None:
+def _replace(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():  # a device or a pipe must not be replaced, and keeps nothing
         with open(path, "wb") as file:
             file.write(content)
