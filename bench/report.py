@@ -214,7 +214,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         LIMIT.write_text(options.limit.read_text(encoding="utf-8"), encoding="utf-8")
     reached = json.loads(LIMIT.read_text(encoding="utf-8")) if LIMIT.exists() else []
     RESULTS.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
-    plots.draw(figures(new), PICTURE, named(new["machine_info"]))
+    found = figures(new)
+    if any(map(plots.is_swept, found)):
+        plots.draw(found, PICTURE, named(new["machine_info"]))
     fill(PAGE, measured(new, reached))
     return 0
 
