@@ -141,7 +141,8 @@ class Tiles {
   }
 
   // A bump whose derivatives and amplitude are larger than is usual must vanish the more.  The usual is the geometric
-  // mean, which a single large one does not move.  What is not finite is kept everywhere.
+  // mean, which a single large one does not move, of what bumps come to: small ones hardly rise, whatever their
+  // amplitude.  What is not finite is kept everywhere.
   void margins(int order) {
     margin_.resize(b_.count);
     double total = 0;
@@ -154,7 +155,7 @@ class Tiles {
       }
       const double size = std::log(amplitude) + order * std::log(double(b_.kernels.steepness(b_.bump(m))));
       margin_[m] = T(size);
-      if (std::isfinite(size)) total += size, usual++;
+      if (std::isfinite(size)) total += size + b_.kernels.log_height(b_.bump(m)), usual++;
     }
     const double mean = usual ? total / usual : 0;
     for (T& margin : margin_) {

@@ -243,6 +243,14 @@ T steepness(const void* bump) {
   return b.s * std::sqrt(most);
 }
 
+template <int D, class T>
+T log_height(const void* bump) {
+  const Packed<D, T>& b = *static_cast<const Packed<D, T>*>(bump);
+  T S = 1 - 2 * D;
+  for (int k = 0; k < D; k++) S += 2 * std::tanh(b.A[k]);
+  return S < 0 ? b.s * S : T(0);
+}
+
 // g falls with |B|, and over a box |B| lies between its value at the centre and that less or more the box's reach.
 template <int D, class T>
 void bounds(Points<T> centres, const T* half, const void* bump, T* most, T* least) {
@@ -312,6 +320,7 @@ Kernels<T> make() {
   k.unpack_gradient = unpack_gradient<D, T>;
   k.slope = slope<D, T>;
   k.steepness = steepness<D, T>;
+  k.log_height = log_height<D, T>;
   k.bounds = bounds<D, T>;
   k.add = add<T>;
   k.dot = dot<T>;

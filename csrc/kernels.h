@@ -50,6 +50,8 @@ struct Kernels {
   // s and s |V| of one bump: the slope of its sigmoid, and how fast the bump can rise
   T (*slope)(const void* bump);
   T (*steepness)(const void* bump);
+  // s S at its centre where that is negative, else 0: the log of its height, but for less than log 2
+  T (*log_height)(const void* bump);
   // most[t] and least[t]: bounds of s S of one bump over boxes with their centres as points, and half their sides
   // half[j * stride + t]; whole vectors are written
   void (*bounds)(Points<T> centres, const T* half, const void* bump, T* most, T* least);

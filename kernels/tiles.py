@@ -80,7 +80,8 @@ def margins(columns: Tensor, dim: int, outputs: int, order: int) -> Tensor:
     """How far beyond 0 s S must be for nothing to be left, of every bump [M]; ``columns`` is the table's transpose.
 
     A bump whose derivatives (up to ``order``) and amplitude are larger than is usual must vanish the more.  The usual
-    is the geometric mean, which a single large one does not move.  What is not finite is kept everywhere.
+    is the geometric mean, which a single large one does not move, of what bumps come to: small ones hardly rise,
+    whatever their amplitude.  What is not finite is kept everywhere.
     """
     s = dim * dim + 4 * dim + 2
     norms = s + 1 + outputs + dim * dim
@@ -88,7 +89,10 @@ def margins(columns: Tensor, dim: int, outputs: int, order: int) -> Tensor:
     steepness = columns[s].double() * (2 * columns[norms : norms + dim].amax(0).double()).sqrt()
     size = amplitude.log() + order * steepness.log()
     finite = size.isfinite()
-    excess = size - size.where(finite, 0).sum() / finite.sum().clamp(min=1)  # -inf: an amplitude of zero
+    half_sides = columns[s - 3 * dim - 2 : s - 2 * dim - 2].double() * (math.log(2) / 2)
+    log_height = (columns[s].double() * (1 - 2 * dim + 2 * half_sides.tanh().sum(0))).clamp(max=0)
+    usual = (size + log_height).where(finite, 0).sum() / finite.sum().clamp(min=1)
+    excess = size - usual  # -inf: an amplitude of zero
     margin = NOTHING_LEFT[columns.dtype] + excess.clamp(min=0)
     return margin.where(excess < math.inf, math.inf).to(columns.dtype)
 

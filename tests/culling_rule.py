@@ -3,7 +3,8 @@
 Over the box of a tile, with centre x0 and half sides r, B_k = V_k . (x - c) is within V_k . (x0 - c) and plus or minus
 sum_i |V_ki| r_i.  g_k = tanh(A_k + B_k) + tanh(A_k - B_k) falls with |B_k|, so S = sum_k g_k - (2d - 1) has bounds.  A
 bump is out of the tile if s S < -margin all over it, and 1 if s S > margin.  The margin is 17 in float32 and 37 in
-float64, and more by log(|h| (s |V|)^order) where that is above its mean over the bumps.
+float64, and more by log(|h| (s |V|)^order) where that is above the mean over the bumps of the same and, where a bump
+is small at its centre, the logarithm s S of its height there.
 """
 
 from __future__ import annotations
@@ -45,5 +46,6 @@ def bounds(x, rows, frame, tied, tile, order):
     )
     size = h.abs().amax(1).log() + order * (s * torch.linalg.vector_norm(V, dim=2).amax(1)).log()
     nothing_left = CONSTANTS["kNothingLeft"][rows.dtype == torch.float64]
-    usual = size[size.isfinite()].mean()
+    height = (s * (2 * torch.tanh(A).sum(1) - (2 * x.shape[1] - 1))).clamp(max=0)
+    usual = (size + height)[size.isfinite()].mean()
     return least, most, torch.where(size - usual < math.inf, nothing_left + (size - usual).clamp(min=0), math.inf)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from interpreted import INTERPRETED
 
-from bumpnet_fast import native
+from bumpnet_fast import native, reference
 from bumpnet_fast.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS, second_shape
 from bumpnet_fast.rows import RowLayout
 
@@ -104,6 +104,19 @@ def test_the_answer_is_that_of_all_pairs(kind, want, dtype):
     x, rows, frame, *weights = cast(dtype, x, rows, frame, *weights)
     expected = evaluate("never", x, rows, frame, want, weights)
     assert_same(evaluate("always", x, rows, frame, want, weights), expected, ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bumps_too_small_to_rise_are_not_left_out(dtype):
+    """As many bumps of the default sharpness are: what they come to is small everywhere, and all there is."""
+    layout, sharpness = RowLayout(2, 1), SHARP[dtype]
+    rows, frame = bumps(2, BUMPS, sharpness)
+    rows[:, layout.size] -= math.log(2 * sharpness)
+    assert reference.basis(torch.tanh(rows[:, layout.centre]) * 1.2, rows, frame, VALUE, True)[0].max() < 1e-6
+    x, weights = points(2, POINTS), cotangents(POINTS, 1, 2, LAPLACIAN)
+    x, rows, frame, *weights = cast(dtype, x, rows, frame, *weights)
+    expected = evaluate("never", x, rows, frame, LAPLACIAN, weights)
+    assert_same(evaluate("always", x, rows, frame, LAPLACIAN, weights), expected, ROUNDING[dtype])
 
 
 @only_compiled
