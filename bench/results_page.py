@@ -187,7 +187,7 @@ def baselines(part: str, records: Records) -> list[str]:
 
 
 def pruning(part: str, records: Records) -> list[str]:
-    (e,) = (e for e in EXPERIMENTS if e.part == part)
+    e, *others = (e for e in EXPERIMENTS if e.part == part)
     lines = [
         f"`{e.command}`, by seed: heat over space and time with 36 bumps, pruned to 18, to 5, and grown to 18 again; "
         "and Helmholtz grown from 18 bumps, which are stuck, to an error of 1e-4. Without a seed the bumps start "
@@ -201,7 +201,8 @@ def pruning(part: str, records: Records) -> list[str]:
         cells = [seed, *(scientific(result[key]) for key in keys)]
         cells += [f"{scientific(result['reached'])}, {result['reached_bumps']}", seconds([result["seconds"]])]
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", *(f"- {verdict(want, e, records).text}" for want in e.wants)]
+    lines += ["", *(f"- {verdict(want, e, records).text}" for want in e.wants)]
+    return lines + [f"- {o.title} (`{o.command}`): {_errors(o, records)}" for o in others]
 
 
 def evolving(part: str, records: Records) -> list[str]:
