@@ -216,3 +216,9 @@ def test_no_file_is_too_long():
     assert len(sources) > 10
     lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in sources}
     assert not {name: length for name, length in lengths.items() if length > LONGEST}
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """pytest imports them by their names alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
