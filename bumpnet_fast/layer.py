@@ -41,7 +41,8 @@ class BumpNet(nn.Module):
     centre_box : float
         The centres cannot leave the domain enlarged by this factor, at least 1.
     scale : "auto", float or sequence of float
-        Internal units per unit of each coordinate.  "auto" makes the grid cells square.
+        Internal units per unit of each coordinate.  "auto" makes the grid cells square, and more than some
+        hundreds of bumps no smaller than trains well.
     overlap : float
         Initial side lengths in grid cells.
     sharpness : float, optional

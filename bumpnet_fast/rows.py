@@ -302,17 +302,30 @@ def _rows_of_cells(bumps: int, lo: Tensor, hi: Tensor, counts: tuple[int, ...]) 
     return torch.cat(blocks)
 
 
+def least_spacing(dim: int) -> float:
+    """The spacing, in internal units, below which bumps of the initial shape are too low to train.
+
+    With sides of three spacings and ``p = 1/sqrt(spacing)`` a bump is about ``exp(6 d - (4 d - 2) / sqrt(spacing))``
+    high.  In two dimensions nets lower than ``exp(-11)`` train worse, and below ``exp(-20)`` not at all.
+
+    >>> [round(least_spacing(d), 3) for d in (1, 2, 3)]
+    [0.014, 0.068, 0.119]
+    """
+    return ((4 * dim - 2) / (6 * dim + 11)) ** 2
+
+
 def frame_for(domain: Tensor, spacing: tuple[float, ...], centre_box: float, scale) -> Tensor:
     """Frame [3, d] of a domain [2, d]: the enlarged box of the centres, and the coordinate scales.
 
     ``scale="auto"`` makes the grid cells square and the scaled domain as large as [-1, 1]^d, which
-    is what the initial sharpness ``1/sqrt(spacing)`` presumes (it has units of length).
+    is what the initial sharpness ``1/sqrt(spacing)`` presumes (it has units of length), or larger
+    where so many bumps would be closer than :func:`least_spacing`.
     """
     lo, hi = domain[0].double(), domain[1].double()
     middle, half = 0.5 * (lo + hi), 0.5 * (hi - lo)
     if isinstance(scale, str):
         cells = 2 * half / torch.tensor(spacing, dtype=torch.float64)
-        side = 2 / torch.prod(cells) ** (1 / len(spacing))
+        side = (2 / torch.prod(cells) ** (1 / len(spacing))).clamp_min(least_spacing(len(spacing)))
         scale = side / torch.tensor(spacing, dtype=torch.float64)
     else:
         scale = torch.as_tensor(scale, dtype=torch.float64).expand(len(spacing))

@@ -68,7 +68,8 @@ def case(
     layout = RowLayout(dim)
     domain = torch.stack([-torch.ones(dim), torch.ones(dim)])
     # In one dimension many bumps of the usual width would be nothing that plain float32 could see.
-    rows, frame = grid_rows(bumps, domain, layout, overlap=3 * math.sqrt(bumps / 2) if dim == 1 else 3.0)
+    wide = dict(scale=1.0, overlap=3 * math.sqrt(bumps / 2)) if dim == 1 else {}
+    rows, frame = grid_rows(bumps, domain, layout, **wide)
     rows += 0.05 * torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
     x = 2 * torch.rand(points, dim, generator=generator, dtype=torch.float64) - 1
     f = torch.randn(points, generator=generator, dtype=torch.float64)

@@ -6,6 +6,7 @@ import oracle
 import pytest
 import torch
 
+from bumpnet_fast import BumpNet
 from bumpnet_fast import rows as R
 from bumpnet_fast.rows import RowLayout
 
@@ -153,6 +154,24 @@ def test_the_grid_follows_the_recipe(tied):
     assert torch.allclose(torch.exp(rows[:, layout.sharpness]), torch.full((8,), p, dtype=torch.float64))
     assert torch.allclose(packed.s, torch.full((8,), 2 * p, dtype=torch.float64))
     assert torch.equal(rows[:, layout.amplitude], torch.zeros(8, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("dim", "few", "many"), ((1, 140, 2000), (2, 840, 4000), (3, 4500, 20_000)))
+def test_many_bumps_start_no_lower_than_trains(dim, few, many):
+    """More bumps are closer to one another, in larger internal units: none starts flat."""
+    domain, layout = torch.stack([-torch.ones(dim), torch.ones(dim)]), RowLayout(dim)
+
+    def spacing_and_height(bumps):
+        rows, frame = R.grid_rows(bumps, domain, layout)
+        packed = R.pack(rows, frame, True)
+        S = (2 * torch.tanh(packed.A)).sum(1) - (2 * dim - 1)
+        return float(rows[0, layout.size][0].exp()) / 3, float((packed.s * S).min())
+
+    least = R.least_spacing(dim)
+    assert spacing_and_height(few)[0] > least, "units as ever"
+    spacing, height = spacing_and_height(many)
+    assert math.isclose(spacing, least, rel_tol=1e-12) and -14 < height < -10
+    assert not BumpNet(dim, many).check()
 
 
 def test_scale_and_shape_can_be_given():
