@@ -21,6 +21,7 @@ from ..layer import BumpNet
 from ..problems import sampling
 from ..problems.base import Condition, Problem
 from ..reference import WANTS, second_shape
+from .checks import check_net
 
 BOUNDARIES = ("hard", "soft")
 
@@ -366,21 +367,11 @@ def check_fit(problem: Problem, net: BumpNet, boundary: str | None) -> None:
     """Raise TypeError or ValueError unless the net can represent the problem's solution on the problem's domain."""
     check_kinds(problem, net)
     boundary = problem.forms[0] if boundary is None else boundary
-    domain, name = problem.domain, problem.name or type(problem).__name__
+    name = problem.name or type(problem).__name__
     if boundary not in BOUNDARIES:
         raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
     if boundary not in problem.forms:
         raise ValueError(f"boundary of problem {name!r} must be {' or '.join(problem.forms)}, got {boundary!r}")
-    if net.layout.dim != domain.shape[1]:
-        raise ValueError(f"net has {net.layout.dim} dimensions and problem {name!r} has {domain.shape[1]}")
-    if net.layout.outputs != problem.outputs:
-        raise ValueError(f"net has {net.layout.outputs} outputs and problem {name!r} has {problem.outputs}")
+    check_net(problem, net)
     if not 0 < problem.residual_scale < math.inf:
         raise ValueError(f"residual_scale of problem {name!r} must be positive, got {problem.residual_scale}")
-    own, width = net.domain.cpu().double(), domain[1] - domain[0]
-    if not bool(((own - domain).abs() <= 1e-5 * width).all()):
-        raise ValueError(f"net is for the domain {own.tolist()} and problem {name!r} is posed on {domain.tolist()}")
-    if not bool(torch.isfinite(net.rows).all()):
-        raise ValueError("net has rows that are not finite")
-    if problem.want not in WANTS:
-        raise ValueError(f"want of problem {name!r} must be one of {', '.join(WANTS)}, got {problem.want!r}")

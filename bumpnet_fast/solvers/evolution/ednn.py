@@ -18,8 +18,8 @@ from torch import Tensor
 from ...layer import BumpNet
 from ...problems.evolution.base import EvolutionProblem
 from ...problems.sampling import lattice
-from ...reference import WANTS
 from .. import runs
+from ..checks import check_net
 from ..threads import few_threads
 from .basis import Space, quadrature, uniform_net
 from .integrators import StepTooSmall
@@ -142,7 +142,7 @@ def evolve(
     _check_options(method, step, tolerance, shapes, initial_shapes, ridge, max_seconds)
     ends = _times(times, problem.final_time)
     net = net if isinstance(net, BumpNet) else uniform_net(problem, net)
-    _check_fit(problem, net)
+    check_net(problem, net)
     x, weights = quadrature(problem, net, points)
     settings = {
         "method": method, "step": step, "tolerance": tolerance, "times": ends, "points": points, "shapes": shapes,
@@ -192,22 +192,6 @@ def _times(times: int | Sequence[float], final: float) -> list[float]:
     if not ends or not all(a < b < math.inf for a, b in zip([0.0, *ends], ends, strict=False)):
         raise ValueError(f"times must be an integer, or ascending numbers above 0, got {times!r}")
     return ends
-
-
-def _check_fit(problem: EvolutionProblem, net: BumpNet) -> None:
-    """Raise ValueError unless the net's dimension, outputs and domain are the problem's."""
-    domain, name = problem.domain, problem.name or type(problem).__name__
-    for what, own, wanted in (("dimensions", net.layout.dim, domain.shape[1]),
-                              ("outputs", net.layout.outputs, problem.outputs)):  # fmt: skip
-        if own != wanted:
-            raise ValueError(f"net has {own} {what} and problem {name!r} has {wanted}")
-    own, width = net.domain.cpu().double(), domain[1] - domain[0]
-    if not bool(((own - domain).abs() <= 1e-5 * width).all()):
-        raise ValueError(f"net is for the domain {own.tolist()} and problem {name!r} is posed on {domain.tolist()}")
-    if not bool(torch.isfinite(net.rows).all()):
-        raise ValueError("net has rows that are not finite")
-    if problem.want not in WANTS:
-        raise ValueError(f"want of problem {name!r} must be one of {', '.join(WANTS)}, got {problem.want!r}")
 
 
 def _roomy(problem: EvolutionProblem, net: BumpNet) -> BumpNet:
