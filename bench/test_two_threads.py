@@ -23,11 +23,15 @@ SCRIPT = Path(__file__).parent / "threads.py"
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two threads on one processor say nothing")
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 def test_two_threads_share_the_work(device, capsys, dtype):
-    """Not by the wall clock, which is other people's too: by the processor's time of either thread."""
+    """Not by the wall clock, which is other people's too: by the processor's time of either thread.
+
+    That of a virtual processor is disturbed by its neighbours too, which only ever makes it longer: the best of three.
+    """
     if device != "cpu":
         pytest.skip("threads are the CPU's")
     command = [sys.executable, str(SCRIPT), "--dtype", dtype, "--json"]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    runs = (json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(3))
+    found = max(runs, key=lambda run: run["work"])
     with capsys.disabled():
         wall, share, work = found["wall"], 100 * found["share"], found["work"]
         print(f"\ntwo threads, {dtype}: {wall:.2f} by the wall clock, {work:.2f} by work, {share:.0f} % in the busier")
