@@ -50,6 +50,9 @@ GNU_FLAGS = (
     *("-std=c++17", "-O3", "-g0", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math"),
     *("-fvisibility=hidden", "-Wno-psabi"),
 )
+# GCC on x86 otherwise keeps the order of the source until registers are given out, which is too late to set long chains
+# of instructions side by side: six percent of the forward kernels' time.  Other compilers do not know these.
+GCC_FLAGS = ("-fschedule-insns", "-fsched-pressure")
 MSVC_FLAGS = ("/std:c++17", "/O2", "/fp:precise")
 CUDA_ARCHITECTURES = ("8.0", "9.0", "10.0", "12.0")  # those that the nvcc found knows; PTX of the last for later ones
 HEADERS = ("cuda.h", "cuda_runtime.h")
@@ -293,8 +296,18 @@ class BuildExtension(build_ext):
         super().build_extension(ext)
 
     def cpu_part(self, ext: Extension, flags: tuple[str, ...]) -> None:
+        flags = (*flags, *GCC_FLAGS) if self.is_gcc() else flags
         with ThreadPoolExecutor(max_workers=int(os.environ.get("MAX_JOBS") or os.cpu_count())) as pool:
             ext.extra_objects = list(pool.map(self.compile_unit, units(self.variants(), flags)))
+
+    def is_gcc(self) -> bool:
+        """Whether the C++ compiler is GCC, whatever it is called."""
+        command = getattr(self.compiler, "compiler_so_cxx", None) or getattr(self.compiler, "compiler_so", ())
+        if not command:
+            return False
+        question = [command[0], "-dM", "-E", "-x", "c++", os.devnull]
+        macros = subprocess.run(question, capture_output=True, text=True, check=False).stdout
+        return "__GNUC__" in macros and "__clang__" not in macros
 
     def prepare_cuda(self) -> None:
         if not sys.platform.startswith("linux"):

@@ -3,8 +3,8 @@
 Counts the vector instructions for a pair of point and bump in the compiled loops of ``jet`` and ``jet_vjp`` (Laplacian,
 d = 2), measures how many whole vectors the processor multiplies and adds in a second, alone and with additions beside,
 which some processors do at the same time, and how many pairs the kernels do in the same moments.  At the limit the
-multiplications take what multiply-adds alone take, or all vector instructions, copies included, what the mixture takes,
-whichever is longer; nothing else takes any time.
+multiplications take what multiply-adds alone take, or all vector instructions that compute what the mixture takes,
+whichever is longer; nothing else takes any time, copies, loads and stores neither.
 
 Needs objdump and nm, a C compiler ($CC or cc), and one thread of an x86-64 processor with AVX2 or AVX-512.
 """
@@ -79,8 +79,12 @@ def innermost(code: Sequence[Instruction]) -> list[list[Instruction]]:
     return [[i for i in code if first <= i.address <= last] for first, last in inner]
 
 
+#: Copies, which a processor's renaming of registers may do in no time, loads and stores, which have units of their own.
+_MOVES = ("vmova", "vmovu", "vmovdq", "vbroadcast")
+
+
 def per_vector(code: Sequence[Instruction], dim: int = DIM) -> tuple[float, float]:
-    """Vector instructions, and multiplications among them, for one vector of points and one bump.
+    """Vector instructions that compute, and multiplications among them, for one vector of points and one bump.
 
     A pair has an exponential for every axis and one for its sigmoid, each with one minimum that guards it, which tells
     how many vectors go through a loop at once; a loop without any has the edges from another and takes one at a time.
@@ -92,11 +96,13 @@ def per_vector(code: Sequence[Instruction], dim: int = DIM) -> tuple[float, floa
     """
     total, products, exponentials = 0.0, 0.0, 0
     for body in innermost(code):
-        vector = [i.opcode for i in body if i.opcode.startswith("v")]
+        vector = [i.opcode for i in body if i.opcode.startswith("v") and not i.opcode.startswith(_MOVES)]
         packed = [op for op in vector if re.match(r"v\w+p[sd]$", op)]
         if sum(op.startswith(("vfmadd", "vfnmadd")) for op in packed) < 10:
             continue  # sums and copies, once in many pairs
         guards = sum(op.startswith("vmin") for op in packed)
+        if 0 < guards <= dim:
+            continue  # exponentials of the last bump of a block, whose others were taken beside the next bump's
         if guards % (dim + 1):
             raise Unable(f"{guards} minima in a loop over pairs, not a multiple of {dim + 1}: the kernels have changed")
         at_once = max(1, guards // (dim + 1))

@@ -47,22 +47,33 @@ struct Axes {
 // kSide vectors of points at a time, step by step side by side (see exp2).
 constexpr int kSide = 2;
 
-template <int D, class T>
-BUMP_INLINE void evaluate_axes(const Packed<D, T>& bump, const Vec<T> (*x)[D], Axes<D, T>* out) {
+// Whether the two halves of a pair's chain go beside those of its neighbours; with four axes a half fills the
+// registers.
+template <int D>
+constexpr bool kInTurn = D < 4;
+
+// EDGES: all but psi of `out`, at the points x.  PSI: psi of `before`, of whose bump b_before is a constant.  With
+// both, they go step by step side by side: of the long chain from a point to psi the second half of one pair stands
+// beside the first half of the next.
+template <int D, bool EDGES, bool PSI, class T>
+BUMP_INLINE void evaluate_axes(const Packed<D, T>& bump, const Vec<T> (*x)[D], Axes<D, T>* out, T b_before,
+                               Axes<D, T>* before) {
   using V = Vec<T>;
-  constexpr int L = kSide * D;  // axis k at vector u is number u * D + k
-  V B[L], n[L], tn[L], den[L], r[L], S[kSide], psi[kSide];
+  constexpr int L = EDGES ? kSide * D : 0, P = PSI ? kSide : 0;  // axis k at vector u is number u * D + k
+  V B[L + 1], n[L + P], tn[L + 1], den[L + 1], r[L + 1];
   for (int i = 0; i < L; i++) {
     B[i] = (x[i / D][0] - bump.c[0]) * bump.U[i % D][0];
     for (int j = 1; j < D; j++) B[i] += (x[i / D][j] - bump.c[j]) * bump.U[i % D][j];
     n[i] = at_most(bump.a[i % D] - abs(B[i]), Limits<T>::cap);
   }
+  for (int u = 0; u < P; u++) n[L + u] = at_most(before[u].S * b_before, Limits<T>::sigmoid_cap);
   exp2<T>(n);
   for (int i = 0; i < L; i++) {
     V t = n[i] * bump.q[i % D];
     tn[i] = t * n[i];
     den[i] = (tn[i] + T(1)) + (n[i] + t);  // (1 + n)(1 + q n)
   }
+  for (int u = 0; u < P; u++) before[u].psi = reciprocal(n[L + u] + T(1));
   // One reciprocal serves two axes.
   for (int i = 0; i < L; i++) {
     if (i % D % 2) continue;
@@ -78,13 +89,7 @@ BUMP_INLINE void evaluate_axes(const Packed<D, T>& bump, const Vec<T> (*x)[D], A
     V gh = (n[i] * bump.k[i % D]) * r[i];
     out[i / D].gh[i % D] = gh;
     out[i / D].dh[i % D] = flip_sign((T(1) - tn[i]) * r[i], B[i]);
-    S[i / D] = (i % D ? S[i / D] : splat<T>(T(1 - 2 * D))) + (gh + gh);
-  }
-  for (int u = 0; u < kSide; u++) psi[u] = at_most(S[u] * bump.b, Limits<T>::sigmoid_cap);
-  exp2<T>(psi);
-  for (int u = 0; u < kSide; u++) {
-    out[u].S = S[u];
-    out[u].psi = reciprocal(psi[u] + T(1));
+    out[i / D].S = (i % D ? out[i / D].S : splat<T>(T(1 - 2 * D))) + (gh + gh);
   }
 }
 

@@ -28,30 +28,61 @@ BUMP_INLINE void load_side_by_side(const Points<T>& points, int64_t i, int64_t l
 // The edges of a batch of pairs are evaluated before anything that follows from them: a processor's
 // window of instructions is too short to overlap one pair's long chain of dependent ones with the
 // next pair's otherwise.
-constexpr int kBatch = 8;
+template <int D>
+constexpr int kBatch = kInTurn<D> ? 16 : 8;
 
 template <int D, class T>
 BUMP_INLINE void evaluate_batch(const Packed<D, T>& bump, const Points<T>& points, int64_t first, int64_t last,
                                 Axes<D, T>* ax) {
   constexpr int64_t lanes = Traits<T>::lanes;
-  for (int64_t i = first; i < last; i += kSide * lanes, ax += kSide) {
-    Vec<T> x[kSide][D];
+  Vec<T> x[kSide][D];
+  load_side_by_side<D>(points, first, last, x);
+  evaluate_axes<D, true, false>(bump, x, ax, T(0), ax);
+  for (int64_t i = first + kSide * lanes; i < last; i += kSide * lanes, ax += kSide) {
     load_side_by_side<D>(points, i, last, x);
-    evaluate_axes(bump, x, ax);
+    evaluate_axes<D, true, true>(bump, x, ax + kSide, bump.b, ax);
   }
+  evaluate_axes<D, false, true>(bump, x, ax, bump.b, ax);
 }
 
 // Calls each(i, edges) for every vector of points, i being the first of its points.
 template <int D, class T, class Each>
 BUMP_INLINE void for_each_vector(const Packed<D, T>& bump, const Points<T>& points, Each&& each) {
-  constexpr int64_t step = kBatch * Traits<T>::lanes;
-  Axes<D, T> ax[kBatch];
+  constexpr int64_t step = kBatch<D> * Traits<T>::lanes;
+  Axes<D, T> ax[kBatch<D>];
   for (int64_t first = 0; first < points.n; first += step) {
     const int64_t last = first + step < points.n ? first + step : points.n;
     evaluate_batch(bump, points, first, last, ax);
     const Axes<D, T>* next = ax;
     for (int64_t i = first; i < last; i += Traits<T>::lanes) each(i, *next++);
   }
+}
+
+// Adds the jets of `count` bumps at kSide vectors of points.
+template <int D, int WANT, class T, class V>
+BUMP_INLINE void sum_of_bumps(const Packed<D, T>* bumps, int64_t count, const V (*x)[D],
+                              V (*sums)[Shape<D, WANT>::components]) {
+  Axes<D, T> ax[kSide];
+  const auto add = [&](const Packed<D, T>& bump) __attribute__((always_inline)) {
+    for (int u = 0; u < kSide; u++) pair_jet<D, WANT, true>(bump, ax[u], bump.h, sums[u]);
+  };
+  if constexpr (!kInTurn<D>) {
+    for (int64_t m = 0; m < count; m++) {
+      evaluate_axes<D, true, false>(bumps[m], x, ax, T(0), ax);
+      evaluate_axes<D, false, true>(bumps[m], x, ax, bumps[m].b, ax);
+      add(bumps[m]);
+    }
+    return;
+  }
+  Axes<D, T> next[kSide];
+  evaluate_axes<D, true, false>(bumps[0], x, ax, T(0), ax);
+  for (int64_t m = 1; m < count; m++) {
+    evaluate_axes<D, true, true>(bumps[m], x, next, bumps[m - 1].b, ax);
+    add(bumps[m - 1]);
+    for (int u = 0; u < kSide; u++) ax[u] = next[u];
+  }
+  evaluate_axes<D, false, true>(bumps[count - 1], x, ax, bumps[count - 1].b, ax);
+  add(bumps[count - 1]);
 }
 
 template <int D, int WANT, class T>
@@ -67,11 +98,7 @@ void jet(Points<T> points, const void* packed, int64_t bumps, T* out, int64_t st
       Vec<T> block[kSide][C];
       for (int u = 0; u < kSide; u++)
         for (int c = 0; c < C; c++) block[u][c] = Vec<T>{};
-      for (int64_t m = first; m < last; m++) {
-        Axes<D, T> ax[kSide];
-        evaluate_axes(table[m], x, ax);
-        for (int u = 0; u < kSide; u++) pair_jet<D, WANT, true>(table[m], ax[u], table[m].h, block[u]);
-      }
+      sum_of_bumps<D, WANT>(table + first, last - first, x, block);
       for (int u = 0; u < kSide; u++)
         for (int c = 0; c < C; c++) total[u][c] += block[u][c];
     }
