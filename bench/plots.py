@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bumpnet_fast.figures import BLUE, FAINT, INK, RED, SMALL, TEXT, set_title
+from bumpnet_fast.plotting.style import BLUE, FAINT, INK, RED, SMALL, TEXT, set_title
 from bumpnet_fast.speed import COMPILED, EAGER, NESTED, OURS, Case
 
 JAX = "JAX jit analytic"

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from bumpnet_fast import BumpNet, checkpoint, plotting, plotting_evolution, plotting_fields, plotting_operator, problems
+from bumpnet_fast import BumpNet, checkpoint, plotting, problems
 from bumpnet_fast.checkpoint import CheckpointError
 from bumpnet_fast.checkpoint_operator import load_operator
 from bumpnet_fast.cli import evolve, main, operator, solve
@@ -31,9 +31,9 @@ def runs(tmp_path_factory):
     """Folder of every run by its name, with what its solver returned; the pictures are left out."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((plotting, "solution_figure"), (plotting_evolution, "evolution_figure")):
+        for module, name in ((plotting, "solution_figure"), (plotting, "evolution_figure")):
             patch.setattr(module, name, lambda *_, **__: plotting.Figure((1, 1)))
-        for module, name in ((plotting_operator, "operator_figure"), (plotting_fields, "fields_figure")):
+        for module, name in ((plotting, "operator_figure"), (plotting, "fields_figure")):
             patch.setattr(module, name, lambda *_, **__: plotting.Figure((1, 1)))
         returned = []
         for module in (solve, evolve, operator):

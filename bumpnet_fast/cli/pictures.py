@@ -23,7 +23,7 @@ def of_solution(
     if at or len(solution.problem.lower) > 2 or solution.net.layout.outputs > 1:
         pictures |= of_slices(solution, at)
     if frames:
-        from ..plotting_training import write_training
+        from ..plotting import write_training
 
         pictures["training.gif"] = lambda image: write_training(solution, frames, image)
     return pictures
@@ -31,7 +31,7 @@ def of_solution(
 
 def of_evolution(run: Evolution, animation: bool, at: Mapping[str, float] | None = None) -> Pictures:
     """One picture for every output, slices where they are asked for, and an animation."""
-    from ..plotting_evolution import evolution_figure
+    from ..plotting import evolution_figure
 
     def draw(output: int) -> Callable[[BinaryIO], Any]:
         which = {"output": output} if output else {}
@@ -44,20 +44,20 @@ def of_evolution(run: Evolution, animation: bool, at: Mapping[str, float] | None
 
 def over_time(result: Solution | March | Evolution) -> Pictures:
     """The animation of what has an axis of time."""
-    from ..plotting_evolution import write_animation
+    from ..plotting import write_animation
 
     return {"evolution.gif": lambda image: write_animation(result, image)}
 
 
 def of_slices(result: Solution | March | Evolution, at: Mapping[str, float] | None) -> Pictures:
     """All outputs where some coordinates are held."""
-    from ..plotting_fields import fields_figure
+    from ..plotting import fields_figure
 
     return {"fields.png": lambda image: fields_figure(result, at).savefig(image, format="png")}
 
 
 def of_operator(solution: OperatorSolution) -> Pictures:
     """The only picture of an operator."""
-    from ..plotting_operator import operator_figure
+    from ..plotting import operator_figure
 
     return {"operator.png": lambda image: operator_figure(solution).savefig(image, format="png")}

@@ -11,7 +11,7 @@ from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle
 from PIL import Image
 
 from bumpnet_fast import BumpNet, problems
-from bumpnet_fast.figures import BLUE, ERROR, FAINT, FIELD, INK, RED, SIGNED, as_array
+from bumpnet_fast.plotting.style import BLUE, ERROR, FAINT, FIELD, INK, RED, SIGNED, as_array
 from bumpnet_fast.solvers import Solution, solve
 
 FILE = Path(__file__).parents[1] / "how_it_works.png"

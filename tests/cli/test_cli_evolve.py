@@ -9,11 +9,13 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
-from bumpnet_fast import backend, evolution_checkpoint, plotting_evolution
+from bumpnet_fast import backend, evolution_checkpoint, plotting
 from bumpnet_fast.cli import evolve as command
 from bumpnet_fast.cli import main
+from bumpnet_fast.plotting.evolution import FRAMES
 from bumpnet_fast.problems.evolution import EVOLUTIONS
 from bumpnet_fast.solvers.evolution import ednn
 
@@ -32,9 +34,9 @@ def evolve(*arguments, problem="heat"):
 @pytest.fixture
 def no_picture(monkeypatch):
     """Leave the pictures out, which take most of the time of a small run."""
-    blank = plotting_evolution.Figure((1, 1))
-    monkeypatch.setattr(plotting_evolution, "evolution_figure", lambda run: blank)
-    monkeypatch.setattr(plotting_evolution, "write_animation", lambda run, file: file.write(b"GIF"))
+    blank = Figure((1, 1))
+    monkeypatch.setattr(plotting, "evolution_figure", lambda run: blank)
+    monkeypatch.setattr(plotting, "write_animation", lambda run, file: file.write(b"GIF"))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_the_files(evolved):
     assert [entry["time"] for entry in history] == [0, 0.125, 0.25, 0.375, 0.5]
     height, width, _ = matplotlib.image.imread(folder / "evolution.png").shape
     assert width > height > 400
-    assert Image.open(folder / "evolution.gif").n_frames == plotting_evolution.FRAMES
+    assert Image.open(folder / "evolution.gif").n_frames == FRAMES
 
 
 def test_the_model_is_the_solution(evolved):

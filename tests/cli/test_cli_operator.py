@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bumpnet_fast import backend, plotting_operator
+from bumpnet_fast import backend, plotting
 from bumpnet_fast.checkpoint_operator import load_operator
 from bumpnet_fast.cli import main
 from bumpnet_fast.cli import operator as command
@@ -34,7 +34,7 @@ def operate(*arguments, problem="antiderivative"):
 @pytest.fixture
 def no_picture(monkeypatch):
     """Leave the picture out, which takes most of the time of a small run."""
-    monkeypatch.setattr(plotting_operator, "operator_figure", lambda solution: Figure((1, 1)))
+    monkeypatch.setattr(plotting, "operator_figure", lambda solution: Figure((1, 1)))
 
 
 def test_what_is_written(tmp_path):

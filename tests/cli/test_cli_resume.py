@@ -14,7 +14,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bumpnet_fast import plotting, plotting_evolution, plotting_operator
+from bumpnet_fast import plotting
 from bumpnet_fast.cli import evolve, main, operator, solve
 from bumpnet_fast.solvers import runs
 
@@ -39,10 +39,10 @@ LINES = {
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    for module, name in ((plotting, "solution_figure"), (plotting_evolution, "evolution_figure"),
-                         (plotting_operator, "operator_figure")):  # fmt: skip
+    for module, name in ((plotting, "solution_figure"), (plotting, "evolution_figure"),
+                         (plotting, "operator_figure")):  # fmt: skip
         monkeypatch.setattr(module, name, lambda *_: Figure((1, 1)))
-    monkeypatch.setattr(plotting_evolution, "write_animation", lambda *_: None)
+    monkeypatch.setattr(plotting, "write_animation", lambda *_: None)
 
 
 def run(line, folder, *more):
@@ -188,7 +188,7 @@ def test_a_full_disk_loses_nothing(case, tmp_path, full_disk, monkeypatch, capsy
 def stopped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plotting_evolution, "evolution_figure", lambda *_: Figure((1, 1)))
+        patch.setattr(plotting, "evolution_figure", lambda *_: Figure((1, 1)))
         with interrupted_at(LINES["bdf"], 5):
             assert run(LINES["bdf"], folder, "--no-animation") == 130
     return folder

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bumpnet_fast import BumpNet, checkpoint, plotting, plotting_evolution, plotting_fields, plotting_operator, problems
+from bumpnet_fast import BumpNet, checkpoint, plotting, problems
 from bumpnet_fast.cli import main
 from bumpnet_fast.cli import solve as command
 from bumpnet_fast.recording import load
@@ -55,10 +55,10 @@ def no_picture(monkeypatch):
 
         return draw
 
-    for module, name in ((plotting, "solution_figure"), (plotting_evolution, "evolution_figure"),
-                         (plotting_fields, "fields_figure"), (plotting_operator, "operator_figure")):  # fmt: skip
+    for module, name in ((plotting, "solution_figure"), (plotting, "evolution_figure"),
+                         (plotting, "fields_figure"), (plotting, "operator_figure")):  # fmt: skip
         monkeypatch.setattr(module, name, blank(name))
-    monkeypatch.setattr(plotting_evolution, "write_animation", lambda run, file: file.write(b"GIF"))
+    monkeypatch.setattr(plotting, "write_animation", lambda run, file: file.write(b"GIF"))
     return drawn
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from matplotlib.contour import ContourSet
 from test_fields import evolution, result
-from test_plotting import product, solution_of
+from test_plotting_solution import product, solution_of
 
 from bumpnet_fast.fields import field_of, mid_planes
-from bumpnet_fast.plotting_fields import fields_figure
+from bumpnet_fast.plotting import fields_figure
 
 CASES = {
     "line": (lambda: result("line"), None, ["u 0", "error 0"]),

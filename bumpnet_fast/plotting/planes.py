@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .fields import Slice, field_of, mid_planes
-from .figures import (
+from ..fields import Slice, field_of, mid_planes
+from ..solvers import Evolution, March, Solution
+from .style import (
     CURVE,
     ERROR,
     INK,
@@ -28,7 +29,6 @@ from .figures import (
     place,
     set_title,
 )
-from .solvers import Evolution, March, Solution
 
 
 def fields_figure(result: Solution | March | Evolution, at: Mapping[str, float] | None = None) -> Figure:

@@ -10,8 +10,8 @@ import torch
 from matplotlib.collections import PolyCollection
 from PIL import Image
 
-from bumpnet_fast import BumpNet, plotting_training, problems
-from bumpnet_fast.plotting_training import write_training
+from bumpnet_fast import BumpNet, problems
+from bumpnet_fast.plotting import training, write_training
 from bumpnet_fast.recording import Recording
 from bumpnet_fast.solvers import march, prune, reach, solve, train
 
@@ -39,7 +39,7 @@ class Watch:
 
     def __init__(self, monkeypatch):
         self.seen = []
-        for kind in (plotting_training._Plane, plotting_training._Curve):
+        for kind in (training._Plane, training._Curve):
             monkeypatch.setattr(kind, "draw", self.watched(kind.draw))
 
     def watched(self, draw):
@@ -120,7 +120,7 @@ def test_the_line_says_where_the_run_is(monkeypatch):
             texts.append(figure.get_suptitle())
             places.append(moving[-1].get_xdata()[0])
 
-    monkeypatch.setattr(plotting_training, "write_gif", gif)
+    monkeypatch.setattr(training, "write_gif", gif)
     write_training(solution, recording.frames, None)
     assert places == [*(frame.seconds for frame in recording.frames), solution.seconds] and watch.seen
     assert "iteration 0  ·  9 bumps  ·  loss" in texts[0] and "the solution  ·  7 bumps" in texts[-1]

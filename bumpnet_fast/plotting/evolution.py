@@ -14,8 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from .fields import Slice, default_plane, field_of
-from .figures import (
+from ..fields import Slice, default_plane, field_of
+from ..solvers import March, Solution
+from ..solvers.evolution.result import Evolution
+from .style import (
     BLUE,
     FAINT,
     FIELD,
@@ -37,8 +39,6 @@ from .figures import (
     set_title,
     write_gif,
 )
-from .solvers import March, Solution
-from .solvers.evolution.result import Evolution
 
 SNAPSHOTS = 4  # pictures or curves of a figure
 ACROSS = 81  # points along the longer side of a picture

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from bumpnet_fast import BumpNet, problems
-from bumpnet_fast.plotting_evolution import evolution_figure, write_animation
+from bumpnet_fast.plotting import evolution_figure, write_animation
 from bumpnet_fast.problems.evolution import Burgers, EvolutionProblem, Heat, Heat2D
 from bumpnet_fast.solvers import evolve, march, solve
 

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .fields import Field, default_plane, field_of
-from .figures import (
+from ..fields import Field, default_plane, field_of
+from ..solvers.least_squares import Solution
+from .style import (
     CURVE,
     ERROR,
     INK,
@@ -33,7 +34,6 @@ from .figures import (
     place,
     set_title,
 )
-from .solvers.least_squares import Solution
 
 
 def solution_figure(solution: Solution) -> Figure:

@@ -15,8 +15,12 @@ from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from .fields import Slice, default_plane, field_of
-from .figures import (
+from ..fields import Slice, default_plane, field_of
+from ..layer import BumpNet
+from ..recording import Frame
+from ..solvers import March, Solution
+from ..solvers.marching import Part
+from .style import (
     CURVE,
     FAINT,
     INK,
@@ -37,10 +41,6 @@ from .figures import (
     place,
     write_gif,
 )
-from .layer import BumpNet
-from .recording import Frame
-from .solvers import March, Solution
-from .solvers.marching import Part
 
 ACROSS = 81  # pixels along the longer side of a picture
 GONE = {"facecolors": "none", "edgecolors": FAINT, "linestyles": "dashed", "linewidths": 1.0}  # of bumps

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bumpnet_fast import BumpDeepONet
-from bumpnet_fast.plotting_operator import operator_figure
+from bumpnet_fast.plotting import operator_figure
 from bumpnet_fast.problems.operators import OperatorData, get_operator
 from bumpnet_fast.solvers.deeponet import train
 

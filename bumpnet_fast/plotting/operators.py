@@ -9,7 +9,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 
-from .figures import (
+from ..solvers.deeponet import OperatorSolution
+from .style import (
     BLUE,
     DECADES,
     ERROR,
@@ -29,7 +30,6 @@ from .figures import (
     panels,
     set_title,
 )
-from .solvers.deeponet import OperatorSolution
 
 #: Which test functions are drawn, by the rank of their error.
 RANKS = {"typical": 0.5, "hard": 0.9, "worst": 1.0}
