@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from bumpnet_fast import BumpNet, checkpoint, plotting, problems
 from bumpnet_fast.checkpoint import CheckpointError
@@ -31,10 +32,8 @@ def runs(tmp_path_factory):
     """Folder of every run by its name, with what its solver returned; the pictures are left out."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((plotting, "solution_figure"), (plotting, "evolution_figure")):
-            patch.setattr(module, name, lambda *_, **__: plotting.Figure((1, 1)))
-        for module, name in ((plotting, "operator_figure"), (plotting, "fields_figure")):
-            patch.setattr(module, name, lambda *_, **__: plotting.Figure((1, 1)))
+        for name in ("evolution_figure", "fields_figure", "operator_figure", "solution_figure"):
+            patch.setattr(plotting, name, lambda *_, **__: Figure((1, 1)))
         returned = []
         for module in (solve, evolve, operator):
             finish = module._finish

@@ -175,7 +175,7 @@ MISTAKES = {
     "evolve heat --bumps 3x3": "one per dimension",
     "evolve heat --shapes fixed": "invalid choice: 'fixed'",
     "evolve heat --dtype float16": "invalid choice: 'float16'",
-    "evolve heat --method no-such": "method 'no-such'",
+    "evolve heat --method no-such": "no-such",
     "evolve burgers --method expm": "nonlinear in u, which 'expm' cannot do",
     "evolve heat --shapes evolve --method radau": "needs frozen shapes",
     "evolve heat --set nu": "'nu' is not of the form KEY=VALUE",

@@ -226,5 +226,10 @@ class Operator:
         """
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ValueError(f"count must be a positive integer, got {count!r}")
-        f = self.inputs(count, seed)
-        return OperatorData(self.at_sensors(f), self.apply(f), self.points)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the eigenvectors of a covariance hang on the number of threads, in the seventh digit
+        try:
+            f = self.inputs(count, seed)
+            return OperatorData(self.at_sensors(f), self.apply(f), self.points)
+        finally:
+            torch.set_num_threads(threads)

@@ -29,6 +29,16 @@ def test_generated_data(name):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
+def test_data_do_not_hang_on_the_number_of_threads(name, threads):
+    data = []
+    for count in (1, 2):
+        threads(count)
+        data.append(get_operator(name).generate(30))
+        assert torch.get_num_threads() == count, "left as it was"
+    assert all(torch.equal(a, b) for a, b in zip(*data, strict=True))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("sensors", [20, 33])
 def test_sensors_see_the_functions_that_were_drawn(name, sensors):
     operator = get_operator(name, sensors=sensors)
