@@ -452,7 +452,6 @@ def worth_keeping(scores: Tensor, threshold: float, least: int = 1) -> Tensor:
 
 
 __all__ = [
-    "Event",
     "Pruning",
     "add_bumps",
     "keep_bumps",

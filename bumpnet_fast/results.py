@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from . import checkpoint, evolution_checkpoint
-from .adapt import Event
 from .checkpoint import CheckpointError, Model, read_model
 from .checkpoint_operator import load_operator
+from .events import Event
 from .fields import field_of
 from .files import damaged
 from .problems.base import Problem
