@@ -150,6 +150,10 @@ class Problem:
 
     def __post_init__(self):
         for field in fields(self):
+            own = getattr(type(self), field.name, field.default)
+            if own is not field.default and own != field.default:  # a dataclass would use the older default, silently
+                wanted = f"decorate the class with @dataclass and write `{field.name}: {type(own).__name__} = ...`"
+                raise TypeError(f"{type(self).__name__}.{field.name} is a field and would be left unread: {wanted}")
             setattr(self, field.name, like_default(field.name, getattr(self, field.name), field.default))
         if len(self.lower) != len(self.upper) or not all(a < b for a, b in zip(self.lower, self.upper, strict=True)):
             raise ValueError(f"lower must be below upper in every coordinate, got {self.lower} and {self.upper}")

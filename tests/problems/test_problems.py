@@ -357,3 +357,26 @@ def test_lattice_covers_the_closed_box():
     x = sampling.lattice(torch.tensor([[0.0, -1.0], [2.0, 1.0]]))
     assert x.shape == (101 * 101, 2)
     assert x.amin(0).tolist() == [0, -1] and x.amax(0).tolist() == [2, 1]
+
+
+def test_a_field_that_would_be_left_unread_is_refused():
+    """Without the decorator, or the annotation, the base's default would hold without a word."""
+
+    class Bare(Problem):
+        lower, upper = (0.0,), (1.0,)
+
+    class Undecorated(Problem):
+        upper: tuple = (2.0, 2.0)
+
+    for kind, name in ((Bare, "Bare.lower"), (Undecorated, "Undecorated.upper")):
+        with pytest.raises(TypeError, match=rf"{name} is a field .* @dataclass and write `\w+: tuple = ...`"):
+            kind()
+
+    class Renamed(Problem):
+        name = "no field"
+
+    @dataclass
+    class Decorated(Problem):
+        upper: tuple = (2.0, 2.0)
+
+    assert Renamed().upper == (1.0, 1.0) and Decorated().upper == Decorated(upper=(2.0, 2.0)).upper == (2.0, 2.0)
