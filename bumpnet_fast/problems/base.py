@@ -149,12 +149,7 @@ class Problem:
     upper: tuple[float, ...] = (1.0, 1.0)
 
     def __post_init__(self):
-        for field in fields(self):
-            own = getattr(type(self), field.name, field.default)
-            if own is not field.default and own != field.default:  # a dataclass would use the older default, silently
-                wanted = f"decorate the class with @dataclass and write `{field.name}: {type(own).__name__} = ...`"
-                raise TypeError(f"{type(self).__name__}.{field.name} is a field and would be left unread: {wanted}")
-            setattr(self, field.name, like_default(field.name, getattr(self, field.name), field.default))
+        settle_fields(self)
         if len(self.lower) != len(self.upper) or not all(a < b for a, b in zip(self.lower, self.upper, strict=True)):
             raise ValueError(f"lower must be below upper in every coordinate, got {self.lower} and {self.upper}")
 
@@ -370,6 +365,20 @@ def choose(registry: dict[str, type[Problem]], name: str, settings: dict[str, An
         if field not in known:
             raise ValueError(f"{name} has no field {field!r}; it has: {', '.join(known)}")
     return registry[name](**settings)
+
+
+def settle_fields(problem: Any) -> None:
+    """Every field of a dataclass as its default is, see :func:`like_default`; TypeError for one left unread.
+
+    Where a subclass sets a field without ``@dataclass``, or without a type, the older default holds without a word.
+    """
+    kind = type(problem)
+    for field in fields(problem):
+        own = getattr(kind, field.name, field.default)
+        if own is not field.default and own != field.default:
+            wanted = f"decorate the class with @dataclass and write `{field.name}: {type(own).__name__} = ...`"
+            raise TypeError(f"{kind.__name__}.{field.name} is a field and would be left unread: {wanted}")
+        setattr(problem, field.name, like_default(field.name, getattr(problem, field.name), field.default))
 
 
 def like_default(name: str, value: Any, default: Any) -> Any:

@@ -39,9 +39,8 @@ LINES = {
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    for module, name in ((plotting, "solution_figure"), (plotting, "evolution_figure"),
-                         (plotting, "operator_figure")):  # fmt: skip
-        monkeypatch.setattr(module, name, lambda *_: Figure((1, 1)))
+    for name in ("evolution_figure", "operator_figure", "solution_figure"):
+        monkeypatch.setattr(plotting, name, lambda *_: Figure((1, 1)))
     monkeypatch.setattr(plotting, "write_animation", lambda *_: None)
 
 

@@ -55,9 +55,8 @@ def no_picture(monkeypatch):
 
         return draw
 
-    for module, name in ((plotting, "solution_figure"), (plotting, "evolution_figure"),
-                         (plotting, "fields_figure"), (plotting, "operator_figure")):  # fmt: skip
-        monkeypatch.setattr(module, name, blank(name))
+    for name in ("evolution_figure", "fields_figure", "operator_figure", "solution_figure"):
+        monkeypatch.setattr(plotting, name, blank(name))
     monkeypatch.setattr(plotting, "write_animation", lambda run, file: file.write(b"GIF"))
     return drawn
 

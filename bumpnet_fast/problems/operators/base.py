@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...jet import Jet
-from ..base import like_default
+from ..base import settle_fields
 from . import fields as random_fields
 
 #: Fewest sensors, points and other things that are counted.
@@ -148,9 +148,9 @@ class Operator:
     grid: int = 101
 
     def __post_init__(self):
+        settle_fields(self)
         for field in fields(self):
-            value = like_default(field.name, getattr(self, field.name), field.default)
-            setattr(self, field.name, value)
+            value = getattr(self, field.name)
             least = _FEWEST if isinstance(field.default, int) else 0
             if field.name not in self.signed and (value < least or value == 0):
                 raise ValueError(f"{field.name} must be {f'at least {least}' if least else 'positive'}, got {value!r}")

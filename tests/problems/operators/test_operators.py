@@ -224,3 +224,11 @@ def test_data_can_be_split_and_moved():
     first, rest = data.split(3)
     assert len(first.inputs) == 3 and len(rest.outputs) == 2 and first.points is data.points
     assert all(t.dtype == torch.float32 for t in data.to(torch.float32))
+
+
+def test_a_setting_that_would_be_left_unread_is_refused():
+    class Undecorated(type(get_operator("antiderivative"))):
+        sensors: int = 20
+
+    with pytest.raises(TypeError, match=r"Undecorated.sensors is a field .* @dataclass and write `sensors: int = ...`"):
+        Undecorated()
