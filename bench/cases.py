@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from bumpnet_fast import speed
-from bumpnet_fast.speed import COMPILED, EAGER, NESTED, OURS, STEP, Case, Stages
+from bumpnet_fast.diagnostics import bench as speed
+from bumpnet_fast.diagnostics.bench import COMPILED, EAGER, NESTED, OURS, STEP, Case, Stages
 
 JAX, JAX_NESTED = "JAX jit analytic", "JAX jit nested jvp"
 ALL = (OURS, COMPILED, JAX, EAGER, NESTED, JAX_NESTED)

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import torch
 
-from bumpnet_fast import native, speed
-from bumpnet_fast.speed import EAGER, OURS, SHORT, Case, Stages
+from bumpnet_fast.core import backends as native
+from bumpnet_fast.diagnostics import bench as speed
+from bumpnet_fast.diagnostics.bench import EAGER, OURS, SHORT, Case, Stages
 
 KEPT = Path(__file__).parent / "measured" / "compare.json"
 PEER, PEER_POINTS = EAGER, 100

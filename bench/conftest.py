@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bumpnet_fast import native
+from bumpnet_fast.core import backends as native
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -21,7 +21,7 @@ import training
 from torch import Tensor, nn
 
 from bumpnet_fast.problems.operators import OPERATORS, Operator, OperatorData, get_operator
-from bumpnet_fast.solvers.deeponet.fit import relative_weights
+from bumpnet_fast.solvers.operators.fit import relative_weights
 
 WIDTH, FUNCTIONS, BATCH = 128, 100, 256
 TRAINED, TESTED = 1000, 200

@@ -26,9 +26,10 @@ import static
 import torch
 from sharp import Sharp
 
-from bumpnet_fast import native, speed
-from bumpnet_fast.parity import capture
-from bumpnet_fast.reference import DIAGONAL, WANTS
+from bumpnet_fast.core import backends as native
+from bumpnet_fast.core.reference import DIAGONAL, WANTS
+from bumpnet_fast.diagnostics import bench as speed
+from bumpnet_fast.diagnostics.check import capture
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from bumpnet_fast.functional import use_backend
+from bumpnet_fast.core.functional import use_backend
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PROBLEMS = (

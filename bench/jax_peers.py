@@ -17,8 +17,8 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_th
 import jax
 import jax.numpy as jnp
 
-from bumpnet_fast.rows import RowLayout
-from bumpnet_fast.speed import RATE, Case, Stages, formula_residual, formula_value, weights
+from bumpnet_fast.core.rows import RowLayout
+from bumpnet_fast.diagnostics.bench import RATE, Case, Stages, formula_residual, formula_value, weights
 
 jax.config.update("jax_enable_x64", True)  # arrays keep the type they are given
 

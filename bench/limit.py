@@ -28,8 +28,9 @@ from typing import NamedTuple
 
 import torch
 
-from bumpnet_fast import native, speed
-from bumpnet_fast.reference import LAPLACIAN
+from bumpnet_fast.core import backends as native
+from bumpnet_fast.core.reference import LAPLACIAN
+from bumpnet_fast.diagnostics import bench as speed
 
 DIM = 2
 WIDTHS = {"avx2": 32, "avx512": 64}  # bytes of a vector

@@ -23,11 +23,11 @@ import training
 from torch import Tensor, nn
 
 from bumpnet_fast import BumpNet, Jet, problems
+from bumpnet_fast.core.reference import DIAGONAL, HESSIAN, LAPLACIAN, WANTS
 from bumpnet_fast.problems import Problem
 from bumpnet_fast.problems.sampling import lattice
-from bumpnet_fast.reference import DIAGONAL, HESSIAN, LAPLACIAN, WANTS
 from bumpnet_fast.solvers.marching import Part, chained_jet, window
-from bumpnet_fast.solvers.system import Block, blocks, collocation
+from bumpnet_fast.solvers.residual import Block, blocks, collocation
 
 
 class Perceptron(nn.Module):

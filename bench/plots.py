@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bumpnet_fast.diagnostics.bench import COMPILED, EAGER, NESTED, OURS, Case
 from bumpnet_fast.plotting.style import BLUE, FAINT, INK, RED, SMALL, TEXT, set_title
-from bumpnet_fast.speed import COMPILED, EAGER, NESTED, OURS, Case
 
 JAX = "JAX jit analytic"
 #: Line and marker of every contestant, in the order of the legend.

@@ -17,7 +17,7 @@ from typing import Any
 import limit
 import plots
 
-from bumpnet_fast.speed import EAGER, NESTED, OURS, STEP, Case, Stages
+from bumpnet_fast.diagnostics.bench import EAGER, NESTED, OURS, STEP, Case, Stages
 
 ROOT = Path(__file__).parents[1]
 RESULTS, LIMIT = ROOT / "bench" / "measured" / "benchmarks.json", ROOT / "bench" / "measured" / "limit.json"

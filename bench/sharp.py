@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bumpnet_fast.reference import LAPLACIAN
-from bumpnet_fast.rows import RowLayout
+from bumpnet_fast.core.reference import LAPLACIAN
+from bumpnet_fast.core.rows import RowLayout
 
 _ops = torch.ops.bumpnet_fast
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from bumpnet_fast.reference import DIAGONAL, VALUE, WANTS, second_shape
-from bumpnet_fast.rows import RowLayout
+from bumpnet_fast.core.reference import DIAGONAL, VALUE, WANTS, second_shape
+from bumpnet_fast.core.rows import RowLayout
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kernels"))
 import compiled

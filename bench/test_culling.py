@@ -11,7 +11,7 @@ from __future__ import annotations
 import pytest
 from sharp import Sharp, backward, forward
 
-from bumpnet_fast import native
+from bumpnet_fast.core import backends as native
 
 POINTS, BUMPS = 2**18, 10**4
 WHEN = {"ours": "auto", "all pairs": "never"}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bumpnet_fast import native
+from bumpnet_fast.core import backends as native
 
 SCRIPT = Path(__file__).parent / "threads.py"
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from bumpnet_fast import speed
+from bumpnet_fast.diagnostics import bench as speed
 
 CASE, ROUNDS = speed.Case(10_000, 400), 15
 

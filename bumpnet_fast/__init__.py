@@ -1,10 +1,10 @@
 """BumpNet (arXiv:2512.17198) as a kernel-accelerated PyTorch extension."""
 
-from .deeponet import BumpDeepONet
-from .functional import backend, bump_basis, bump_combine, bump_compact, bump_design, bump_jet, use_backend
-from .jet import Jet
-from .layer import BumpNet
-from .step import compile_step
+from .core.functional import backend, bump_basis, bump_combine, bump_compact, bump_design, bump_jet, use_backend
+from .core.jet import Jet
+from .nets.bumpnet import BumpNet
+from .nets.deeponet import BumpDeepONet
+from .nets.step import compile_step
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-// The bump's formulas over a vector of points: the C++ twin of bumpnet_fast/reference.py.
+// The bump's formulas over a vector of points: the C++ twin of bumpnet_fast/core/reference.py.
 //
 // Everything here is one (point vector, bump) pair at a time; loops, sums and memory are in
 // kernels.cpp.  Names and order follow docs/math.md, so that the languages can be laid side by

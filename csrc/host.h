@@ -102,7 +102,7 @@ inline Tensor empty(const Tensor& like, std::vector<int64_t> size) { return torc
 // --- the arguments common to all operators -------------------------------------------------------
 
 // Keeps a direct call of an operator from reading beyond a tensor; the friendly messages are in
-// bumpnet_fast/functional.py.
+// bumpnet_fast/core/functional.py.
 inline void check(const Tensor& x, const Tensor& rows, const Tensor& frame, int64_t want, bool tied) {
   STD_TORCH_CHECK(x.dim() == 2 && rows.dim() == 2 && frame.dim() == 2 && frame.size(0) == 3,
                   "expected x [N, d], rows [M, columns], frame [3, d]");

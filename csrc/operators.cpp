@@ -1,4 +1,4 @@
-// The CPU kernels of the operators declared in bumpnet_fast/ops.py.
+// The CPU kernels of the operators declared in bumpnet_fast/core/ops.py.
 //
 // Only the libtorch stable ABI is used, so that one module serves every Python >= 3.10 and every
 // torch >= 2.10.  Memory beyond the results is O(N + M).  Results do not depend on the number of

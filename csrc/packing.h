@@ -1,4 +1,4 @@
-// From a raw row to a packed bump, and the gradient back: the C++ twin of bumpnet_fast/rows.py.
+// From a raw row to a packed bump, and the gradient back: the C++ twin of bumpnet_fast/core/rows.py.
 // Scalar code in double precision whatever the kernels compute in: it runs once per bump and call.
 #pragma once
 

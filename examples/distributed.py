@@ -11,7 +11,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from bumpnet_fast import BumpNet, problems
-from bumpnet_fast.adapt import Pruning
+from bumpnet_fast.nets.adapt import Pruning
 from bumpnet_fast.solvers import prune, solve
 
 

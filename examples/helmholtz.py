@@ -2,7 +2,8 @@
 
 import torch
 
-from bumpnet_fast import BumpNet, checkpoint, problems
+from bumpnet_fast import BumpNet, problems
+from bumpnet_fast.io import saved as checkpoint
 from bumpnet_fast.plotting import solution_figure
 from bumpnet_fast.solvers import solve
 

@@ -82,7 +82,7 @@ def _grid(block: dict[str, int], functions: int, points: int, bumps: int) -> tup
 
 
 def combine(h: Tensor, x: Tensor, rows: Tensor, frame: Tensor, tied: bool, precision: str) -> Tensor:
-    """See ``bumpnet_fast.reference.combine``."""
+    """See ``bumpnet_fast.core.reference.combine``."""
     (functions, m), (n, dim) = h.shape, x.shape
     out = (x.new_empty if m else x.new_zeros)(functions, n)
     if not (functions and n and m):
@@ -100,7 +100,7 @@ def combine(h: Tensor, x: Tensor, rows: Tensor, frame: Tensor, tied: bool, preci
 
 
 def combine_vjp(g, h, x, rows, frame, tied: bool, precision: str, need_h: bool, need_x: bool, need_rows: bool):
-    """See ``bumpnet_fast.reference.combine_vjp``; what is not needed comes back empty."""
+    """See ``bumpnet_fast.core.reference.combine_vjp``; what is not needed comes back empty."""
     (functions, m), (n, dim) = h.shape, x.shape
     by_h, by_x, by_rows = (
         t.new_zeros(t.shape if need else (0,)) for t, need in ((h, need_h), (x, need_x), (rows, need_rows))

@@ -17,8 +17,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ..reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
-from ..rows import RowLayout
+from ..core.reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
+from ..core.rows import RowLayout
 from . import tiles
 from .jet import jet_kernel
 from .jet_vjp import jet_vjp_rows_kernel, jet_vjp_x_kernel
@@ -183,7 +183,7 @@ def unpack_gradient(partial: Tensor, rows: Tensor, frame: Tensor, gradient: Tens
 
 
 def jet(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool, culling: str = "auto"):
-    """See ``bumpnet_fast.reference.jet``; ``culling`` is "never", "auto" or "always" (native.use_culling)."""
+    """See ``bumpnet_fast.core.reference.jet``; ``culling`` is "never", "auto" or "always" (native.use_culling)."""
     (n, dim), m = x.shape, rows.shape[0]
     outputs = RowLayout.of(rows, dim, tied).outputs
     empty = x.new_empty if n and m else x.new_zeros
@@ -217,7 +217,7 @@ def jet(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool, culling: 
 def jet_vjp(
     g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, need_rows: bool, culling: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """See ``bumpnet_fast.reference.jet_vjp``; what is not needed comes back empty.  ``culling`` as for :func:`jet`."""
+    """See ``core.reference.jet_vjp``; what is not needed comes back empty.  ``culling`` as for :func:`jet`."""
     (n, dim), m = x.shape, rows.shape[0]
     outputs = RowLayout.of(rows, dim, tied).outputs
     want = _needed(want, g1, g2)
@@ -265,7 +265,7 @@ def jet_vjp(
 
 
 def basis(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """See ``bumpnet_fast.reference.basis``; with the points last."""
+    """See ``bumpnet_fast.core.reference.basis``; with the points last."""
     (n, dim), m = x.shape, rows.shape[0]
     value = x.new_empty(m, n)
     gradient = x.new_empty(m, dim, n) if want >= GRADIENT else x.new_empty(0)
@@ -284,7 +284,7 @@ def basis(x: Tensor, rows: Tensor, frame: Tensor, want: int, tied: bool) -> tupl
 
 
 def basis_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, need_rows: bool):
-    """See ``bumpnet_fast.reference.basis_vjp``; cotangents with the points last, empty what is not needed."""
+    """See ``bumpnet_fast.core.reference.basis_vjp``; cotangents with the points last, empty what is not needed."""
     (n, dim), m = x.shape, rows.shape[0]
     want = _needed(want, g1, g2)
     nothing = n == 0 or m == 0
@@ -318,7 +318,7 @@ def basis_vjp(g0, g1, g2, x, rows, frame, want: int, tied: bool, need_x: bool, n
 
 
 def design(c0, c1, c2, x, rows, frame, want: int, tied: bool, derivatives: bool) -> tuple[Tensor, Tensor]:
-    """See ``bumpnet_fast.reference.design``; with the points last."""
+    """See ``bumpnet_fast.core.reference.design``; with the points last."""
     (n, dim), m = x.shape, rows.shape[0]
     columns = RowLayout(dim, 0, tied).shape_columns if derivatives else 0
     phi, by_shape = x.new_empty(m, n), x.new_empty(m, columns, n) if derivatives else x.new_empty(0)

@@ -14,8 +14,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ..reference import DIAGONAL
-from ..rows import RowLayout
+from ..core.reference import DIAGONAL
+from ..core.rows import RowLayout
 from .cull import boxes_kernel, cells_kernel, lists_kernel
 
 #: Points of a tile, each time one program's.

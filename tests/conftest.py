@@ -10,7 +10,8 @@ import pytest
 import torch
 from interpreted import INTERPRETED
 
-from bumpnet_fast import native, use_backend
+from bumpnet_fast import use_backend
+from bumpnet_fast.core import backends as native
 
 #: The kernels of this process, and every backend that serves CPU tensors here: "auto" is the registered operators
 #: without kernels, and "culled" the kernels with all their culling, which so few bumps would not get.

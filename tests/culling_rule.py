@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from bumpnet_fast.rows import pack
+from bumpnet_fast.core.rows import pack
 
 _SOURCE = (Path(__file__).parents[1] / "csrc" / "cull.h").read_text(encoding="utf-8")
 

@@ -12,7 +12,7 @@ import os
 
 import torch
 
-from bumpnet_fast import ops
+from bumpnet_fast.core import ops
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 #: The operators that the tests are about: all of them, or those that have a Triton kernel.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bumpnet_fast.rows import RowLayout
+from bumpnet_fast.core.rows import RowLayout
 
 WANTS = ("value", "gradient", "diagonal", "hessian", "laplacian")
 

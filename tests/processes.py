@@ -15,8 +15,8 @@ from torch import distributed as dist
 from torch import nn
 
 from bumpnet_fast import BumpNet, problems
-from bumpnet_fast.adapt import Pruning, add_bumps, keep_bumps, loss_increases, residual_peaks, rows_at
-from bumpnet_fast.distributed import Ranks
+from bumpnet_fast.core.ranks import Ranks
+from bumpnet_fast.nets.adapt import Pruning, add_bumps, keep_bumps, loss_increases, residual_peaks, rows_at
 from bumpnet_fast.problems import sampling
 from bumpnet_fast.solvers import grow, march, prune, solve, train
 

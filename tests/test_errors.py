@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import bumpnet_fast
-from bumpnet_fast import checkpoint, solvers
+from bumpnet_fast import solvers
+from bumpnet_fast.io import saved as checkpoint
 
 PAGE = (Path(__file__).parents[1] / "docs" / "errors.md").read_text(encoding="utf-8")
 [BEFORE] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -114,7 +114,7 @@ def test_a_pure_wheel_has_all_of_python_and_says_why_it_has_no_more(tree):
     assert "bumpnet = bumpnet_fast.cli:main" in (tree.parent / "installed" / points).read_text()
 
     code = (
-        "import bumpnet_fast.kernels; from bumpnet_fast import info; r = info.report();"
+        "import bumpnet_fast.kernels; from bumpnet_fast.diagnostics import info; r = info.report();"
         "print(r['package']); print(r['kernels']['backend']); print(info.format_report(r))"
     )
     # -S: without the .pth files of this environment, and so without the package's editable installation.
@@ -281,7 +281,7 @@ def test_a_checkout_on_the_path_has_its_own_triton_kernels(tmp_path, flags):
     shutil.copytree(ROOT / "bumpnet_fast", tmp_path / "bumpnet_fast", ignore=shutil.ignore_patterns("kernels", "_C*"))
     shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     code = (
-        "import sys; from bumpnet_fast import info, ops; print('triton' in sys.modules);"
+        "import sys; from bumpnet_fast.diagnostics import info; from bumpnet_fast.core import ops; print('triton' in sys.modules);"
         "print(info.report()['triton']); print(ops._triton_kernels().__file__)"
     )
     path = os.pathsep.join([str(tmp_path), sysconfig.get_path("purelib")])
@@ -345,7 +345,7 @@ def test_a_wheel_with_cuda_code_has_the_architectures_asked_for(small_tree, scri
         assert "PyInit__C_cuda" in symbols.stdout and not re.search(r" cuda[A-Z]", symbols.stdout)
 
     code = (
-        "import torch; from bumpnet_fast import info, native; assert native.missing_cuda is None, native.missing_cuda;"
+        "import torch; from bumpnet_fast.diagnostics import info; from bumpnet_fast.core import backends as native; assert native.missing_cuda is None, native.missing_cuda;"
         "print(torch._C._dispatch_has_kernel_for_dispatch_key('bumpnet_fast::compact', 'CUDA'));"
         "print(info.format_report(info.report()))"
     )

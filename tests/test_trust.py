@@ -8,7 +8,7 @@ import torch
 from interpreted import INTERPRETED
 
 from bumpnet_fast import BumpNet, bump_basis, bump_combine, bump_compact, bump_design, bump_jet
-from bumpnet_fast.adapt import add_bumps, keep_bumps
+from bumpnet_fast.nets.adapt import add_bumps, keep_bumps
 
 # --- bad input -----------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from ..speed import COMPILED, EAGER, NESTED, OURS, STEP, run, show
+    from ..diagnostics.bench import COMPILED, EAGER, NESTED, OURS, STEP, run, show
 
     console = Console(stderr=True)
     watched = functools.partial(

@@ -25,7 +25,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from ..parity import DEVICES, check, show
+    from ..diagnostics.check import DEVICES, check, show
 
     console = Console(stderr=True)
     watched = functools.partial(

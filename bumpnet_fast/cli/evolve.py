@@ -26,7 +26,7 @@ from .running import computing_threads, display, followed
 from .writing import check_writable, show, surroundings, write_results
 
 if TYPE_CHECKING:
-    from ..layer import BumpNet
+    from ..nets.bumpnet import BumpNet
     from ..problems.evolution.base import EvolutionProblem
     from ..solvers.evolution.result import Evolution, EvolutionProgress
 
@@ -60,7 +60,7 @@ def add_command(commands: Any) -> None:
 
 def settable(problem: type[EvolutionProblem]) -> dict[str, dict[str, Any]]:
     """All that ``--set`` reaches, with the defaults, by what it belongs to."""
-    from ..layer import BumpNet
+    from ..nets.bumpnet import BumpNet
     from ..solvers.evolution.ednn import evolve
 
     solver = {key: value for key, value in options_of(evolve).items() if key != "shapes"}
@@ -171,7 +171,7 @@ def progress(arguments: argparse.Namespace) -> Iterator[Callable[[EvolutionProgr
 
 def _finish(run: Evolution, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path) -> int:
     """Write and show an evolution; the exit code."""
-    from ..evolution_checkpoint import save
+    from ..io.saved_evolution import save
 
     summary = _summary(run, arguments, settings)
     drawn = pictures.of_evolution(run, not arguments.no_animation)

@@ -15,7 +15,7 @@ def add_command(commands: Any) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from ..info import format_report, report
+    from ..diagnostics.info import format_report, report
 
     print(json.dumps(report(), indent=2) if arguments.json else format_report(report()))
     return 0

@@ -24,9 +24,9 @@ from .running import computing_threads, followed, progress
 from .writing import check_writable, show, surroundings, write_results
 
 if TYPE_CHECKING:
-    from ..deeponet import BumpDeepONet
+    from ..nets.deeponet import BumpDeepONet
     from ..problems.operators import Operator
-    from ..solvers.deeponet import OperatorSolution
+    from ..solvers.operators import OperatorSolution
 
 #: Arguments that a resumption must know.
 _RECORDED = ("problem", "method", "physics", "dtype", "seed")
@@ -70,8 +70,8 @@ def _branch(text: str) -> tuple[int, ...]:
 
 def settable(operator: type[Operator]) -> dict[str, dict[str, Any]]:
     """All that ``--set`` reaches, with the defaults, by what it belongs to."""
-    from ..layer import BumpNet
-    from ..solvers.deeponet import train
+    from ..nets.bumpnet import BumpNet
+    from ..solvers.operators import train
 
     solver = {key: value for key, value in options_of(train).items() if key not in ("physics", "test")}
     return {"problem": operator.settings(), "solver": solver, "net": options_of(BumpNet) | {"bias": False}}
@@ -123,7 +123,7 @@ def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
 def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> tuple[Operator, BumpDeepONet]:
     import torch
 
-    from ..deeponet import BumpDeepONet
+    from ..nets.deeponet import BumpDeepONet
     from ..problems.operators import get_operator
 
     try:
@@ -146,7 +146,7 @@ def _call(
     operator: Operator, net: BumpDeepONet, arguments: argparse.Namespace, options: dict[str, Any]
 ) -> Callable[..., OperatorSolution]:
     """The call of the library that is asked for; it takes the callback."""
-    from ..solvers.deeponet import train
+    from ..solvers.operators import train
 
     choices = {"method": arguments.method, "physics": arguments.physics, "seed": arguments.seed or 0}
     return lambda callback: train(operator, net, **choices, **options, callback=callback)
@@ -164,7 +164,7 @@ def _finish(
     solution: OperatorSolution, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path
 ) -> int:
     """Write and show an operator; the exit code."""
-    from ..checkpoint_operator import save_operator
+    from ..io.saved_operator import save_operator
 
     summary = _summary(solution, arguments, settings)
     write_results(

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from ..recording import Frame
+    from ..io.recording import Frame
     from ..solvers import Evolution, March, Solution
-    from ..solvers.deeponet import OperatorSolution
+    from ..solvers.operators import OperatorSolution
 
 Pictures = dict[str, Callable[[BinaryIO], Any]]
 

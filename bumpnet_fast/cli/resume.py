@@ -17,7 +17,7 @@ from .common import UsageError
 from .writing import write_json
 
 if TYPE_CHECKING:
-    from ..recording import Frame
+    from ..io.recording import Frame
 
 #: Files of a run: its state, what the command line knows, and the bumps over time, if they are recorded.
 STATE, RECORD, TRAINING = "run.pt", "run.json", "training.pt"
@@ -56,7 +56,7 @@ def recorded(folder: Path | None, report: Callable[[Any], None]) -> Iterator[Cal
     if folder is None:
         yield report
         return
-    from ..recording import Recording
+    from ..io.recording import Recording
 
     try:
         recording = Recording(folder / TRAINING, report)
@@ -68,7 +68,7 @@ def recorded(folder: Path | None, report: Callable[[Any], None]) -> Iterator[Cal
 
 def recorded_frames(folder: Path) -> list[Frame]:
     """The frames of a run; none if it was not recorded."""
-    from ..recording import load
+    from ..io.recording import load
 
     try:
         return load(folder / TRAINING)
@@ -95,7 +95,7 @@ def recall(
     folder: Path, command: str, arguments: argparse.Namespace, names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """The settings of a run; what else is recorded goes into ``arguments``."""
-    from ..solvers import runs
+    from ..solvers import run_state
 
     try:
         content = dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
@@ -104,7 +104,7 @@ def recall(
         there = vars(arguments) | content | {"problem": content["problem"]}  # older records have less in them
         record, settings = {key: there[key] for key in names}, dict(content["settings"])
         settings["solver"] = dict(settings["solver"])
-        runs.load(folder / STATE)
+        run_state.load(folder / STATE)
     except OSError as error:
         raise UsageError(f"there is no run to resume in {folder}: {error.filename}: {error.strerror}") from error
     except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -119,8 +119,8 @@ def recall(
 
 def call(folder: Path, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> Callable[..., Any]:
     """The call of the library that goes on; it takes the callback."""
-    from .. import checkpoint
+    from ..io import saved
 
     kept = {key: value for key, value in settings["solver"].items() if key == "every_seconds"}
     options = kept | dict(arguments.settings)
-    return lambda callback: checkpoint.resume(folder / STATE, callback=callback, **options)
+    return lambda callback: saved.resume(folder / STATE, callback=callback, **options)

@@ -57,7 +57,7 @@ def followed(report: Callable[[Any], None], many: str = "bumps and points") -> I
 @contextlib.contextmanager
 def _warnings_told() -> Iterator[None]:
     """Tell at once, in one line, that the state of the run could not be written."""
-    from ..files import CheckpointWarning
+    from ..core.files import CheckpointWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", CheckpointWarning)

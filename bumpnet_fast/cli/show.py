@@ -15,7 +15,7 @@ from .writing import check_writable, write_picture
 
 if TYPE_CHECKING:
     from ..solvers import Evolution, March, Solution
-    from ..solvers.deeponet import OperatorSolution
+    from ..solvers.operators import OperatorSolution
 
 #: Fewest and most points along an axis of an exported field.
 _POINTS = 2, 2000
@@ -62,7 +62,7 @@ def _points(text: str) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from ..solvers.deeponet import OperatorSolution
+    from ..solvers.operators import OperatorSolution
 
     if arguments.points is not None and arguments.vtk is None:
         raise UsageError("--points is for --vtk")
@@ -83,8 +83,8 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _load(path: Path) -> Any:
     """The result in a folder or file; what is not known of it is said."""
-    from ..files import CheckpointError
-    from ..results import UNKNOWN, load
+    from ..core.files import CheckpointError
+    from ..io.results import UNKNOWN, load
 
     try:
         result = load(path)
@@ -110,7 +110,7 @@ def _of_operator(solution: OperatorSolution, arguments: argparse.Namespace) -> p
 
 
 def _of_field(result: Solution | March | Evolution, arguments: argparse.Namespace) -> pictures.Pictures:
-    from ..fields import field_of
+    from ..io.fields import field_of
     from ..solvers import Evolution
 
     at = dict(arguments.slices)
@@ -131,7 +131,7 @@ def _of_field(result: Solution | March | Evolution, arguments: argparse.Namespac
 
 
 def _export(result: Solution | March | Evolution, arguments: argparse.Namespace) -> None:
-    from ..vtk import write_vtk
+    from ..io.vtk import write_vtk
 
     try:
         files = write_vtk(result, arguments.vtk, dict(arguments.slices), points=arguments.points)

@@ -27,7 +27,7 @@ from .running import computing_threads, followed, progress
 from .writing import check_writable, show, surroundings, write_results
 
 if TYPE_CHECKING:
-    from ..layer import BumpNet
+    from ..nets.bumpnet import BumpNet
     from ..problems.base import Problem
     from ..solvers import March, Solution
 
@@ -85,10 +85,10 @@ def is_first_order(method: str) -> bool:
 
 def settable(problem: type[Problem], method: str = "auto", search: str | None = None) -> dict[str, dict[str, Any]]:
     """All that ``--set`` reaches, with the defaults, by what it belongs to; ``search`` is "reach" or "prune"."""
-    from ..layer import BumpNet
-    from ..solvers import adaptive
+    from ..nets.bumpnet import BumpNet
+    from ..solvers import strategies
 
-    solver = options_of(_solver(method)) | (options_of(getattr(adaptive, search)) if search else {})
+    solver = options_of(_solver(method)) | (options_of(getattr(strategies, search)) if search else {})
     scopes = {"solver": solver, "net": options_of(BumpNet), "run": {"graded": 0.0, "perturb": 0.0}}
     return {"problem": problem.settings(), **scopes}
 
@@ -170,7 +170,7 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     import torch
 
     from .. import problems
-    from ..layer import BumpNet
+    from ..nets.bumpnet import BumpNet
     from ..solvers.placement import drop_outside, grade
 
     perturb = perturbation(arguments, settings)
@@ -192,23 +192,23 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
 
 def _solver(method: str) -> Callable[..., Solution]:
     """The function of the library for ``method``."""
-    from ..solvers import first_order, least_squares
+    from ..solvers import first_order, stationary
 
-    return first_order.train if is_first_order(method) else least_squares.solve
+    return first_order.train if is_first_order(method) else stationary.solve
 
 
 def _call(
     problem: Problem, net: BumpNet, arguments: argparse.Namespace, settings: dict[str, Any], folder: Path
 ) -> Callable[..., Solution | March]:
     """The call of the library that is asked for; it takes the callback."""
-    from ..solvers import adaptive, marching
+    from ..solvers import marching, strategies
 
     choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
     choices |= settings["solver"] | {"checkpoint": folder / resume.STATE}
     if arguments.reach is not None:
-        return lambda callback: adaptive.reach(problem, net, arguments.reach, callback=callback, **choices)
+        return lambda callback: strategies.reach(problem, net, arguments.reach, callback=callback, **choices)
     if arguments.prune_to is not None:
-        return lambda callback: adaptive.prune(problem, net, arguments.prune_to, callback=callback, **choices)
+        return lambda callback: strategies.prune(problem, net, arguments.prune_to, callback=callback, **choices)
     windows = arguments.windows or problem.default_windows
     if windows is not None and not is_first_order(arguments.method):
         start = {"net": settings["net"] | {"dtype": arguments.dtype}, **settings["run"]}
@@ -230,8 +230,8 @@ def _finish(
     solution: Solution | March, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path
 ) -> int:
     """Write and show a solution; the exit code."""
-    from ..checkpoint import save
-    from ..events import with_events
+    from ..io.saved import save
+    from ..nets.events import with_events
 
     summary = _summary(solution, arguments, settings)
     nets = _nets(solution) if hasattr(solution, "parts") else solution.net

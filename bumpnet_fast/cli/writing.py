@@ -45,8 +45,8 @@ def surroundings(
     """The end of every summary: with what, and where, it was computed."""
     import torch
 
-    from ..checkpoint import problem_settings
-    from ..functional import backend
+    from ..core.functional import backend
+    from ..io.saved import problem_settings
 
     return {
         "dtype": arguments.dtype,
@@ -91,7 +91,7 @@ def write_results(
 
 def write_picture(path: Path, draw: Callable[[BinaryIO], Any]) -> None:
     """Write a picture, all or nothing."""
-    from ..files import atomic
+    from ..core.files import atomic
 
     with atomic(path) as image:
         draw(image)
@@ -124,7 +124,7 @@ def show(
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file of JSON, all or nothing."""
-    from ..files import atomic
+    from ..core.files import atomic
 
     with atomic(path) as file:
         file.write(f"{as_json(content)}\n".encode())

@@ -10,16 +10,16 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from .. import layer
-from ..functional import bump_jet
-from ..jet import Jet
-from ..ops import under_transform
+from ..core.functional import bump_jet
+from ..core.jet import Jet
+from ..core.ops import under_transform
+from ..nets import bumpnet
 
 #: Each has what the ones before it have.
 _ORDER = ("value", "gradient", "laplacian", "diagonal", "hessian")
 
 
-class FusedNet(layer.BumpNet):
+class FusedNet(bumpnet.BumpNet):
     """A BumpNet that another library differentiates, from one fused jet where it can.
 
     Attributes

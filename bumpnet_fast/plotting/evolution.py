@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from ..fields import Slice, default_plane, field_of
+from ..io.fields import Slice, default_plane, field_of
 from ..solvers import March, Solution
 from ..solvers.evolution.result import Evolution
 from .style import (

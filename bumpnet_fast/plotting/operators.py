@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 
-from ..solvers.deeponet import OperatorSolution
+from ..solvers.operators import OperatorSolution
 from .style import (
     BLUE,
     DECADES,
@@ -44,7 +44,7 @@ def operator_figure(solution: OperatorSolution) -> Figure:
     Parameters
     ----------
     solution : OperatorSolution
-        What :func:`bumpnet_fast.solvers.deeponet.train` returns.
+        What :func:`bumpnet_fast.solvers.operators.train` returns.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def operator_figure(solution: OperatorSolution) -> Figure:
     --------
     >>> from bumpnet_fast import BumpDeepONet
     >>> from bumpnet_fast.problems.operators import get_operator
-    >>> from bumpnet_fast.solvers.deeponet import train
+    >>> from bumpnet_fast.solvers.operators import train
     >>> operator = get_operator("antiderivative")
     >>> net = BumpDeepONet(operator.sensors, 6, operator.domain, dtype="float64")
     >>> solution = train(operator, net, functions=50, test_functions=10, trunk_iterations=1)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..fields import Slice, field_of, mid_planes
+from ..io.fields import Slice, field_of, mid_planes
 from ..solvers import Evolution, March, Solution
 from .style import (
     CURVE,

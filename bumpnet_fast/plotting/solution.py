@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..fields import Field, default_plane, field_of
-from ..solvers.least_squares import Solution
+from ..io.fields import Field, default_plane, field_of
+from ..solvers.stationary import Solution
 from .style import (
     CURVE,
     ERROR,
@@ -45,7 +45,7 @@ def solution_figure(solution: Solution) -> Figure:
     Parameters
     ----------
     solution : Solution
-        What :func:`bumpnet_fast.solvers.least_squares.solve` returns.  Its first output is drawn.
+        What :func:`bumpnet_fast.solvers.stationary.solve` returns.  Its first output is drawn.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def solution_figure(solution: Solution) -> Figure:
     Examples
     --------
     >>> from bumpnet_fast import BumpNet, problems
-    >>> from bumpnet_fast.solvers.least_squares import solve
+    >>> from bumpnet_fast.solvers.stationary import solve
     >>> problem = problems.get("poisson")
     >>> solution = solve(problem, BumpNet(2, 9, problem.domain, dtype="float64"), iterations=1)
     >>> [axes.get_label() for axes in solution_figure(solution).axes][:5]

@@ -22,10 +22,10 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from scipy.spatial import ConvexHull
 
-from ..events import with_events
-from ..fields import Slice, middles
-from ..layer import BumpNet
-from ..solvers.least_squares import Solution
+from ..io.fields import Slice, middles
+from ..nets.bumpnet import BumpNet
+from ..nets.events import with_events
+from ..solvers.stationary import Solution
 
 FIELD, ERROR, SIGNED = "viridis", "magma", "coolwarm"  # perceptually uniform; the last diverges from zero
 INK, FAINT, BLUE, RED = "#22252a", "#9aa0a8", "#2f6db3", "#c2452d"

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from ..fields import Slice, default_plane, field_of
-from ..layer import BumpNet
-from ..recording import Frame
+from ..io.fields import Slice, default_plane, field_of
+from ..io.recording import Frame
+from ..nets.bumpnet import BumpNet
 from ..solvers import March, Solution
 from ..solvers.marching import Part
 from .style import (
@@ -59,7 +59,7 @@ def write_training(solution: Solution | March, frames: Sequence[Frame], file: Bi
     solution : Solution or March
         What came out; of a march, all windows before the one in work are drawn as they came out.
     frames : sequence of Frame
-        Of a :class:`~bumpnet_fast.recording.Recording` of the run.
+        Of a :class:`~bumpnet_fast.io.recording.Recording` of the run.
     file : binary file
         Where to.
     output : int
@@ -70,7 +70,7 @@ def write_training(solution: Solution | March, frames: Sequence[Frame], file: Bi
     >>> import io
     >>> from PIL import Image
     >>> from bumpnet_fast import problems
-    >>> from bumpnet_fast.recording import Recording
+    >>> from bumpnet_fast.io.recording import Recording
     >>> from bumpnet_fast.solvers import solve
     >>> problem, recording, file = problems.get("poisson"), Recording(), io.BytesIO()
     >>> solution = solve(problem, BumpNet(2, 9, problem.domain), iterations=2, callback=recording)

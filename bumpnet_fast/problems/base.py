@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..jet import Jet
+from ..core.jet import Jet
 from . import sampling
 
 #: Half width of the seam of a periodic function, in periods.

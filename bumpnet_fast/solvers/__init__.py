@@ -1,11 +1,11 @@
 """Solvers: what trains a net to solve a problem; none knows a problem by name."""
 
-from .adaptive import grow, prune, reach
 from .evolution import Evolution, evolve, uniform_net
 from .first_order import train
-from .least_squares import Progress, Solution, solve
 from .marching import March, march
 from .placement import drop_outside, grade
+from .stationary import Progress, Solution, solve
+from .strategies import grow, prune, reach
 
 __all__ = [
     "Evolution",

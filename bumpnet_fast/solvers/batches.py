@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed import ALONE, Ranks
-from ..layer import BumpNet
+from ..core.ranks import ALONE, Ranks
+from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
-from .system import System, blocks, collocation
+from .residual import System, blocks, collocation
 
 
 class Batches:
@@ -31,7 +31,7 @@ class Batches:
     sampling : str
         Of points that :meth:`redraw` draws.
     condition_weight : float
-        As in :func:`bumpnet_fast.solvers.system.blocks`.
+        As in :func:`bumpnet_fast.solvers.residual.blocks`.
     seed : int
         Of all that is random.
     ranks : Ranks

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ..layer import BumpNet
-from ..reference import WANTS
+from ..core.reference import WANTS
+from ..nets.bumpnet import BumpNet
 
 
 def check_net(problem: Any, net: BumpNet) -> None:

@@ -1,7 +1,7 @@
 """First-order training: Adam, Adam with exact amplitudes, L-BFGS, and chains of them; exactly resumable.
 
 The loss is that of :func:`bumpnet_fast.solvers.solve`, the sum of squares of the rows of a
-:class:`~bumpnet_fast.solvers.system.System`.  An iteration evaluates one jet of the net per kind of row and
+:class:`~bumpnet_fast.solvers.residual.System`.  An iteration evaluates one jet of the net per kind of row and
 goes back once; the host waits for the device only where the loss is looked at.
 """
 
@@ -18,18 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed import ALONE, Ranks
-from ..events import Event
-from ..files import CheckpointError
-from ..layer import BumpNet
+from ..core.files import CheckpointError
+from ..core.ranks import ALONE, Ranks
+from ..nets.bumpnet import BumpNet
+from ..nets.events import Event
 from ..problems.base import Problem
-from . import runs
+from . import run_state
 from .batches import Batches
-from .least_squares import ErrorMeasure, Progress, Solution
+from .residual import check_fit, check_kinds, collocation
 from .settings import Settings, check_ending, check_settings, extended
 from .sharing import check_same, check_unstored
 from .stages import STAGES, pruned_by
-from .system import check_fit, check_kinds, collocation
+from .stationary import ErrorMeasure, Progress, Solution
 from .threads import few_threads
 
 #: The error is measured at every so many looks at the loss.
@@ -112,7 +112,7 @@ def train(
     log_every : int
         Look at the loss, for the history, the callback and the best rows, every so many iterations.
     checkpoint : str or path, optional
-        File for the state of the run, see :func:`bumpnet_fast.checkpoint.resume`.
+        File for the state of the run, see :func:`bumpnet_fast.io.saved.resume`.
     every : int
         Write it every so many iterations, and at the end.
     callback : callable, optional
@@ -193,7 +193,7 @@ def resume(
     path : str or path
         The checkpoint, which is written further.
     problem : Problem
-        What the run solves; :func:`bumpnet_fast.checkpoint.resume` finds the library's own by name.
+        What the run solves; :func:`bumpnet_fast.io.saved.resume` finds the library's own by name.
     iterations : int or tuple of int, optional
         New numbers for all methods of the chain; the learning rate goes on as if they had been so from the start.
     max_seconds, every, callback
@@ -213,10 +213,10 @@ def resume(
     """
     began = time.perf_counter()
     check_ending(max_seconds, every)
-    state = runs.load(path, _KEYS)
+    state = run_state.load(path, _KEYS)
     if state["solver"] != "train":
         raise CheckpointError(f"{path} holds a run of {state['solver']!r}, not of 'train'")
-    runs.check_same(path, "problem", state["problem"], runs.described(problem))
+    run_state.check_same(path, "problem", state["problem"], run_state.described(problem))
     try:
         run = _Run.restored(problem, state, iterations)
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
@@ -300,14 +300,14 @@ class _Run:
     def follow(self, began: float, max_seconds: float | None, path, every: int, callback) -> Solution:
         """Train to the end, or to what comes first, and say how it went."""
         self.clock, self.callback = began - self.seconds, callback
-        file = None if path is None else runs.File(path)
+        file = None if path is None else run_state.File(path)
         if file is not None:
             file.begin(self._state())
         limit = math.inf if max_seconds is None else began + max_seconds
         with few_threads(self.net.rows.numel() * self.ranks.most(len(self.batches.x))):
-            terminated = contextlib.nullcontext() if file is None else runs.termination_raised()
+            terminated = contextlib.nullcontext() if file is None else run_state.termination_raised()
             try:
-                with terminated, runs.interrupts_held() as release:
+                with terminated, run_state.interrupts_held() as release:
                     reason = self._train(limit, file, every, release)
             except KeyboardInterrupt:
                 reason = "interrupted"
@@ -322,7 +322,7 @@ class _Run:
             self._put_back()
         return self._solution(reason)
 
-    def _train(self, limit: float, file: runs.File | None, every: int, release: Callable[[], None]) -> str:
+    def _train(self, limit: float, file: run_state.File | None, every: int, release: Callable[[], None]) -> str:
         reason = "iterations"
         while True:
             over = self._left() <= 0 or reason == "no further decrease"
@@ -414,7 +414,7 @@ class _Run:
 
     # --- its state -----------------------------------------------------------------------------
 
-    def write(self, file: runs.File) -> None:
+    def write(self, file: run_state.File) -> None:
         """Write the state down, unless the run has diverged: then the file stays what it was."""
         if bool(torch.isfinite(self.net.rows).all()):
             file.write(self._state())
@@ -424,20 +424,20 @@ class _Run:
         progress |= {"history": self.history, "events": [asdict(event) for event in self.events]}
         return {
             "solver": "train",
-            "problem": runs.described(self.problem),
+            "problem": run_state.described(self.problem),
             "settings": asdict(self.settings),
-            "net": runs.net_state(self.net),
+            "net": run_state.net_state(self.net),
             "unknowns": self.unknowns.detach().cpu(),
             "progress": progress,
             "best": self.best,
             "stage": self.stage.state_dict(),
             "batches": self.batches.state_dict(),
-            "random": runs.random_state(self.net.rows.device),
+            "random": run_state.random_state(self.net.rows.device),
         }
 
     @classmethod
     def restored(cls, problem: Problem, state: dict[str, Any], iterations) -> _Run:
-        net, settings, progress = runs.net_from(state["net"]), Settings(**state["settings"]), state["progress"]
+        net, settings, progress = run_state.net_from(state["net"]), Settings(**state["settings"]), state["progress"]
         settings = extended(settings, iterations, progress)
         batches = state["batches"]
         run = cls(problem, net, settings, batches["x"].to(net.rows.device), batches["counts"])
@@ -450,7 +450,7 @@ class _Run:
         run.best = {key: v.to(net.rows.device) if isinstance(v, Tensor) else v for key, v in state["best"].items()}
         run.stage = run._stage()
         run.stage.load_state_dict(state["stage"], run.taken)
-        runs.set_random_state(state["random"], net.rows.device)
+        run_state.set_random_state(state["random"], net.rows.device)
         return run
 
 

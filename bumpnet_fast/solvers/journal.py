@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from ..layer import BumpNet
+from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
-from . import runs
-from .least_squares import Solution, solve
+from . import run_state
+from .stationary import Solution, solve
 
 #: What of a solution is neither given by the caller nor the net's rows.
 _FOUND = ("boundary", "history", "loss", "rel_l2", "max_error", "seconds", "iterations", "stop_reason", "method",
@@ -31,7 +31,7 @@ class Journal:
         Seconds of the run at the end of the last solve.
     """
 
-    def __init__(self, store: runs.Store, start: float):
+    def __init__(self, store: run_state.Store, start: float):
         self.store, self.done, self.at, self.ended = store, [], 0, 0.0
         self._now: dict[str, Any] | None = None
         self._start = start
@@ -66,7 +66,7 @@ class Journal:
 
     def _entry(self, solution: Solution) -> dict[str, Any]:
         net = solution.net
-        random = runs.random_state(net.rows.device)
+        random = run_state.random_state(net.rows.device)
         entry = {"rows": net.rows.detach().cpu().clone(), "ended": self.ended, "random": random}
         return entry | {name: getattr(solution, name) for name in _FOUND}
 
@@ -74,12 +74,12 @@ class Journal:
         with self.store.reading(), torch.no_grad():
             entry = self.done[self.at]
             net.rows.copy_(entry["rows"])
-            runs.set_random_state(entry["random"], net.rows.device)
+            run_state.set_random_state(entry["random"], net.rows.device)
             self.ended = float(entry["ended"])
             return Solution(net, problem, **{name: entry[name] for name in _FOUND})
 
 
-class _Part(runs.Store):
+class _Part(run_state.Store):
     """What one solve of a journal takes for its store."""
 
     def __init__(self, journal: Journal, state: dict[str, Any] | None):

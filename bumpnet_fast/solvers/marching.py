@@ -18,16 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..jet import Jet
-from ..layer import BumpNet
+from ..core.jet import Jet
+from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition, Problem
 from ..problems.sampling import lattice
-from . import runs
+from . import run_state
 from .journal import Journal
-from .least_squares import Progress, Solution
 from .placement import drop_outside, grade
 from .refine import held_out_loss
-from .system import check_problem
+from .residual import check_problem
+from .stationary import Progress, Solution
 
 #: A window that ends with a loss so many times that of the one before is solved again, from another start.
 _BAD_LOSS = 4.0
@@ -206,7 +206,7 @@ def march(
     max_seconds: float | None = None,
     seed: int = 0,
     checkpoint: str | os.PathLike | None = None,
-    every_seconds: float = runs.EVERY,
+    every_seconds: float = run_state.EVERY,
     callback: Callable[[Progress], Any] | None = None,
     **options: Any,
 ) -> March:
@@ -221,7 +221,7 @@ def march(
     windows : int
         How many windows, equally long.  About half a period of the fastest wave is a good length.
     net : mapping, optional
-        Further arguments of :class:`~bumpnet_fast.layer.BumpNet`.
+        Further arguments of :class:`~bumpnet_fast.nets.bumpnet.BumpNet`.
     graded : float
         Share, less than 1, of the bumps that every window starts with where its initial state is steep, which is
         for layers and shocks.  With 0 the bumps go on from the shapes of the window before.
@@ -259,7 +259,7 @@ def march(
     bumps, net = bumps or problem.default_bumps, {"dtype": "float64"} | dict(net or {})
     settings = options | {"bumps": bumps, "windows": windows, "net": net, "graded": graded, "perturb": perturb}
     settings |= {"seed": seed}
-    store = runs.opened(checkpoint, every_seconds, lambda: runs.content("march", problem, None, settings))
+    store = run_state.opened(checkpoint, every_seconds, lambda: run_state.content("march", problem, None, settings))
     solutions: list[Solution] = []
     worst = math.inf
     with store:

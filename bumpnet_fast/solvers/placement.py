@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..adapt import keep_bumps
-from ..jet import Jet
-from ..layer import BumpNet
+from ..core.jet import Jet
+from ..nets.adapt import keep_bumps
+from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
 from ..problems.sampling import lattice
-from .system import check_problem
+from .residual import check_problem
 
 #: Points along the axis that is graded, and along each of the others.
 _ALONG, _ACROSS = 2001, 5

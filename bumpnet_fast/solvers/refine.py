@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..jet import Jet
-from ..layer import BumpNet
+from ..core.jet import Jet
+from ..core.rows import orientation
+from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem
-from ..rows import orientation
-from .system import Block, linearise
+from .residual import Block, linearise
 
 #: Candidates for every point that is chosen, half of them spread evenly and half near the edges of the bumps.
 _CANDIDATES = 20

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..distributed import Ranks
-from ..layer import BumpNet
+from ..core.ranks import Ranks
+from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
-from . import runs
+from . import run_state
 
 
 def check_unstored(ranks: Ranks, stored: bool) -> None:
@@ -25,13 +25,13 @@ def check_same(ranks: Ranks, solver: str, problem: Problem, net: BumpNet, settin
     if ranks.alone:
         return
     own = {"points": "a rank's own"} if isinstance(settings["points"], Tensor) else {}
-    about = {"solver": solver, "problem": runs.described(problem), "rows": net.rows, "frame": net.frame}
+    about = {"solver": solver, "problem": run_state.described(problem), "rows": net.rows, "frame": net.frame}
     ranks.check_same(about | {"domain": net.domain, "outer": "tied" if net.tied else "free"} | settings | own)
 
 
 def interrupts_shared(ranks: Ranks) -> contextlib.AbstractContextManager[Callable[[], None]]:
     """Hold interrupts back where other ranks would wait for this one; the function that it gives raises them."""
-    return contextlib.nullcontext(lambda: None) if ranks.alone else runs.interrupts_held()
+    return contextlib.nullcontext(lambda: None) if ranks.alone else run_state.interrupts_held()
 
 
 __all__ = ["check_same", "check_unstored", "interrupts_shared"]

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..adapt import Pruning
-from ..events import Event
-from ..layer import BumpNet
+from ..nets.adapt import Pruning
+from ..nets.bumpnet import BumpNet
+from ..nets.events import Event
 from .batches import Batches
-from .models import Separable
-from .system import System
+from .elimination import Separable
+from .residual import System
 
 #: The learning rate decays to this fraction of itself.
 _LEAST_RATE = 0.01

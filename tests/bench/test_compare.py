@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import compare
 
-from bumpnet_fast import speed
+from bumpnet_fast.diagnostics import bench as speed
 
 
 class Machine:

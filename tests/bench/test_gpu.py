@@ -21,7 +21,7 @@ import memory
 import static
 from gpu import BEGIN, END, GRAPH, OURS, Case, Sharp
 
-from bumpnet_fast.reference import DIAGONAL, LAPLACIAN, VALUE
+from bumpnet_fast.core.reference import DIAGONAL, LAPLACIAN, VALUE
 
 H100 = static.GPUS["H100"]
 

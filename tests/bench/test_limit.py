@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import limit
 
-from bumpnet_fast import native, speed
+from bumpnet_fast.core import backends as native
+from bumpnet_fast.diagnostics import bench as speed
 
 FMA, MIN, MOVE = "vfmadd231ps zmm1,zmm2,zmm3", "vminps zmm1,zmm2,zmm3", "vmovaps zmm1,zmm2"
 

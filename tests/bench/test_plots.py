@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import plots
 
-from bumpnet_fast.speed import COMPILED, EAGER, OURS, Case
+from bumpnet_fast.diagnostics.bench import COMPILED, EAGER, OURS, Case
 
 CENTRE, FEWER, MORE, OTHER = plots.CENTRE, Case(100, 400), Case(10_000, 4_000), Case(1_000, 40)
 

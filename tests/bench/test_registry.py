@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bumpnet_fast import speed
-from bumpnet_fast.speed import COMPILED, OURS, Stages
+from bumpnet_fast.diagnostics import bench as speed
+from bumpnet_fast.diagnostics.bench import COMPILED, OURS, Stages
 
 BENCH = Path(__file__).parents[2] / "bench"
 sys.path.insert(0, str(BENCH))

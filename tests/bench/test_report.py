@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import report
 
-from bumpnet_fast.speed import COMPILED, EAGER, NESTED, OURS, Case, Stages
+from bumpnet_fast.diagnostics.bench import COMPILED, EAGER, NESTED, OURS, Case, Stages
 
 USUAL, SMALL = Case(10_000, 400), Case(1_000, 40)
 REACHED = [{"variant": "avx2", "dtype": "float32", "kernel": "forward", "instructions_per_pair": 19, "of_limit": 0.7,

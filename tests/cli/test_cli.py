@@ -14,9 +14,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bumpnet_fast import __version__, backend, checkpoint, plotting, problems
+from bumpnet_fast import __version__, backend, plotting, problems
 from bumpnet_fast.cli import common, main, writing
 from bumpnet_fast.cli import solve as command
+from bumpnet_fast.io import saved as checkpoint
 from bumpnet_fast.problems.sampling import lattice
 from bumpnet_fast.solvers import least_squares, system
 

@@ -12,9 +12,10 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bumpnet_fast import backend, evolution_checkpoint, plotting
+from bumpnet_fast import backend, plotting
 from bumpnet_fast.cli import evolve as command
 from bumpnet_fast.cli import main
+from bumpnet_fast.io import saved_evolution as evolution_checkpoint
 from bumpnet_fast.plotting.evolution import FRAMES
 from bumpnet_fast.problems.evolution import EVOLUTIONS
 from bumpnet_fast.solvers.evolution import ednn

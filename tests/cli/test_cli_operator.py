@@ -11,12 +11,12 @@ import torch
 from matplotlib.figure import Figure
 
 from bumpnet_fast import backend, plotting
-from bumpnet_fast.checkpoint_operator import load_operator
 from bumpnet_fast.cli import main
 from bumpnet_fast.cli import operator as command
+from bumpnet_fast.io.saved_operator import load_operator
 from bumpnet_fast.problems.operators import OPERATORS, OperatorData, get_operator
 from bumpnet_fast.solvers import deeponet
-from bumpnet_fast.solvers.deeponet.run import relative_errors
+from bumpnet_fast.solvers.operators.run import relative_errors
 
 TINY = ("--set", "functions=40", "--set", "test_functions=10", "--set", "trunk_iterations=3", "--set", "iterations=8",
         "--threads", "1")  # fmt: skip

@@ -10,10 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bumpnet_fast import BumpNet, checkpoint, plotting, problems
+from bumpnet_fast import BumpNet, plotting, problems
 from bumpnet_fast.cli import main
 from bumpnet_fast.cli import solve as command
-from bumpnet_fast.recording import load
+from bumpnet_fast.io import saved as checkpoint
+from bumpnet_fast.io.recording import load
 
 TINY = ("--threads", "1", "--quiet")
 SOLVE = ("--set", "points=64", "--set", "iterations=3", *TINY)

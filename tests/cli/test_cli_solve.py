@@ -14,9 +14,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bumpnet_fast import checkpoint, plotting, problems
+from bumpnet_fast import plotting, problems
 from bumpnet_fast.cli import main
 from bumpnet_fast.cli import solve as command
+from bumpnet_fast.io import saved as checkpoint
 from bumpnet_fast.solvers.stages import STAGES
 
 ROOT = Path(__file__).parents[2]

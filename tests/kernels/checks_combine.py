@@ -11,9 +11,11 @@ import oracle
 import pytest
 import torch
 
-from bumpnet_fast import bump_combine, native, ops, reference
+from bumpnet_fast import bump_combine
+from bumpnet_fast.core import backends as native
+from bumpnet_fast.core import ops, reference
+from bumpnet_fast.core.rows import RowLayout
 from bumpnet_fast.kernels import combine_operators
-from bumpnet_fast.rows import RowLayout
 
 _LIBRARY = torch.library.Library("bumpnet_fast", "IMPL")
 for _name in ("combine", "combine_vjp"):

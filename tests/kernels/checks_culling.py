@@ -13,11 +13,11 @@ import torch
 from test_culling import LENGTHS, TILE, assert_same, bumps, cast, cotangents, evaluate, points, tiles  # noqa: F401
 from test_kernels import TOLERANCES, assert_agrees, levels, wanted
 
-from bumpnet_fast import native
+from bumpnet_fast.core import backends as native
+from bumpnet_fast.core.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE
+from bumpnet_fast.core.rows import RowLayout
 from bumpnet_fast.kernels import operators
 from bumpnet_fast.kernels import tiles as host
-from bumpnet_fast.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE
-from bumpnet_fast.rows import RowLayout
 
 SORTING = ["cells_kernel", "boxes_kernel"]
 

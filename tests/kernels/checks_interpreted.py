@@ -13,9 +13,11 @@ import torch
 from interpreted import OPERATORS
 from test_kernels import TOLERANCES, assert_agrees, cast, levels, problem, wanted
 
-from bumpnet_fast import BumpNet, native, ops
+from bumpnet_fast import BumpNet
+from bumpnet_fast.core import backends as native
+from bumpnet_fast.core import ops
+from bumpnet_fast.core.reference import GRADIENT, HESSIAN, LAPLACIAN, WANTS
 from bumpnet_fast.kernels import operators
-from bumpnet_fast.reference import GRADIENT, HESSIAN, LAPLACIAN, WANTS
 
 
 def run(name, *args):

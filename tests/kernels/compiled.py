@@ -16,10 +16,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from bumpnet_fast.core.ops import OPERATORS
+from bumpnet_fast.core.reference import DIAGONAL, second_shape
+from bumpnet_fast.core.rows import RowLayout
 from bumpnet_fast.kernels import operators, tiles
-from bumpnet_fast.ops import OPERATORS
-from bumpnet_fast.reference import DIAGONAL, second_shape
-from bumpnet_fast.rows import RowLayout
 
 #: The kernels that operators.py launches.
 KERNELS = tuple(name for name in vars(operators) if name.endswith("_kernel"))

@@ -14,8 +14,8 @@ if importlib.util.find_spec("triton") is None:
 import compiled
 from compiled import compile_launch, profile
 
-from bumpnet_fast.ops import PRECISIONS
-from bumpnet_fast.rows import RowLayout
+from bumpnet_fast.core.ops import PRECISIONS
+from bumpnet_fast.core.rows import RowLayout
 
 NVIDIA = {"sm_80": 80, "sm_90": 90, "sm_100": 100, "sm_120": 120}
 KERNELS = ("combine_kernel", "combine_vjp_h_kernel", "combine_vjp_rows_kernel", "combine_vjp_x_kernel")

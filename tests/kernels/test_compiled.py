@@ -20,8 +20,8 @@ if importlib.util.find_spec("triton.backends.nvidia") is None:
 import compiled
 from compiled import compile_launch, disassemble, launches, profile
 
-from bumpnet_fast import ops
-from bumpnet_fast.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS
+from bumpnet_fast.core import ops
+from bumpnet_fast.core.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -184,7 +184,7 @@ def test_importing_the_package_leaves_triton_alone():
 
 def test_without_triton_the_reference_serves(monkeypatch):
     """The CUDA entry of the operators on tensors that are at hand, Triton not."""
-    from bumpnet_fast import reference
+    from bumpnet_fast.core import reference
 
     x, rows, frame = torch.zeros(3, 2), torch.zeros(4, 7), torch.tensor([[-1.0, -1.0], [1.0, 1.0], [1.0, 1.0]])
     for name in ("bumpnet_fast.kernels.operators", "bumpnet_fast.kernels"):

@@ -19,9 +19,9 @@ from test_culling import SHARP, bumps, cast, cotangents, points
 from test_kernels import TOLERANCES, levels, wanted
 from test_targets import TARGETS
 
+from bumpnet_fast.core.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS
+from bumpnet_fast.core.rows import RowLayout
 from bumpnet_fast.kernels import tiles
-from bumpnet_fast.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS
-from bumpnet_fast.rows import RowLayout
 
 SINGLE, DOUBLE = torch.float32, torch.float64
 JETS = ("jet_kernel", "jet_vjp_rows_kernel", "jet_vjp_x_kernel")

@@ -27,8 +27,8 @@ from emulated import emulated
 from ptx_memory import Fault
 from test_kernels import TOLERANCES, arguments, cast, levels, offset, problem, sharpened, wanted
 
-from bumpnet_fast.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS
-from bumpnet_fast.rows import RowLayout
+from bumpnet_fast.core.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS
+from bumpnet_fast.core.rows import RowLayout
 
 operators = compiled.operators
 NAMES = ("jet", "jet_vjp")

@@ -8,7 +8,7 @@ import torch
 from bumpnet_fast import BumpDeepONet
 from bumpnet_fast.plotting import operator_figure
 from bumpnet_fast.problems.operators import OperatorData, get_operator
-from bumpnet_fast.solvers.deeponet import train
+from bumpnet_fast.solvers.operators import train
 
 
 def solved(name="antiderivative", bumps=6, **settings):

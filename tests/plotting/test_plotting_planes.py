@@ -11,7 +11,7 @@ from matplotlib.contour import ContourSet
 from test_fields import evolution, result
 from test_plotting_solution import product, solution_of
 
-from bumpnet_fast.fields import field_of, mid_planes
+from bumpnet_fast.io.fields import field_of, mid_planes
 from bumpnet_fast.plotting import fields_figure
 
 CASES = {

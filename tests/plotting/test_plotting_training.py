@@ -11,8 +11,8 @@ from matplotlib.collections import PolyCollection
 from PIL import Image
 
 from bumpnet_fast import BumpNet, problems
+from bumpnet_fast.io.recording import Recording
 from bumpnet_fast.plotting import training, write_training
-from bumpnet_fast.recording import Recording
 from bumpnet_fast.solvers import march, prune, reach, solve, train
 
 

@@ -11,14 +11,14 @@ import torch
 from cases import Cubic, Rotation
 
 from bumpnet_fast import BumpNet
-from bumpnet_fast.distributed import ALONE
+from bumpnet_fast.core.ranks import ALONE
 from bumpnet_fast.problems import Problem, get
 from bumpnet_fast.solvers import solve
 from bumpnet_fast.solvers.batches import Batches
+from bumpnet_fast.solvers.elimination import Separable
 from bumpnet_fast.solvers.first_order import train
-from bumpnet_fast.solvers.models import Separable
+from bumpnet_fast.solvers.residual import System, blocks, collocation
 from bumpnet_fast.solvers.stages import Lbfgs, VarproAdam, sum_of_squares
-from bumpnet_fast.solvers.system import System, blocks, collocation
 
 
 def net_for(problem, bumps=(4, 4), dtype="float64", seed=0):

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bumpnet_fast import BumpNet, files
-from bumpnet_fast.checkpoint import resume
+from bumpnet_fast import BumpNet
+from bumpnet_fast.core import files
+from bumpnet_fast.io.saved import resume
 from bumpnet_fast.problems import get
 from bumpnet_fast.problems.evolution import get_evolution
 from bumpnet_fast.solvers import evolve, march, runs, solve, train

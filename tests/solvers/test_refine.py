@@ -8,7 +8,7 @@ from bumpnet_fast import BumpNet
 from bumpnet_fast.problems import get
 from bumpnet_fast.solvers import solve
 from bumpnet_fast.solvers.refine import held_out_loss, refined
-from bumpnet_fast.solvers.system import collocation
+from bumpnet_fast.solvers.residual import collocation
 
 
 def net_for(problem, bumps):

@@ -13,7 +13,7 @@ import torch
 from cases import Cubic
 
 from bumpnet_fast import BumpNet
-from bumpnet_fast.checkpoint import CheckpointError, resume, save
+from bumpnet_fast.io.saved import CheckpointError, resume, save
 from bumpnet_fast.problems import Poisson, get
 from bumpnet_fast.solvers import first_order, runs, train
 

@@ -16,8 +16,8 @@ from cases import Cubic
 from test_resume import assert_same, changed, interrupt_at, net_for
 
 from bumpnet_fast import BumpNet
-from bumpnet_fast.checkpoint import CheckpointError, resume
-from bumpnet_fast.files import CheckpointWarning
+from bumpnet_fast.core.files import CheckpointWarning
+from bumpnet_fast.io.saved import CheckpointError, resume
 from bumpnet_fast.problems import Poisson, get
 from bumpnet_fast.solvers import grow, march, prune, reach, runs, solve, train
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...jet import Jet
+from ...core.jet import Jet
 from ..base import Problem
 from .spectral import fourier_solution
 

@@ -15,8 +15,8 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from ...jet import Jet
-from ...reference import DIAGONAL, GRADIENT, WANTS, second_shape
+from ...core.jet import Jet
+from ...core.reference import DIAGONAL, GRADIENT, WANTS, second_shape
 
 #: Grid points per axis to try, by dimension.
 _SIZES = {1: (128, 256, 512, 1024, 2048), 2: (32, 64, 128, 256), 3: (16, 32, 64)}

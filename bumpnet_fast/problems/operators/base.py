@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ...jet import Jet
+from ...core.jet import Jet
 from ..base import settle_fields
 from . import fields as random_fields
 

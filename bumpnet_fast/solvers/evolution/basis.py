@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...functional import bump_basis, bump_design, bump_jet
-from ...jet import Jet
-from ...layer import BumpNet
+from ...core.functional import bump_basis, bump_design, bump_jet
+from ...core.jet import Jet
+from ...core.rows import RowLayout, pack
+from ...nets.bumpnet import BumpNet
 from ...problems import sampling
 from ...problems.base import Problem
-from ...rows import RowLayout, pack
 
 #: An edge this many widths away is flat: exp(-2 * 18) is rounding.
 _FLAT = 18.0

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...layer import BumpNet
+from ...nets.bumpnet import BumpNet
 from ...problems.evolution.base import EvolutionProblem
 from ...problems.sampling import lattice
-from .. import runs
+from .. import run_state
 from ..checks import check_net
 from ..threads import few_threads
 from .basis import Space, quadrature, uniform_net
@@ -59,7 +59,7 @@ def evolve(
     max_seconds: float | None = None,
     measure: bool = True,
     checkpoint: str | os.PathLike | None = None,
-    every_seconds: float = runs.EVERY,
+    every_seconds: float = run_state.EVERY,
     callback: Callable[[EvolutionProgress], Any] | None = None,
 ) -> Evolution:
     """Evolve a problem from its start.
@@ -101,7 +101,7 @@ def evolve(
     measure : bool
         Whether to compute the reference, if there is no exact solution, to measure the error at the end.
     checkpoint : str or path, optional
-        File for the state of the run, see :func:`bumpnet_fast.checkpoint.resume`; it is that at one of the times.
+        File for the state of the run, see :func:`bumpnet_fast.io.saved.resume`; it is that at one of the times.
     every_seconds : float
         Write it no more often than this, and at the end, however that comes.
     callback : callable, optional
@@ -148,7 +148,7 @@ def evolve(
         "method": method, "step": step, "tolerance": tolerance, "times": ends, "points": points, "shapes": shapes,
         "initial_shapes": initial_shapes, "ridge": ridge, "measure": measure,
     }  # fmt: skip
-    store = runs.opened(checkpoint, every_seconds, lambda: runs.content("evolve", problem, net, settings))
+    store = run_state.opened(checkpoint, every_seconds, lambda: run_state.content("evolve", problem, net, settings))
     with store, torch.no_grad(), few_threads(len(x) * len(net.rows)):
         net = net if shapes == "frozen" else _roomy(problem, net)
         space = Space.of(problem, net, slack=1.0 if (shapes, initial_shapes) == ("frozen", "uniform") else _SLACK)
@@ -217,7 +217,7 @@ class _Run:
     """Follows an evolution from one time of the output to the next, keeps the states, and says why it ended."""
 
     def __init__(
-        self, model: Frozen | Moving, march, method: str, start: float, callback, max_seconds, store: runs.Store
+        self, model: Frozen | Moving, march, method: str, start: float, callback, max_seconds, store: run_state.Store
     ):
         self.model, self.march, self.method, self.store = model, march, method, store
         self.callback = callback
@@ -324,7 +324,7 @@ class _Run:
             "history": list(self.history),
             "stages": self.model.stages,
             "seconds": [self.setup_seconds, self.solve_seconds, self.seconds],
-            "random": runs.random_state(y.device),
+            "random": run_state.random_state(y.device),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -339,7 +339,7 @@ class _Run:
             raise ValueError("times, states and history do not fit together")
         self.model.stages = int(state["stages"])
         self.setup_seconds, self.solve_seconds, self.seconds = map(float, state["seconds"])
-        runs.set_random_state(state["random"], like.device)
+        run_state.set_random_state(state["random"], like.device)
 
     def _few_values(self, rows: Tensor) -> Tensor:
         """u [n, K] on the lattice where the error is followed; frozen bumps are evaluated there once."""

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...distributed import ALONE
-from ...jet import Jet
-from ...reference import DIAGONAL, WANTS, second_shape
-from ..descent import descend
-from ..models import Separable, ridge_solve
-from ..system import Block, Coefficients, linearise
+from ...core.jet import Jet
+from ...core.ranks import ALONE
+from ...core.reference import DIAGONAL, WANTS, second_shape
+from ..elimination import Separable, ridge_solve
+from ..levenberg_marquardt import descend
+from ..residual import Block, Coefficients, linearise
 from .basis import Space
 
 #: Singular values below this fraction of the largest are left out of the pseudo-inverse.

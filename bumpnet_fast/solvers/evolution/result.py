@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...jet import Jet
-from ...layer import BumpNet
+from ...core.jet import Jet
+from ...nets.bumpnet import BumpNet
 from .basis import Space
 
 if TYPE_CHECKING:

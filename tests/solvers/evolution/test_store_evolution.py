@@ -8,7 +8,7 @@ import torch
 from scipy import integrate
 from test_resume import changed
 
-from bumpnet_fast.checkpoint import CheckpointError, resume
+from bumpnet_fast.io.saved import CheckpointError, resume
 from bumpnet_fast.problems.evolution import get_evolution
 from bumpnet_fast.solvers import evolve, runs
 from bumpnet_fast.solvers.evolution.integrators import SCIPY, _attributes

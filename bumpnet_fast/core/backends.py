@@ -1,0 +1,128 @@
+"""The compiled kernels: loads them, says why they are missing, and picks the variant of the CPU's.
+
+Nothing here is required: without the extension every operator is served by ``reference.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch  # the extension needs libtorch to be loaded first
+
+VARIANTS = ("baseline", "avx2", "avx512")
+
+#: Why the extension with the CPU kernels is not in use, or None; and the same of the one with CUDA code.
+missing: str | None = None
+missing_cuda: str | None = None
+
+if os.environ.get("BUMPNET_FAST_BACKEND") == "reference":
+    missing = missing_cuda = "switched off by BUMPNET_FAST_BACKEND=reference"
+else:
+    try:
+        from .. import _C  # noqa: F401
+    except ImportError as error:
+        missing = f"the compiled extension could not be loaded: {error}"
+    try:
+        from .. import _C_cuda  # noqa: F401
+    except ImportError as error:
+        missing_cuda = f"the extension with CUDA code could not be loaded: {error}"
+
+
+def _find_kernels(package: Path) -> None:
+    """In a checkout the Triton kernels lie beside the package, not in it: have them found there, installed or not.
+
+    They are not imported yet: that takes Triton.
+    """
+    name, folder = "bumpnet_fast.kernels", package.parent / "kernels"
+    if (package / "kernels").exists() or not (folder / "operators.py").exists():
+        return
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+_find_kernels(Path(__file__).parents[1])
+
+
+def variants() -> tuple[str, ...]:
+    """Variants of the CPU kernels that are built in and that this processor can run."""
+    if missing is not None:
+        return ()
+    mask = torch.ops.bumpnet_fast._cpu_variants()
+    return tuple(name for i, name in enumerate(VARIANTS) if mask >> i & 1)
+
+
+def variant() -> str | None:
+    """Name of the variant in use, or None without the extension."""
+    return None if missing is not None else VARIANTS[torch.ops.bumpnet_fast._cpu_variant(-1)]
+
+
+@contextlib.contextmanager
+def use_variant(name: str) -> Iterator[None]:
+    """Run the CPU kernels in one variant inside the block (for tests and benchmarks).
+
+    Raises
+    ------
+    ValueError
+        If the variant is unknown, not built, or not runnable on this processor.
+    """
+    if name not in variants():
+        raise ValueError(f"variant must be one of {variants()}, got {name!r}")
+    before = torch.ops.bumpnet_fast._cpu_variant(-1)
+    torch.ops.bumpnet_fast._cpu_variant(VARIANTS.index(name))
+    try:
+        yield
+    finally:
+        torch.ops.bumpnet_fast._cpu_variant(before)
+
+
+#: When kernels leave out pairs of points and bumps that add nothing (csrc/cull.h, kernels/cull.py).
+CULLING = ("never", "auto", "always")
+_culling = "auto"
+
+
+def culling() -> str:
+    """When pairs that add nothing are left out now: one of ``CULLING``."""
+    return _culling
+
+
+@contextlib.contextmanager
+def use_culling(when: str) -> Iterator[None]:
+    """Say inside the block when the kernels' jets and their gradients skip what is zero to working precision.
+
+    By default ("auto") they do where bumps are so many and so sharp that it pays; "never" and "always" are for tests
+    and benchmarks.  It holds for the CPU's kernels and for Triton's; the reference takes all pairs.
+
+    Raises
+    ------
+    ValueError
+        If ``when`` is none of the three.
+
+    Examples
+    --------
+    >>> with use_culling("never"):
+    ...     culling()
+    'never'
+    """
+    if when not in CULLING:
+        raise ValueError(f"when must be one of {', '.join(CULLING)}, got {when!r}")
+    before = _culling
+    _choose(when)
+    try:
+        yield
+    finally:
+        _choose(before)
+
+
+def _choose(when: str) -> None:
+    global _culling
+    _culling = when
+    if missing is None:
+        torch.ops.bumpnet_fast._cpu_culling(CULLING.index(when))

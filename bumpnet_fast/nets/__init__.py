@@ -1,0 +1,1 @@
+"""Modules of bumps: BumpNet and BumpDeepONet, rows that come and go, compiled training steps."""

@@ -1,0 +1,433 @@
+"""BumpNet, the drop-in layer: a network whose parameters are one tensor, one row per bump."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..core.functional import bump_basis, bump_design, bump_jet, check
+from ..core.jet import Jet
+from ..core.rows import Packed, RowLayout, grid_rows, orientation, pack
+
+_BY_ORDER = ("value", "gradient", "hessian")
+
+#: Beyond this p A the second derivatives of float32 have no digits left (docs/math.md, "accuracy").
+FLOAT32_SHARPEST = 1e5
+
+#: Half side lengths in edge widths (of psi, 1/s in units of B) beyond which hardly a point sees a gradient.
+_SHARPEST_EDGE = 1e3
+
+
+class BumpNet(nn.Module):
+    """Sum of rotated soft boxes, ``u(x) = sum_i h_i psi_i(x)``, with fast exact derivatives.
+
+    The bumps start on a uniform grid over the domain with zero amplitudes, in the shapes that were
+    measured to train best (docs/choosing.md).
+
+    Parameters
+    ----------
+    dim : int
+        Space dimension d >= 1.
+    bumps : int or tuple of int
+        Number of bumps, or of grid cells along each axis.
+    domain : nested sequence or Tensor, optional
+        [2, d], lower and upper corner of the box where the network is used; [-1, 1]^d by default.
+    outputs : int
+        Number of outputs K.
+    centre_box : float
+        The centres cannot leave the domain enlarged by this factor, at least 1.
+    scale : "auto", float or sequence of float
+        Internal units per unit of each coordinate.  "auto" makes the grid cells square, and more than some
+        hundreds of bumps no smaller than trains well.
+    overlap : float
+        Initial side lengths in grid cells.
+    sharpness : float, optional
+        Initial sharpness p; by default 1/sqrt(grid spacing), in internal units.
+    outer : "tied" or "free"
+        "tied" is the paper's outer slope ``s = 2 p``; "free" trains it as a column of its own.
+    dtype : torch.dtype or str, optional
+        float32 or float64; torch's default dtype by default.
+    device : torch.device or str, optional
+        Where the parameters live.
+
+    Attributes
+    ----------
+    rows : nn.Parameter
+        [M, columns]: all parameters; :attr:`layout` names the columns.
+    frame, domain : Tensor
+        Buffers [3, d] and [2, d].
+    layout : RowLayout
+        The columns of a row.
+    tied : bool
+        Whether the outer slope is tied to the sharpness.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument out of range, before anything is computed.
+
+    Notes
+    -----
+    arXiv:2512.17198, section 3; docs/math.md.
+
+    Examples
+    --------
+    >>> net = BumpNet(2, (4, 10))
+    >>> net
+    BumpNet(dim=2, bumps=40, outputs=1, outer='tied', parameters=280, dtype=float32)
+    >>> x = torch.rand(5, 2)
+    >>> net(x).shape, net.jet(x, want="laplacian").laplacian.shape
+    (torch.Size([5, 1]), torch.Size([5, 1]))
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        bumps: int | tuple[int, ...],
+        domain: Sequence | Tensor | None = None,
+        outputs: int = 1,
+        *,
+        centre_box: float = 1.3,
+        scale: str | float | Sequence[float] = "auto",
+        overlap: float = 3.0,
+        sharpness: float | None = None,
+        outer: str = "tied",
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        dim, outputs = positive_integer("dim", dim), positive_integer("outputs", outputs)
+        dtype, device = _float_type(dtype), torch.get_default_device() if device is None else torch.device(device)
+        if outer not in ("tied", "free"):
+            raise ValueError(f"outer must be 'tied' or 'free', got {outer!r}")
+        if _positive("centre_box", centre_box) < 1:
+            raise ValueError(f"centre_box must be at least 1, or the grid would leave it, got {centre_box}")
+        layout = RowLayout(dim, outputs, outer == "tied")
+        with torch.device("cpu"):
+            domain = _box(domain, dim, dtype)
+            rows, frame = grid_rows(
+                _grid(bumps, dim),
+                domain,
+                layout,
+                centre_box=float(centre_box),
+                scale=_scale(scale, dim),
+                overlap=_positive("overlap", overlap),
+                sharpness=None if sharpness is None else _positive("sharpness", sharpness),
+            )
+        self._adopt(layout, *(t.to(device, dtype) for t in (rows, frame, domain)))
+
+    def _adopt(self, layout: RowLayout, rows: Tensor, frame: Tensor, domain: Tensor) -> None:
+        self.layout, self.tied = layout, layout.tied
+        self.rows = nn.Parameter(rows)
+        self.register_buffer("frame", frame)
+        self.register_buffer("domain", domain)
+
+    @classmethod
+    def from_rows(cls, rows: Tensor, frame: Tensor, domain: Sequence | Tensor, tied: bool = True) -> BumpNet:
+        """A net of the bumps ``rows`` [M, columns], copied, in the frame [3, d].
+
+        Examples
+        --------
+        >>> net = BumpNet(1, 8)
+        >>> BumpNet.from_rows(net.rows[:3], net.frame, net.domain)
+        BumpNet(dim=1, bumps=3, outputs=1, outer='tied', parameters=12, dtype=float32)
+        """
+        if not isinstance(rows, Tensor) or not isinstance(frame, Tensor) or frame.dim() != 2:
+            raise TypeError("rows and frame must be tensors [M, columns] and [3, d]")
+        _, frame = check(rows.new_empty(0, frame.shape[1]), rows, frame, tied)
+        layout = RowLayout.of(rows, frame.shape[1], bool(tied))
+        if layout.outputs < 1:
+            raise ValueError(f"rows must have at least one amplitude, got shape {tuple(rows.shape)}")
+        if problem := _unfit(rows, layout):
+            raise ValueError(problem)
+        net = cls.__new__(cls)
+        nn.Module.__init__(net)
+        copies = (t.detach().clone() for t in (rows, frame, _box(domain, layout.dim, rows.dtype).to(rows)))
+        net._adopt(layout, *copies)
+        return net
+
+    # --- evaluation ----------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Value [N, K] at the points ``x`` [N, d]."""
+        return bump_jet(x, self.rows, self.frame, "value", tied=self.tied).value
+
+    def jet(self, x: Tensor, order: int = 2, want: str | None = None) -> Jet:
+        """Value and derivatives at ``x`` [N, d] in one pass.
+
+        Parameters
+        ----------
+        x : Tensor
+            [N, d].
+        order : int
+            0 for the value, 1 and the gradient, 2 and the full Hessian.
+        want : str, optional
+            Instead of ``order``: "value", "gradient", "diagonal", "hessian" or "laplacian".
+
+        Examples
+        --------
+        >>> net, x = BumpNet(2, 9), torch.rand(5, 2)
+        >>> net.jet(x).hessian.shape, net.jet(x, order=1).gradient.shape
+        (torch.Size([5, 1, 2, 2]), torch.Size([5, 1, 2]))
+        """
+        if want is None:
+            if not isinstance(order, int) or order not in (0, 1, 2):
+                raise ValueError(f"order must be 0, 1 or 2, got {order!r}")
+            want = _BY_ORDER[order]
+        return bump_jet(x, self._rows_now(), self.frame, want, tied=self.tied)
+
+    def basis(self, x: Tensor, want: str = "value") -> Jet:
+        """Jets of the bumps themselves: M functions in the place of the K outputs."""
+        return bump_basis(x, self._rows_now(), self.frame, want, tied=self.tied)
+
+    def design(self, coefficients, x: Tensor, want: str, derivatives: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Design matrix [N, M] of a row operator, and its shape derivatives; see :func:`bump_design`."""
+        rows = self._rows_now()
+        return bump_design(coefficients, x, rows, self.frame, want, tied=self.tied, derivatives=derivatives)
+
+    def _rows_now(self) -> Tensor:
+        """The rows outside of ``__call__``, whose hooks do not run here: one that computes them would be missed."""
+        if self._forward_pre_hooks and "rows" in vars(self):
+            remedy = "torch.nn.utils.prune.remove(net, 'rows') makes them a parameter again; a parametrization may stay"
+            raise RuntimeError(f"rows is computed by a hook of __call__, so that here it may be out of date: {remedy}")
+        return self.rows
+
+    # --- the bumps by name ---------------------------------------------------------------------
+
+    def _packed(self) -> Packed:
+        return pack(self.rows, self.frame, self.tied)
+
+    @property
+    def centres(self) -> Tensor:
+        """[M, d], in coordinates."""
+        return self._packed().c
+
+    @property
+    def sizes(self) -> Tensor:
+        """Side lengths [M, d], in internal units (those of ``frame[2]``)."""
+        return torch.exp(self.rows[:, self.layout.size])
+
+    @property
+    def sharpness(self) -> Tensor:
+        """Sharpness p [M] of the edges, per internal unit."""
+        return torch.exp(self.rows[:, self.layout.sharpness])
+
+    @property
+    def outer_slope(self) -> Tensor:
+        """Slope s [M] of the outer sigmoid; ``2 p`` when tied."""
+        return self._packed().s
+
+    @property
+    def amplitudes(self) -> Tensor:
+        """[M, K], a view of the rows."""
+        return self.rows[:, self.layout.amplitude]
+
+    @property
+    def peaks(self) -> Tensor:
+        """Each bump's height ``h psi(centre)`` [M, K]: what an amplitude means on its own."""
+        return self.amplitudes * _psi_at_centre(self._packed())[:, None]
+
+    def boxes(self) -> Tensor:
+        """Corners [M, 2^d, d] of the rotated boxes, in coordinates; neighbours share an edge.
+
+        In two dimensions the four corners go around the box.
+
+        Examples
+        --------
+        >>> BumpNet(1, 2, overlap=1.0).boxes()[:, :, 0].round(decimals=3).abs().tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+        """
+        d = self.layout.dim
+        gray = [i ^ i >> 1 for i in range(2**d)]
+        signs = self.rows.new_tensor([[1.0 if code >> k & 1 else -1.0 for k in range(d)] for code in gray])
+        rows = self.rows.detach()
+        _, Q, _ = orientation(rows[:, self.layout.skew], d)
+        along = 0.5 * signs * torch.exp(rows[:, None, self.layout.size])
+        return self.centres.detach()[:, None] + along @ Q / self.frame[2]
+
+    # --- care ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def perturb_(self, std: float, generator: torch.Generator | None = None) -> BumpNet:
+        """Add ``std`` N(0, 1) to every shape column, in place; the same for every dtype and device."""
+        std = 0.0 if std == 0 else _positive("std", std)
+        shape = rows_to_change(self)[:, : self.layout.shape_columns]
+        noise = torch.randn(shape.shape, dtype=torch.float64, device="cpu", generator=generator)
+        shape.add_((std * noise).to(shape))
+        return self
+
+    @torch.no_grad()
+    def check(self) -> list[str]:
+        """Health problems of the bumps in words; empty when there are none.
+
+        Looks for rows that are not finite, dying bumps (no higher at their centre than far away),
+        edges so sharp that gradients vanish, and float32 second derivatives without digits.  It
+        reads every row, so it is for now and then, not for every step.
+
+        Examples
+        --------
+        >>> BumpNet(2, 16).check()
+        []
+        """
+        packed, dtype = self._packed(), self.rows.dtype
+        rise = _psi_at_centre(packed) - torch.sigmoid(-packed.s * (2 * self.layout.dim - 1))
+        sA, pA = packed.s * packed.A.amin(1), self.sharpness * packed.A.amax(1)
+        findings = {
+            "have rows that are not finite": ~torch.isfinite(self.rows).all(1),
+            "are dying: no higher at their centre than far away": rise < torch.finfo(dtype).eps,
+            f"have edges so thin (s A > {_SHARPEST_EDGE:g}) that gradients vanish": sA > _SHARPEST_EDGE,
+        }
+        if dtype == torch.float32:
+            findings[f"have no digits in float32 second derivatives (p A > {FLOAT32_SHARPEST:g})"] = (
+                pA > FLOAT32_SHARPEST
+            )
+        counts = {text: int(mask.sum()) for text, mask in findings.items()}
+        return [f"{count} of {len(self.rows)} bumps {text}" for text, count in counts.items() if count]
+
+    def extra_repr(self) -> str:
+        bumps, layout = self.rows.shape[0], self.layout
+        outer, dtype = "tied" if self.tied else "free", str(self.rows.dtype).removeprefix("torch.")
+        counts = f"dim={layout.dim}, bumps={bumps}, outputs={layout.outputs}"
+        return f"{counts}, outer={outer!r}, parameters={self.rows.numel()}, dtype={dtype}"
+
+    # --- saving and loading --------------------------------------------------------------------
+
+    def get_extra_state(self) -> Tensor:
+        """Dimension, outputs and tie, which the width of the rows alone does not tell apart."""
+        return torch.tensor([self.layout.dim, self.layout.outputs, int(self.tied)], device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing to set: loading has already refused a layout that differs."""
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):
+        """As usual, but with any number of bumps.
+
+        The Parameter stays the one that an optimiser knows, and is resized; with ``assign=True`` it is replaced, as
+        always.  A graph made before cannot be run backwards any more, as after every load; a new one can.
+        """
+        rows, saved = state_dict.get(prefix + "rows"), state_dict.get(prefix + "_extra_state")
+        problem = None
+        if saved is not None and saved.tolist() != self.get_extra_state().tolist():
+            names = "dim, outputs, tied"
+            problem = f"({names}) are {saved.tolist()} in the checkpoint and {self.get_extra_state().tolist()} here"
+        elif rows is not None:
+            problem = _unfit(rows.to(self.rows.dtype), self.layout)
+        if problem:
+            error_msgs.append(f"{prefix}rows: {problem}")
+            return
+        if rows is not None and rows.shape != self.rows.shape:
+            if local_metadata.get("assign_to_params_buffers", False):
+                self.rows = nn.Parameter(self.rows.data.new_empty(rows.shape), self.rows.requires_grad)
+            else:
+                _resize(self.rows, rows.shape)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs)
+
+
+def _resize(parameter: nn.Parameter, shape: Sequence[int]) -> None:
+    """Give a Parameter another shape, and values to be overwritten; it stays the same object."""
+    data = parameter.data
+    # While a graph is alive, autograd keeps the size for the gradient; it forgets it when the dtype changes.
+    parameter.data = data.new_empty(0, dtype=torch.float16)
+    parameter.data = data.new_empty(shape)
+    parameter.grad = None
+
+
+def _psi_at_centre(packed: Packed) -> Tensor:
+    S = 2 * torch.tanh(packed.A).sum(-1) - (2 * packed.A.shape[-1] - 1)
+    return torch.sigmoid(packed.s * S)
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def positive_integer(name: str, value) -> int:
+    """``value`` as an int of at least 1; TypeError or ValueError naming the argument ``name``."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if count < 1 or isinstance(value, bool):
+        raise ValueError(f"{name} must be at least 1, got {value!r}")
+    return count
+
+
+def _positive(name: str, value) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return number
+
+
+def _grid(bumps, dim: int) -> int | tuple[int, ...]:
+    if not isinstance(bumps, (tuple, list)):
+        return positive_integer("bumps", bumps)
+    if len(bumps) != dim:
+        raise ValueError(f"bumps must be a number or {dim} numbers, one per dimension, got {bumps!r}")
+    return tuple(positive_integer("bumps", n) for n in bumps)
+
+
+def _box(domain, dim: int, dtype: torch.dtype) -> Tensor:
+    if domain is None:
+        return torch.tensor([[-1.0] * dim, [1.0] * dim], dtype=torch.float64)
+    try:
+        box = torch.as_tensor(domain).detach().to("cpu", torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"domain must be numbers [[lo, ...], [hi, ...]], got {domain!r}") from None
+    if box.shape != (2, dim):
+        raise ValueError(f"domain must have shape [2, {dim}] (lower and upper corner), got {tuple(box.shape)}")
+    seen = box.to(dtype)
+    if not bool(torch.isfinite(seen).all()) or not bool((seen[0] < seen[1]).all()):
+        wanted = f"finite with lower < upper in every coordinate, in {dtype}"
+        raise ValueError(f"domain must be {wanted}, got {box.tolist()}")
+    return box
+
+
+def _scale(scale, dim: int) -> str | tuple[float, ...]:
+    if isinstance(scale, str):
+        if scale != "auto":
+            raise ValueError(f"scale must be 'auto' or positive numbers, got {scale!r}")
+        return scale
+    try:
+        scales = torch.as_tensor(scale).flatten().tolist()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"scale must be 'auto' or positive numbers, got {scale!r}") from None
+    if len(scales) not in (1, dim):
+        raise ValueError(f"scale must be one number or {dim}, one per dimension, got {scale!r}")
+    return tuple(_positive("scale", s) for s in scales * (dim if len(scales) == 1 else 1))
+
+
+def _float_type(dtype: torch.dtype | str | None) -> torch.dtype:
+    wanted = torch.get_default_dtype() if dtype is None else dtype
+    wanted = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted
+    if wanted not in (torch.float32, torch.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {wanted if dtype is None else dtype!r}")
+    return wanted
+
+
+def _unfit(rows: Tensor, layout: RowLayout) -> str | None:
+    """Why ``rows`` cannot be the rows of a net of this layout, or None."""
+    if rows.dim() != 2 or rows.shape[0] < 1 or rows.shape[1] != layout.columns:
+        return f"the rows must have shape [bumps, {layout.columns}] with bumps >= 1, got {tuple(rows.shape)}"
+    if not bool(torch.isfinite(rows).all()):
+        return f"the rows must be finite, got {int((~torch.isfinite(rows)).any(1).sum())} rows that are not"
+    return None
+
+
+def rows_to_change(net: BumpNet) -> nn.Parameter:
+    """The net's Parameter, for changes in place; RuntimeError where ``rows`` is computed and would forget them."""
+    if "rows" not in dict(net.named_parameters(recurse=False)):
+        remedy = (
+            "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove makes them one again"
+        )
+        raise RuntimeError(f"rows must be a parameter to be changed, but they are computed from others: {remedy}")
+    return net.rows
+
+
+__all__ = ["FLOAT32_SHARPEST", "BumpNet"]

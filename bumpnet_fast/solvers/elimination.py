@@ -1,0 +1,338 @@
+"""How the rows of a system depend on the parameters that a descent steps in.
+
+The *inner* parameters of a system are the amplitudes and the unknowns of the equation; the others are
+the shapes.  ``Separable`` and ``Projected`` eliminate the inner ones, ``Joint`` steps in all.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.ranks import ALONE, Ranks
+from .residual import System
+
+#: Steps of the inner solve from a cold start, and from the tangent of a point nearby.
+_INNER_COLD, _INNER_WARM = 30, 4
+#: An inner solve is good when its next step would lower the loss by less than this fraction.
+_INNER_TOLERANCE = 0.05
+#: Halvings of an inner step.
+_HALVINGS = 8
+
+
+@dataclass
+class Point:
+    """A place in parameter space with all that was computed there."""
+
+    x: Tensor  # [P] stepped parameters
+    loss: float
+    residual: Tensor  # [R]
+    inner: Tensor  # [M K + T] amplitudes and unknowns
+    fit: Fit | None = None
+    damping: float | None = None  # of the descent that came here
+    scale: Tensor | None = None  # [P], likewise
+
+
+@dataclass
+class Fit:
+    """A ridge solve (see :func:`ridge_solve`): enough to repeat it for other right-hand sides."""
+
+    basis: Tensor  # [R, n], its columns, continued by the ridge rows, are orthonormal and span the scaled A^T
+    upper: Tensor  # [n, n]
+    length: Tensor  # [n] of the columns of A^T
+    ranks: Ranks  # which have the basis between them
+    reach: Tensor | None = None  # [P, n] the shape Jacobian's part within the basis
+
+    def solve(self, projection: Tensor) -> Tensor:
+        """Inner parameters from a right-hand side's products with the basis."""
+        h = torch.linalg.solve_triangular(self.upper, projection[:, None], upper=True)[:, 0] / self.length
+        return self.ranks.agreed(h)
+
+
+class _Model:
+    """What the models share: the layout of the parameters."""
+
+    def __init__(self, system: System, ridge: float):
+        self.system, self.ranks, self.ridge, self.stepped = system, system.ranks, ridge, 0
+        zero, _ = system.linearise()
+        self.reference_loss = self._square(zero)
+
+    def _square(self, residual: Tensor) -> float:
+        """The sum of squares of everyone's rows [R]."""
+        return float(self.ranks.total(residual @ residual))
+
+    def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes and inner parameters of rows, flat; the unknowns at their first guesses."""
+        layout = self.system.layout
+        shapes, amplitudes = rows.split([layout.shape_columns, layout.outputs], 1)
+        return shapes.flatten(), torch.cat([amplitudes.flatten(), self.system.guesses.to(rows)])
+
+    def _joined(self, shapes: Tensor, inner: Tensor) -> Tensor:
+        layout = self.system.layout
+        shapes = shapes.view(-1, layout.shape_columns)
+        return torch.cat([shapes, self._amplitudes(inner, len(shapes))], 1)
+
+    def _amplitudes(self, inner: Tensor, bumps: int) -> Tensor:
+        return inner[: bumps * self.system.layout.outputs].view(bumps, -1)
+
+    def unknowns(self, point: Point) -> Tensor:
+        """[T]."""
+        return point.inner[len(point.inner) - len(self.system.guesses) :]
+
+    def memory(self, point: Point) -> dict[str, Any]:
+        """What :meth:`recalled` makes the same point of, to the last bit."""
+        return {"x": point.x, "damping": point.damping, "scale": point.scale}
+
+    def recalled(self, memory: dict[str, Any]) -> Point:
+        x, scale = memory["x"], memory["scale"]
+        if scale is not None and scale.shape != x.shape:
+            raise ValueError(f"there are {len(x)} parameters and {len(scale)} scales")
+        return replace(self._recomputed(memory), damping=memory["damping"], scale=scale)
+
+    def _recomputed(self, memory: dict[str, Any]) -> Point:
+        return self.evaluate(memory["x"])
+
+    def _inner_matrix(self, rows: Tensor, jets: list, unknowns: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [R] and their derivatives [n, R] by the inner parameters."""
+        residual, coefficients = self.system.linearise(jets, unknowns)
+        A, _ = self.system.design(rows, coefficients)
+        return residual, torch.cat([A, self.system.sensitivity(jets, unknowns)]) if len(unknowns) else A
+
+
+class Separable(_Model):
+    """Rows ``A(shapes)^T h - b`` of a linear problem with the amplitudes h solved for (variable projection)."""
+
+    def __init__(self, system: System, ridge: float):
+        super().__init__(system, ridge)
+        offset, self.coefficients = system.linearise()
+        self.target = -offset
+
+    def start(self, rows: Tensor) -> Point:
+        return self.evaluate(self._split(rows)[0])
+
+    def rows(self, point: Point) -> Tensor:
+        return self._joined(point.x, point.inner)
+
+    def evaluate(self, x: Tensor) -> Point:
+        outputs = self.system.layout.outputs
+        bumps = len(x) // self.system.layout.shape_columns
+        A, _ = self.system.design(self._joined(x, x.new_zeros(bumps * outputs)), self.coefficients)
+        h, residual, fit, loss = ridge_solve(A, self.target, self.ridge, ranks=self.ranks)
+        return Point(x, loss, residual, h, fit)
+
+    def move(self, point: Point, step: Tensor) -> Point:
+        return self.evaluate(point.x + step)
+
+    def ahead(self, point: Point, step: Tensor) -> Tensor:
+        """Rows [R] a step away."""
+        return self.evaluate(point.x + step).residual
+
+    def jacobian(self, point: Point) -> tuple[Tensor, Tensor]:
+        """Kaufman's Jacobian, transposed, [P, R], and the gradient of half the loss."""
+        rows = self.rows(point)
+        _, D = self.system.design(rows, self.coefficients, derivatives=True)
+        J = self.system.shape_jacobian(D, self._amplitudes(point.inner, len(rows)))
+        J.addmm_(self.ranks.total(J @ point.fit.basis), point.fit.basis.T, alpha=-1)
+        return J, self.ranks.total(J @ point.residual)
+
+
+class Projected(_Model):
+    """Rows of any problem over the shapes, the inner parameters following along.
+
+    Every step is the Gauss-Newton step in all parameters with the inner ones eliminated and not damped
+    (functional variable projection, with Kaufman's Jacobian).  The inner ones first go along the
+    tangent, and are then solved for by a few Gauss-Newton steps of their own, on the rows as they are.
+    """
+
+    def start(self, rows: Tensor) -> Point:
+        shapes, inner = self._split(rows)
+        return self._fitted(shapes, inner, _INNER_COLD)
+
+    def rows(self, point: Point) -> Tensor:
+        return self._joined(point.x, point.inner)
+
+    def memory(self, point: Point) -> dict[str, Any]:
+        return super().memory(point) | {"inner": point.inner, "length": point.fit.length}
+
+    def _recomputed(self, memory: dict[str, Any]) -> Point:
+        return self._at(memory["x"], memory["inner"], memory["length"])[0]
+
+    def _rows_at(self, shapes: Tensor, inner: Tensor) -> tuple[Tensor, list, Tensor]:
+        rows = self._joined(shapes, inner)
+        return rows, self.system.jets(rows), inner[len(inner) - len(self.system.guesses) :]
+
+    def _fitted(self, shapes: Tensor, inner: Tensor, most: int) -> Point:
+        """The point at ``shapes`` with the inner parameters solved for, from a guess."""
+        length, best = None, None
+        for left in range(most, -1, -1):
+            best, step, after = self._at(shapes, inner, length)
+            if step is None:
+                return best
+            length = best.fit.length
+            gain = 1 - (self._square(after) + self._penalty(inner + step, length)) / max(best.loss, 1e-300)
+            if left == 0 or not gain > _INNER_TOLERANCE:
+                break
+            shorter = self._descended(best, step)
+            if shorter is None:
+                break
+            inner = shorter
+        return best
+
+    def _at(self, shapes: Tensor, inner: Tensor, length: Tensor | None) -> tuple[Point, Tensor | None, Tensor | None]:
+        """A point, the best step of the inner parameters from it, and the rows after that; None if not finite."""
+        rows, jets, unknowns = self._rows_at(shapes, inner)
+        residual, A = self._inner_matrix(rows, jets, unknowns)
+        if not self.ranks.every(bool(torch.isfinite(A).all())):
+            return Point(shapes, math.inf, residual, inner), None, None
+        step, after, fit, _ = ridge_solve(A, -residual, self.ridge, inner, length, self.ranks)
+        loss = self._square(residual) + self._penalty(inner, fit.length)
+        return Point(shapes, loss, residual, inner, fit), step, after
+
+    def _penalty(self, inner: Tensor, length: Tensor) -> float:
+        return self.ridge * float((length * inner).square().sum())
+
+    def _descended(self, point: Point, step: Tensor) -> Tensor | None:
+        """Inner parameters of a smaller loss, along ``step``."""
+        for halving in range(_HALVINGS):
+            inner = point.inner + 0.5**halving * step
+            _, jets, unknowns = self._rows_at(point.x, inner)
+            residual = self.system.residual(jets, unknowns)
+            if self._square(residual) + self._penalty(inner, point.fit.length) < point.loss:
+                return inner
+        return None
+
+    def _tangent(self, point: Point, step: Tensor) -> Tensor:
+        """Change of the inner parameters that best compensates that of the rows by a step in the shapes."""
+        return -point.fit.solve(step @ point.fit.reach)
+
+    def move(self, point: Point, step: Tensor) -> Point:
+        fit = point.fit
+        off = self.ranks.total(point.residual @ fit.basis)
+        guess = point.inner - fit.solve(off) + self._tangent(point, step)
+        return self._fitted(point.x + step, guess, _INNER_WARM)
+
+    def ahead(self, point: Point, step: Tensor) -> Tensor:
+        """Rows [R] a step away along the tangent."""
+        _, jets, unknowns = self._rows_at(point.x + step, point.inner + self._tangent(point, step))
+        return self.system.residual(jets, unknowns)
+
+    def jacobian(self, point: Point) -> tuple[Tensor, Tensor]:
+        """Kaufman's Jacobian, transposed, [P, R], and the gradient of half the loss."""
+        rows, jets, unknowns = self._rows_at(point.x, point.inner)
+        _, coefficients = self.system.linearise(jets, unknowns)
+        _, D = self.system.design(rows, coefficients, derivatives=True)
+        J = self.system.shape_jacobian(D, self._amplitudes(point.inner, len(rows)))
+        point.fit.reach = self.ranks.total(J @ point.fit.basis)
+        J.addmm_(point.fit.reach, point.fit.basis.T, alpha=-1)
+        return J, self.ranks.total(J @ point.residual)
+
+
+class Joint(_Model):
+    """Rows of any problem over all parameters together, the inner ones first."""
+
+    def start(self, rows: Tensor) -> Point:
+        """The better one of the given rows and of those with amplitudes solved for on the linearised problem."""
+        shapes, inner = self._split(rows)
+        self.stepped = len(inner)
+        residual, A = self._inner_matrix(rows, self.system.jets(rows), self.system.guesses)
+        change, *_ = ridge_solve(A, -residual, self.ridge, ranks=self.ranks)
+        points = [self.evaluate(torch.cat([z, shapes])) for z in (inner, inner + change)]
+        return min(points, key=lambda p: p.loss if math.isfinite(p.loss) else math.inf)
+
+    def rows(self, point: Point) -> Tensor:
+        return self._joined(point.x[self.stepped :], point.inner)
+
+    def _recomputed(self, memory: dict[str, Any]) -> Point:
+        layout, unknowns = self.system.layout, len(self.system.guesses)
+        bumps = (len(memory["x"]) - unknowns) // layout.columns
+        self.stepped = bumps * layout.outputs + unknowns
+        return self.evaluate(memory["x"])
+
+    def evaluate(self, x: Tensor) -> Point:
+        inner = x[: self.stepped]
+        jets = self.system.jets(self._joined(x[self.stepped :], inner))
+        residual = self.system.residual(jets, inner[len(inner) - len(self.system.guesses) :])
+        return Point(x, self._square(residual), residual, inner)
+
+    def move(self, point: Point, step: Tensor) -> Point:
+        return self.evaluate(point.x + step)
+
+    def ahead(self, point: Point, step: Tensor) -> Tensor:
+        """Rows [R] a step away."""
+        return self.evaluate(point.x + step).residual
+
+    def jacobian(self, point: Point) -> tuple[Tensor, Tensor]:
+        """The Jacobian, transposed, [P, R], and the gradient of half the loss."""
+        rows, unknowns, at = self.rows(point), self.unknowns(point), self.stepped
+        jets = self.system.jets(rows)
+        _, coefficients = self.system.linearise(jets, unknowns)
+        A, D = self.system.design(rows, coefficients, derivatives=True)
+        J = A.new_empty(len(point.x), self.system.size)
+        J[: len(A)] = A
+        J[len(A) : at] = self.system.sensitivity(jets, unknowns)
+        self.system.shape_jacobian(D, self._amplitudes(point.inner, len(rows)), out=J[at:])
+        return J, self.ranks.total(J @ point.residual)
+
+
+def ridge_solve(
+    A: Tensor,
+    target: Tensor,
+    ridge: float,
+    start: Tensor | None = None,
+    length: Tensor | None = None,
+    ranks: Ranks = ALONE,
+) -> tuple[Tensor, Tensor, Fit, float]:
+    """Least-squares solution h of ``A^T h = target`` with a ridge on the scaled amplitudes, by QR.
+
+    The columns are scaled to unit length, but by no less than 1e-6 of the longest: a dying bump
+    would otherwise get an amplitude without bound.  The ridge goes in as further rows, never through
+    normal equations, which would square a condition number of 1e10.
+
+    Parameters
+    ----------
+    A : Tensor
+        [n, R], float64.
+    target : Tensor
+        [R].
+    ridge : float
+        Weight of the squares of the scaled amplitudes.
+    start : Tensor, optional
+        [n].  If given, h is a change of ``start``, and the ridge is on their sum.
+    length : Tensor, optional
+        [n], the scale of the columns, if they shall not have their own.
+    ranks : Ranks
+        Who has further columns of A and entries of ``target``; the ridge rows are those of rank 0.
+
+    Returns
+    -------
+    h : Tensor
+        [n].
+    residual : Tensor
+        [R], ``A^T h - target``.
+    fit : Fit
+        The factors.
+    loss : float
+        Sum of squares of the residual and of the ridge rows.
+    """
+    n, R = A.shape
+    if length is None:
+        length = ranks.norm(torch.linalg.vector_norm(A, dim=1))
+        length = length.clamp_min(1e-6 * float(length.max()))
+    weight = math.sqrt(ridge) if ranks.rank == 0 else 0.0
+    augmented = A.new_zeros(n, R + n)
+    torch.div(A, length[:, None], out=augmented[:, :R])
+    augmented[:, R:].diagonal().fill_(weight)
+    Q, upper = ranks.qr(augmented.T)
+    y = target @ Q[:R]
+    if start is not None:
+        y = y - weight * (length * start) @ Q[R:]
+    y, fit = ranks.total(y), Fit(Q[:R], upper, length, ranks)
+    residual = Q @ y
+    residual[:R] -= target
+    if start is not None:
+        residual[R:] += weight * length * start
+    return fit.solve(y), residual[:R], fit, float(ranks.total(residual @ residual))

@@ -1,0 +1,143 @@
+"""The branch for a trunk that is given: coordinates in which it is well posed, and its last layer in closed form."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ...nets.deeponet import BumpDeepONet
+from .fit import Fit
+from .trunk import scaled_qr
+
+#: Ridges that are tried, relative to the largest singular value, squared.
+_RIDGES = 10.0 ** torch.arange(-16, 1, dtype=torch.float64)
+
+
+def last_layer(branch: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
+    """What comes before the last layer, and that layer if it is linear, else None."""
+    if isinstance(branch, nn.Linear):
+        return nn.Identity(), branch
+    if isinstance(branch, nn.Sequential) and len(branch) and isinstance(branch[-1], nn.Linear):
+        return branch[:-1], branch[-1]
+    return branch, None
+
+
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Let layers that behave otherwise in training, such as dropout, behave as in use, inside."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def is_linear(branch: nn.Module) -> bool:
+    """Whether the branch is nothing but a linear layer."""
+    return isinstance(branch, nn.Linear)
+
+
+def coordinates(A: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Combinations of the columns of A [R, M] that are orthogonal and of mean square 1.
+
+    Returns
+    -------
+    functions : Tensor
+        [R, M].
+    mix : Tensor
+        [M, M]: ``functions @ z`` has the amplitudes ``z @ mix``, that is, it is ``A @ (z @ mix)``.
+    """
+    Q, R, length = scaled_qr(A, ridge)
+    mix = (torch.linalg.inv(R) / length[:, None]).T
+    size = math.sqrt(len(A))
+    return size * Q[: len(A)], size * mix
+
+
+@contextlib.contextmanager
+def orthonormal(net: BumpDeepONet, mix: Tensor) -> Iterator[Tensor]:
+    """Let the branch give coordinates instead of amplitudes, inside; gives the matrix that makes amplitudes of them.
+
+    The bumps overlap so much that their amplitudes cancel by a factor of a thousand and more: no
+    gradient descent gets far in them.  The change of coordinates goes into the last layer and out
+    again, so the function that the net is stays the same.  A branch whose last layer is not linear
+    cannot take it, and keeps its amplitudes.
+    """
+    _, last = last_layer(net.branch)
+    if last is None:
+        yield torch.eye(len(mix)).to(net.rows)
+        return
+    _transform(last, torch.linalg.inv(mix))
+    try:
+        yield mix.to(net.rows)
+    finally:
+        _transform(last, mix)
+
+
+@torch.no_grad()
+def _transform(layer: nn.Linear, matrix: Tensor) -> None:
+    """Multiply what the layer gives, a row, by ``matrix`` from the right."""
+    layer.weight.copy_(matrix.T @ layer.weight.double())
+    if layer.bias is not None:
+        layer.bias.copy_(layer.bias.double() @ matrix)
+
+
+@torch.no_grad()
+def regress(net: BumpDeepONet, fit: Fit, targets: Tensor, mix: Tensor) -> None:
+    """Set the last layer of the branch, if it is linear, by ridge regression.
+
+    Parameters
+    ----------
+    fit : Fit
+        Whose inputs and weights count.
+    targets : Tensor
+        [B, M], coordinates of what is wanted.
+    mix : Tensor
+        As :func:`coordinates` gives it.
+    """
+    body, last = last_layer(net.branch)
+    if last is None:
+        return
+    with evaluating(net):
+        features = body(fit.inputs.to(net.rows)).double()
+    if last.bias is not None:
+        features = torch.cat([features, torch.ones_like(features[:, :1])], 1)
+    W = ridge_regression(fit.weights * features, fit.weights * targets) @ mix
+    last.weight.copy_(W[: last.in_features].T)
+    if last.bias is not None:
+        last.bias.copy_(W[-1])
+
+
+def ridge_regression(A: Tensor, B: Tensor) -> Tensor:
+    """Solution W [q, k] of ``A W = B`` for A [n, q] and B [n, k], the ridge chosen by generalised cross-validation.
+
+    Sensors of a smooth function are nearly dependent, and data may be noisy: the ridge that suits
+    one set of data is wrong by orders of magnitude for another.
+
+    Notes
+    -----
+    Golub, Heath and Wahba, Technometrics 21 (1979).
+
+    Examples
+    --------
+    >>> A = torch.randn(50, 3, dtype=torch.float64)
+    >>> W = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)
+    >>> torch.allclose(ridge_regression(A, A @ W), W)
+    True
+    """
+    U, s, V = torch.linalg.svd(A, full_matrices=False)
+    C = U.T @ B
+    outside = (B - U @ C).square().sum()
+    best, chosen = math.inf, None
+    for ridge in _RIDGES * float(s[0]) ** 2:
+        kept = s**2 / (s**2 + ridge)
+        residual = float(outside + ((1 - kept)[:, None] * C).square().sum())
+        score = residual / max(len(A) - float(kept.sum()), 0.5) ** 2
+        if score < best:
+            best, chosen = score, ridge
+    return V.T @ ((s / (s**2 + chosen))[:, None] * C)

@@ -1,0 +1,377 @@
+"""A problem, a net and points made into rows of a least-squares system, and their derivatives.
+
+Every row is one equation at one point, and depends on the net through its jet at that point only.
+So the linearised row is a row operator with the residual's derivatives by the jet as coefficients,
+which is what :func:`bumpnet_fast.bump_design` evaluates over all bumps (docs/math.md, "design").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.functional import bump_design, bump_jet
+from ..core.jet import Jet
+from ..core.ranks import ALONE, Ranks
+from ..core.reference import WANTS, second_shape
+from ..nets.bumpnet import BumpNet
+from ..problems import sampling
+from ..problems.base import Condition, Problem
+from .checks import check_net
+
+BOUNDARIES = ("hard", "soft")
+
+#: Coefficients c0, c1, c2 of the row operator of one equation for one output; None counts as zero.
+Coefficients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+@dataclass
+class Block:
+    """Rows of one kind: ``function(jet of the net at x)`` -> [n] or [n, E], times ``factor``.
+
+    With ``others``, more tensors of points [n, d], the function gets the jets at these too.  It gets the
+    unknowns of the equation by name.
+    """
+
+    name: str
+    x: Tensor
+    want: str
+    function: Callable[..., Tensor]
+    factor: float
+    others: tuple[Tensor, ...] = ()
+
+    def residual(self, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> Tensor:
+        """[E, n]."""
+        rows = self.function(*jets, **unknowns)
+        if rows.dim() not in (1, 2) or rows.shape[0] != len(self.x):
+            wanted = f"[{len(self.x)}] or [{len(self.x)}, equations]"
+            raise ValueError(f"the residual of {self.name!r} must have shape {wanted}, got {tuple(rows.shape)}")
+        return self.factor * rows.reshape(len(self.x), -1).T
+
+
+def blocks(
+    problem: Problem,
+    boundary: str,
+    counts: tuple[int, ...],
+    x: Tensor,
+    condition_weight: float,
+    weights: Tensor | None = None,
+    ranks: Ranks = ALONE,
+) -> list[Block]:
+    """The rows of a problem: its equation at ``x`` [N, d], its side conditions and, softly, its conditions.
+
+    The sum of squares of all rows is the mean square of the scaled residual plus the weighted mean
+    squares of the conditions.  ``weights`` [N] multiply the rows of the equation.  Of several ranks, all have the
+    equation at their own points, and every condition is one's: what it prescribes may go by the points' order.
+    """
+    number = ranks.number(len(x))
+    return ranks.checked(lambda: _blocks(problem, boundary, counts, x, number, condition_weight, weights, ranks))
+
+
+def _blocks(problem, boundary, counts, x, number, condition_weight, weights, ranks) -> list[Block]:
+    hard = boundary == "hard"
+    shifts = problem.shifts()[1:] if hard else []
+
+    def composed(x: Tensor, want: str) -> tuple[Callable[..., Jet], tuple[Tensor, ...]]:
+        """u from the jets of the net at ``x`` and at other points, and these points."""
+        if not hard:
+            return lambda v: v, ()
+        return problem.compose(x, want), tuple(x + x.new_tensor(shift) for shift in shifts)
+
+    compose, others = composed(x, problem.want)
+    factor = 1 / (problem.residual_scale * math.sqrt(max(1, number)))
+
+    def equation(*v: Jet, **unknowns: Tensor) -> Tensor:
+        residual = problem.residual(x, compose(*v), **unknowns)
+        return residual if weights is None else residual * weights.reshape(-1, *(1,) * (residual.dim() - 1))
+
+    rows = [Block(problem.name, x, problem.want, equation, factor, others)]
+    conditions = [*([] if hard else problem.conditions()), *problem.side_conditions()]
+    for condition in conditions[ranks.rank :: ranks.count]:
+        points = condition.points(counts).to(x)
+        factor = math.sqrt(condition_weight * condition.weight / max(1, len(points)))
+        rows.append(_condition_block(condition, points, factor, composed))
+    return rows
+
+
+def _condition_block(condition: Condition, x: Tensor, factor: float, composed: Callable) -> Block:
+    here, others = composed(x, condition.want)
+    if condition.period is None:
+        return Block(condition.name, x, condition.want, lambda *v, **_: condition.residual(x, here(*v)), factor, others)
+    beyond = x + x.new_tensor(condition.period)
+    there, more = composed(beyond, condition.want)
+
+    def residual(*v: Jet, **_) -> Tensor:
+        return condition.residual(x, here(*v[: 1 + len(others)]) - there(*v[1 + len(others) :]))
+
+    return Block(condition.name, x, condition.want, residual, factor, (*others, beyond, *more))
+
+
+class System:
+    """Least-squares rows over the bumps of a net, in float64 whatever the net's dtype.
+
+    Rows are counted R in all; of a block they are ordered by equation, then by point.
+
+    Parameters
+    ----------
+    blocks : list of Block
+        What the rows are.
+    net : BumpNet
+        Gives layout, frame, dtype and device; its rows are not read.
+    unknowns : mapping of str to float
+        First guesses of the T unknowns of the equation.
+    ranks : Ranks
+        Who has further rows: the R rows here are this rank's.
+    """
+
+    def __init__(
+        self,
+        blocks: list[Block],
+        net: BumpNet,
+        unknowns: Mapping[str, float] | None = None,
+        ranks: Ranks = ALONE,
+    ):
+        self.layout, self.frame, self.tied = net.layout, net.frame, net.tied
+        self.dtype = net.rows.dtype
+        self.blocks, self.ranks = blocks, ranks
+        self.names = tuple(unknowns or {})
+        self.guesses = torch.tensor([*(unknowns or {}).values()], dtype=torch.float64, device=net.rows.device)
+        self._points = [[x.to(net.rows) for x in (block.x, *block.others)] for block in blocks]
+        self._zero = [self._constant(block, 0.0) for block in blocks]
+        named = self._named(None)
+        pairs = [*zip(blocks, self._zero, strict=True)]
+        self._equations = ranks.checked(lambda: [len(block.residual(jets, named)) for block, jets in pairs])
+        self.size = sum(e * len(block.x) for e, block in zip(self._equations, blocks, strict=True))
+
+    def _named(self, unknowns: Tensor | None) -> dict[str, Tensor]:
+        values = self.guesses if unknowns is None else unknowns
+        return dict(zip(self.names, values.unbind(), strict=True))
+
+    # --- residuals -----------------------------------------------------------------------------
+
+    def jets(self, rows: Tensor) -> list[tuple[Jet, ...]]:
+        """Jets of the net with the given rows [M, columns] at the points of every block, as float64."""
+        rows = rows.to(self.dtype)
+
+        def jet(block: Block, x: Tensor) -> Jet:
+            return bump_jet(x, rows, self.frame, block.want, tied=self.tied).map(Tensor.double)
+
+        pairs = zip(self.blocks, self._points, strict=True)
+        return [tuple(jet(block, x) for x in points) for block, points in pairs]
+
+    def residual(self, jets: list[tuple[Jet, ...]], unknowns: Tensor | None = None) -> Tensor:
+        """All rows [R] at the given jets, and values of the unknowns [T] (by default the first guesses)."""
+        named, pairs = self._named(unknowns), [*zip(self.blocks, jets, strict=True)]
+        return torch.cat(self.ranks.checked(lambda: [b.residual(js, named).flatten() for b, js in pairs]))
+
+    def linearise(
+        self, jets: list[tuple[Jet, ...]] | None = None, unknowns: Tensor | None = None
+    ) -> tuple[Tensor, list[list[list[list[Coefficients]]]]]:
+        """Rows [R] at the jets (by default of u = 0) and coefficients by block, equation, argument and output.
+
+        Raises
+        ------
+        ValueError
+            If some equation does not depend on the net at all.
+        """
+        named, pairs = self._named(unknowns), [*zip(self.blocks, jets or self._zero, strict=True)]
+        parts = self.ranks.checked(lambda: [linearise(block, js, named) for block, js in pairs])
+        return torch.cat([r.flatten() for r, _ in parts]), [coefficients for _, coefficients in parts]
+
+    def sensitivity(self, jets: list[tuple[Jet, ...]], unknowns: Tensor) -> Tensor:
+        """Derivatives [T, R] of the rows by the unknowns."""
+        if not len(unknowns):
+            return unknowns.new_empty(0, self.size)
+        with torch.enable_grad():
+            leaves = [value.detach().clone().requires_grad_() for value in unknowns]
+            rows = self.residual(jets, torch.stack(leaves))
+            # Reverse mode twice: the gradient is linear in the weights, with the wanted rows as its derivative.
+            weights = torch.ones_like(rows, requires_grad=True)
+            grads = torch.autograd.grad(rows @ weights, leaves, create_graph=True, allow_unused=True)
+            columns = [torch.zeros_like(rows) if g is None else _derivative(g, weights) for g in grads]
+        return torch.stack(columns).detach()
+
+    def is_linear(self) -> bool:
+        """Whether every row is affine in the jet, judged by its coefficients at two random jets."""
+        if self.names:
+            return False
+        generator = torch.Generator().manual_seed(0)
+        samples = [[self._constant(block, 1.0, generator) for block in self.blocks] for _ in range(2)]
+        flat = [[c for b in self.linearise(jets)[1] for e in b for a in e for k in a for c in k] for jets in samples]
+
+        def same(a: Tensor | None, b: Tensor | None) -> bool:
+            return a is b if a is None or b is None else torch.allclose(a, b, 1e-9, 0.0, equal_nan=True)
+
+        return self.ranks.every(all(same(a, b) for a, b in zip(*flat, strict=True)))
+
+    def _constant(self, block: Block, size: float, generator: torch.Generator | None = None) -> tuple[Jet, ...]:
+        n, k, d = len(block.x), self.layout.outputs, self.layout.dim
+        level = WANTS.index(block.want)
+        shapes = [(n, k), (n, k, d), (n, k, *second_shape(level, d))][: min(level, 2) + 1]
+
+        def part(shape: tuple[int, ...]) -> Tensor:
+            return torch.randn(shape, dtype=torch.float64, generator=generator) if size else torch.zeros(shape)
+
+        arguments = range(1 + len(block.others))
+        return tuple(Jet(block.want, *(part(shape).to(block.x) for shape in shapes)) for _ in arguments)
+
+    # --- matrices ------------------------------------------------------------------------------
+
+    def design(self, rows: Tensor, coefficients, derivatives: bool = False) -> tuple[Tensor, list]:
+        """Derivatives of the linearised rows.
+
+        Returns
+        -------
+        A : Tensor
+            [M K, R] by the amplitudes.
+        D : list
+            By block, equation and output, [M, shape columns, n]: derivatives of the entries of A by
+            the shape columns of the bump; empty unless ``derivatives``.
+        """
+        rows = rows.to(self.dtype)
+        Phi, D = [], []
+        for block, points, by_equation in zip(self.blocks, self._points, coefficients, strict=True):
+            for by_argument in by_equation:
+                pairs = [
+                    self._operator(block.want, points, cs, rows, derivatives) for cs in zip(*by_argument, strict=True)
+                ]
+                Phi.append([phi for phi, _ in pairs])
+                D.append([d for _, d in pairs])
+        if len(Phi) == len(Phi[0]) == 1:
+            return Phi[0][0].double(), D
+        A = torch.cat([torch.stack(phis, 1) for phis in Phi], -1).double()
+        return A.flatten(0, 1), D
+
+    def _operator(self, want: str, points, by_argument, rows: Tensor, derivatives: bool):
+        """One row operator over the bumps, [M, n] and [M, shape columns, n], summed over the block's points."""
+        Phi = D = None
+        for x, cs in zip(points, by_argument, strict=True):
+            cs = tuple(None if c is None else c.to(self.dtype) for c in cs)
+            phi, d = bump_design(cs, x, rows, self.frame, want, tied=self.tied, derivatives=derivatives)
+            Phi = phi.T if Phi is None else Phi.add_(phi.T)
+            if derivatives:
+                D = d.movedim(0, -1) if D is None else D.add_(d.movedim(0, -1))
+        return Phi, D
+
+    def shape_jacobian(self, D: list, amplitudes: Tensor, out: Tensor | None = None) -> Tensor:
+        """Derivatives [M Q, R] of the rows by the Q shape columns of every bump, from ``amplitudes`` [M, K].
+
+        ``D`` may be overwritten: it is as large as the result.
+        """
+        columns = self.layout.shape_columns
+        if out is None and len(D) == len(D[0]) == 1 and D[0][0].dtype == torch.float64:
+            return D[0][0].mul_(amplitudes[:, 0, None, None]).flatten(0, 1)
+        if out is None:
+            out = amplitudes.new_empty(len(amplitudes) * columns, self.size)
+        target, start = out.view(len(amplitudes), columns, self.size), 0
+        for by_output in D:
+            stop = start + by_output[0].shape[-1]
+            part = target[..., start:stop]
+            torch.mul(by_output[0], amplitudes[:, 0, None, None], out=part)
+            for k, d in enumerate(by_output[1:], start=1):
+                part.addcmul_(d.double(), amplitudes[:, k, None, None])
+            start = stop
+        return out
+
+
+def linearise(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]):
+    """Rows [E, n] of a block at the given jets, and their coefficients by equation, argument and output."""
+    with torch.enable_grad():
+        leaves = [[t.detach().requires_grad_() for t in jet.parts() if t is not None] for jet in jets]
+        residual = block.residual(tuple(Jet(block.want, *parts) for parts in leaves), unknowns)
+        if not residual.requires_grad:
+            raise ValueError(f"the residual of {block.name!r} does not depend on u")
+        flat, per_jet = [t for parts in leaves for t in parts], len(leaves[0])
+        grads = [torch.autograd.grad(e.sum(), flat, retain_graph=True, allow_unused=True) for e in residual]
+    outputs, starts = range(jets[0].value.shape[1]), range(0, len(flat), per_jet)
+    by_equation = [
+        [[_of_output(by[at : at + per_jet], k, block.want) for k in outputs] for at in starts] for by in grads
+    ]
+    return residual.detach(), by_equation
+
+
+def _derivative(function: Tensor, by: Tensor) -> Tensor:
+    return torch.autograd.grad(function, by, retain_graph=True)[0]
+
+
+def _of_output(grads: tuple[Tensor | None, ...], k: int, want: str) -> Coefficients:
+    c0, c1, c2 = [*(None if g is None else g[:, k] for g in grads), None, None][:3]
+    if want == "hessian" and c2 is not None:
+        c2 = 0.5 * (c2 + c2.transpose(-1, -2))  # a residual may read one of two equal entries
+    return c0, c1, c2
+
+
+def collocation(
+    problem: Problem, net: BumpNet, points, kind: str, seed: int, ranks: Ranks = ALONE
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Points [N, d] for the equation, and the numbers per axis that suit the conditions.
+
+    ``points`` is their number, the numbers per axis, the points themselves, or None for those of the
+    problem or else five points per parameter.  A number is spread so that the points are as dense along
+    each axis as the bumps.  Of several ranks, each gets its share of the points; a tensor is a rank's own.
+    """
+    points = problem.points if points is None else points
+    x, counts = ranks.checked(lambda: _collocation(problem, net, points, kind, seed, ranks))
+    if isinstance(points, Tensor) and not ranks.alone:
+        counts = sampling.spread(ranks.number(len(x)), _widths(problem, net))
+    return x, counts
+
+
+def _widths(problem: Problem, net: BumpNet) -> tuple[float, ...]:
+    """Of the domain, in internal units."""
+    return tuple(((problem.domain[1] - problem.domain[0]) * net.frame[2].cpu().double()).tolist())
+
+
+def _collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int, ranks: Ranks):
+    domain, d, widths = problem.domain, net.layout.dim, _widths(problem, net)
+    if isinstance(points, Tensor):
+        if points.dim() != 2 or points.shape[1] != d or len(points) < 1 or not bool(torch.isfinite(points).all()):
+            raise ValueError(f"points must be finite and of shape [N, {d}] with N >= 1, got {tuple(points.shape)}")
+        return points.double().to(net.rows.device), sampling.spread(len(points), widths)
+    if isinstance(points, (tuple, list)):
+        counts = tuple(points)
+        if len(counts) != d or not all(isinstance(n, int) and n > 0 for n in counts):
+            raise ValueError(f"points must be {d} positive numbers, one per dimension, got {points!r}")
+    else:
+        number = 5 * net.rows.numel() if points is None else points
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(f"points must be a positive integer, {d} of them, or a tensor [N, {d}], got {points!r}")
+        counts = sampling.spread(number, widths)
+    x = sampling.interior(domain, counts, kind, seed)
+    x = x[problem.inside(x)]
+    if not len(x):
+        raise ValueError(f"no point of {counts} in the box is inside the domain of problem {problem.name!r}")
+    if len(x) < ranks.count:
+        raise ValueError(f"points must be at least one for each of {ranks.count} ranks, got {len(x)}")
+    return ranks.share(x).to(net.rows.device), counts
+
+
+def check_problem(problem: Problem) -> None:
+    """Raise TypeError for something else, such as a name."""
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, such as problems.get('poisson'), got {type(problem).__name__}")
+
+
+def check_kinds(problem: Problem, net: BumpNet) -> None:
+    """Raise TypeError unless these are a problem and a net."""
+    check_problem(problem)
+    if not isinstance(net, BumpNet):
+        raise TypeError(f"net must be a BumpNet, got {type(net).__name__}")
+
+
+def check_fit(problem: Problem, net: BumpNet, boundary: str | None) -> None:
+    """Raise TypeError or ValueError unless the net can represent the problem's solution on the problem's domain."""
+    check_kinds(problem, net)
+    boundary = problem.forms[0] if boundary is None else boundary
+    name = problem.name or type(problem).__name__
+    if boundary not in BOUNDARIES:
+        raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+    if boundary not in problem.forms:
+        raise ValueError(f"boundary of problem {name!r} must be {' or '.join(problem.forms)}, got {boundary!r}")
+    check_net(problem, net)
+    if not 0 < problem.residual_scale < math.inf:
+        raise ValueError(f"residual_scale of problem {name!r} must be positive, got {problem.residual_scale}")

@@ -1,0 +1,322 @@
+"""The state of a run in a file: all that it takes to go on as if nothing had happened.
+
+The file holds tensors and plain values only, and ``torch.load(path, weights_only=True)`` reads it:
+
+========= =======================================================================
+kind      "run", which tells it from a saved model
+version   format of the file, :data:`VERSION`
+solver    whose run it is: "train", "solve", "march", "evolve", "operator", ...
+problem   ``{"name": ..., "settings": {...}}``
+settings  what defines the run besides
+net       what the run began with; in training by first-order methods, its rows now
+state     where it is, in the solver's own terms; None at the start
+========= =======================================================================
+
+Training by first-order methods has, in the place of ``state``:
+
+========= =======================================================================
+progress  stage, iterations, seconds, history and events
+unknowns  of the equation
+best      loss, rows and unknowns of the best rows seen
+stage     the state of optimiser and schedule
+batches   the points and what comes next of them
+random    the state of torch's random numbers
+========= =======================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.files import CheckpointError, CheckpointWarning, atomic, one_line, read, sweep
+from ..nets.bumpnet import BumpNet
+
+#: Format of the files; in 1 all runs were of "train".
+VERSION = 2
+#: What every file has.
+KEYS = ("problem", "settings", "net")
+#: Seconds between two writes, if nothing else is asked for.
+EVERY = 10.0
+
+#: What reading a file that somebody has changed may end in.
+_WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
+
+
+def write(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """Write the state of a run, atomically."""
+    with atomic(path) as file:
+        torch.save(plain({"kind": "run", "version": VERSION, **content}), file)
+
+
+class File:
+    """Where a run writes its state.  What fails at the start is an error; later the run is worth more than its file.
+
+    It then goes on with a :class:`~bumpnet_fast.core.files.CheckpointWarning`, and tries again the next time.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path, self._late = path, False
+
+    def begin(self, content: dict[str, Any]) -> None:
+        """Write the first state, and remove what an earlier process left when it was killed while writing."""
+        sweep(self.path)
+        write(self.path, content)
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Write a later state, if that can be."""
+        try:
+            write(self.path, content)
+            self._late = False
+        except OSError as error:
+            if not self._late:
+                reason = f"cannot write {self.path}: {error.strerror}"
+                warnings.warn(f"{reason}; the run goes on, and tries again", CheckpointWarning, stacklevel=2)
+            self._late = True
+
+    def end(self) -> None:
+        """Say so if the file is older than the run."""
+        if self._late:
+            message = f"the end of the run could not be written: what is in {self.path} is older"
+            warnings.warn(message, CheckpointWarning, stacklevel=2)
+
+
+def load(path: str | os.PathLike, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """Read what :func:`write` wrote; raises as :func:`bumpnet_fast.core.files.read`."""
+    return {"solver": "train"} | read(path, "run", VERSION, (*KEYS, *keys))
+
+
+def plain(value: Any) -> Any:
+    """The same of builtin types, and of tensors on the CPU that have no more memory than they show.
+
+    Raises
+    ------
+    ValueError
+        If there is something else in it, which a file could not hold.
+
+    Examples
+    --------
+    >>> plain({"size": (2, torch.arange(9)[:2])})
+    {'size': (2, tensor([0, 1]))}
+    """
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return (list if isinstance(value, list) else tuple)(plain(item) for item in value)
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):  # NumPy's floats are floats
+            return kind(value)
+    if value is None or isinstance(value, (torch.dtype, torch.device)):
+        return value
+    raise ValueError(f"checkpoint can keep numbers, strings and tensors, not {type(value).__name__} {value!r}")
+
+
+# --- what a run is about -------------------------------------------------------------------------
+
+
+def described(problem: Any) -> dict[str, Any]:
+    """Name of a problem and those of its fields that are plain values."""
+    values = {f.name: getattr(problem, f.name) for f in fields(problem)}
+    kinds = (bool, int, float, str, tuple, type(None))
+    return {"name": problem.name, "settings": plain({key: v for key, v in values.items() if isinstance(v, kinds)})}
+
+
+def content(solver: str, problem: Any, net: BumpNet | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the file of a new run holds beside its state; raises ValueError for settings that no file can hold."""
+    began = {"problem": described(problem), "net": None if net is None else net_state(net)}
+    return plain({"solver": solver, **began, "settings": settings})
+
+
+def check_same(path: str | os.PathLike, what: str, saved: Any, given: Any) -> None:
+    """Raise ValueError, which names what differs, unless a run is about what is given now."""
+    if saved != given:
+        raise ValueError(f"{path} is about another {what}: {saved}, not {given}")
+
+
+def net_state(net: BumpNet) -> dict[str, Any]:
+    tensors = {name: getattr(net, name).detach().cpu() for name in ("rows", "frame", "domain")}
+    return tensors | {"tied": net.tied, "device": str(net.rows.device)}
+
+
+def check_device(device: str) -> str:
+    """The device that a run was on; ValueError if that is not here."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"the run was on {device!r}, and there is no CUDA device here")
+    return device
+
+
+def net_from(state: dict[str, Any]) -> BumpNet:
+    """The net of a run, on the device that it ran on; ValueError if that is not here."""
+    device = check_device(state["device"])
+    return BumpNet.from_rows(state["rows"], state["frame"], state["domain"], state["tied"]).to(device)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor | None]:
+    """That of torch's own random numbers, which a residual may draw."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+# --- the file of a run ---------------------------------------------------------------------------
+
+
+class Store:
+    """The file of a run, written at most every so many seconds, and when the ``with`` block of the run is left.
+
+    Without a path nothing is kept and nothing written.
+
+    Parameters
+    ----------
+    path : str, path or None
+        The file.
+    every : float
+        Seconds between two writes.
+    content : dict, optional
+        What the file holds, if a run goes on.
+
+    Attributes
+    ----------
+    on : bool
+        Whether there is a file.
+    state : dict or None
+        What :meth:`keep` was told last before the run was stopped.
+    """
+
+    def __init__(self, path: str | os.PathLike | None, every: float = EVERY, content: dict[str, Any] | None = None):
+        self.path, self.every, self.on = path, every, path is not None
+        self.content, self.state = content, None if content is None else content.get("state")
+        self._make: Callable[[], dict[str, Any]] | None = None
+        self._file = File(path) if self.on else None
+        self._cleared = contextlib.ExitStack()
+
+    def describe(self, describe: Callable[[], dict[str, Any]]) -> None:
+        """Say what a new run is, that is, give the entries of the file but for the state."""
+        if self.on and self.content is None:
+            self.content = describe()
+
+    def __enter__(self) -> Store:
+        if self.on:
+            if self.state is None:
+                self._file.begin(self.content | {"state": None})
+            else:
+                sweep(self.path)
+            self._cleared.enter_context(termination_raised())
+        self._written = time.monotonic()
+        return self
+
+    def __exit__(self, *_) -> None:
+        with self._cleared:
+            self.flush()
+            if self.on:
+                self._file.end()
+
+    def keep(self, make: Callable[[], dict[str, Any]]) -> None:
+        """Remember how to make the state that the run could go on from; write it if it is time."""
+        if self.on:
+            self._make = make
+            if time.monotonic() - self._written >= self.every:
+                self.flush()
+
+    def forget(self) -> None:
+        """Forget what was kept: something that it is made from is about to change."""
+        self._make = None
+
+    def flush(self) -> None:
+        """Write what was kept, if it is not written yet; see :class:`File` for what happens if that fails."""
+        if self._make is not None:
+            self._file.write(self.content | {"state": self._make()})
+            self._make, self._written = None, time.monotonic()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[dict[str, Any] | None]:
+        """The state, to be taken up inside; what goes wrong there is CheckpointError."""
+        try:
+            yield self.state
+        except CheckpointError:
+            raise
+        except _WRONG as error:
+            raise CheckpointError(f"{self.path} is damaged: {one_line(error)}") from error
+
+
+def opened(checkpoint: Any, every: float, describe: Callable[[], dict[str, Any]]) -> Store:
+    """The store of a run from the arguments ``checkpoint``, a path or a store, and ``every_seconds``."""
+    store = checkpoint if isinstance(checkpoint, Store) else Store(checkpoint, checked_seconds(every))
+    store.describe(describe)
+    return store
+
+
+def checked_seconds(every: float) -> float:
+    """Seconds between two writes; ValueError if they cannot be."""
+    if not isinstance(every, (int, float)) or isinstance(every, bool) or not 0 <= every < math.inf:
+        raise ValueError(f"every_seconds must be at least 0, got {every!r}")
+    return float(every)
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+def _terminate(*_) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def termination_raised() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit, so that what is open is closed; left alone where somebody handles it."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back, and SIGTERM where that raises; the function that it gives raises what there was.
+
+    So a step is never left half done.  A second signal is not held back.  Where somebody else handles
+    a signal, or outside the main thread, nothing is changed.
+    """
+    held: list[Callable] = []
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}
+    main = threading.current_thread() is threading.main_thread()
+    ours = {number: handler for number, handler in usual.items() if main and signal.getsignal(number) is handler}
+
+    def hold(number: int, frame) -> None:
+        if held:
+            ours[number](number, frame)
+        held.append(ours[number])
+
+    def release() -> None:
+        if held:
+            held[0](signal.SIGINT, None)
+
+    for number in ours:
+        signal.signal(number, hold)
+    try:
+        yield release
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)

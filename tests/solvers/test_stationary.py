@@ -1,0 +1,446 @@
+"""Variable projection and joint Levenberg-Marquardt: derivatives, convergence, stopping, bad input."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from cases import Cubic, Rotation, Tangle
+
+from bumpnet_fast import BumpNet, use_backend
+from bumpnet_fast.problems import Regression, get
+from bumpnet_fast.solvers.elimination import Joint, Projected, Separable, ridge_solve
+from bumpnet_fast.solvers.levenberg_marquardt import descend
+from bumpnet_fast.solvers.residual import System, blocks, collocation
+from bumpnet_fast.solvers.stationary import solve
+
+
+def net_for(problem, bumps=(4, 4), dtype="float64", **options):
+    return BumpNet(len(problem.lower), bumps, problem.domain, problem.outputs, dtype=dtype, **options)
+
+
+def model_for(kind, problem, net, boundary="hard", ridge=1e-12):
+    x, counts = collocation(problem, net, 60, "grid", 0)
+    return kind(System(blocks(problem, boundary, counts, x, 1.0), net), ridge)
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# --- the amplitudes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "R"), [(6, 40), (6, 4)])
+def test_ridge_solve_minimises_residual_and_ridge(n, R):
+    A, target = noise(n, R) * torch.logspace(-2, 2, n, dtype=torch.float64)[:, None], noise(R, seed=1)
+    h, residual, fit, loss = ridge_solve(A, target, 1e-3)
+    length = A.norm(dim=1)
+    rows = torch.cat([A, math.sqrt(1e-3) * torch.diag(length)], 1)
+    wanted = torch.linalg.lstsq(rows.T, torch.cat([target, torch.zeros(n)])[:, None]).solution[:, 0]
+    torch.testing.assert_close(h, wanted)
+    torch.testing.assert_close(residual, h @ A - target)
+    torch.testing.assert_close(loss, float(residual @ residual + 1e-3 * (length * h).square().sum()))
+    back = torch.cat([residual, math.sqrt(1e-3) * length * h]) @ rows.T
+    assert back.abs().max() < 1e-12 * length.max()
+    assert torch.linalg.matrix_rank(torch.cat([fit.basis, (A / length[:, None]).T], 1)) == min(n, R)
+
+
+def test_a_dying_bump_gets_no_boundless_amplitude():
+    A = noise(3, 20)
+    A[1] *= 1e-250
+    h, residual, *_ = ridge_solve(A, noise(20, seed=1), 1e-12)
+    assert torch.isfinite(h).all() and h.abs().max() < 1e9 and torch.isfinite(residual).all()
+
+
+# --- derivatives ---------------------------------------------------------------------------------
+
+
+def central(function, x, v, step=1e-6):
+    return (function(x + step * v) - function(x - step * v)) / (2 * step)
+
+
+@pytest.mark.parametrize("boundary", ["hard", "soft"])
+@pytest.mark.parametrize("problem", [get("helmholtz", a1=0.7, a2=1), Rotation()], ids=str)
+def test_gradient_of_variable_projection_is_exact(problem, boundary):
+    """The derivative of the loss with the amplitudes solved for; a ridge on scaled amplitudes is not varied."""
+    net = net_for(problem, 6).perturb_(0.2, torch.Generator().manual_seed(0))
+    model = model_for(Separable, problem, net, boundary, ridge=0.0)
+    point = model.start(net.rows.detach())
+    _, gradient = model.jacobian(point)
+    for seed in range(3):
+        v = noise(len(point.x), seed=seed)
+        wanted = central(lambda x: model.evaluate(x).loss, point.x, v)
+        assert 2 * float(gradient @ v) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("problem", [get("helmholtz", a1=0.7, a2=1), Rotation()], ids=str)
+def test_kaufman_jacobian_is_the_derivative_beyond_the_reach_of_the_amplitudes(problem):
+    net = net_for(problem, 6).perturb_(0.2, torch.Generator().manual_seed(0))
+    model = model_for(Separable, problem, net)
+    point = model.start(net.rows.detach())
+    J, _ = model.jacobian(point)
+    v = noise(len(point.x))
+    change = central(lambda x: model.evaluate(x).residual, point.x, v)
+    beyond = change - point.fit.basis @ (change @ point.fit.basis)
+    torch.testing.assert_close(v @ J, beyond, rtol=0, atol=float(1e-5 * beyond.abs().max()))
+    assert (J @ point.fit.basis).abs().max() < 1e-9 * J.abs().max()
+
+
+@pytest.mark.parametrize("problem", [Cubic(), Rotation(), get("poisson")], ids=str)
+def test_joint_jacobian_is_the_derivative(problem):
+    net = net_for(problem, 5).perturb_(0.2, torch.Generator().manual_seed(0))
+    model = model_for(Joint, problem, net)
+    point = model.start(net.rows.detach())
+    J, gradient = model.jacobian(point)
+    v = noise(len(point.x))
+    change = central(lambda x: model.evaluate(x).residual, point.x, v)
+    torch.testing.assert_close(v @ J, change, rtol=0, atol=float(1e-6 * change.abs().max()))
+    torch.testing.assert_close(gradient, J @ point.residual)
+
+
+@pytest.mark.parametrize("problem", [Cubic(), Rotation(), Tangle()], ids=str)
+def test_projected_jacobian_is_the_derivative_along_the_tangent(problem):
+    net = net_for(problem, 5).perturb_(0.2, torch.Generator().manual_seed(0))
+    model = model_for(Projected, problem, net)
+    shapes, inner = model._split(net.rows.detach())
+    point = model._fitted(shapes, noise(len(inner), seed=1), most=0)
+    J, gradient = model.jacobian(point)
+    v = noise(len(point.x))
+    change = central(lambda step: model.ahead(point, step), torch.zeros_like(v), v)
+    torch.testing.assert_close(v @ J, change, rtol=0, atol=float(1e-5 * change.abs().max()))
+    torch.testing.assert_close(gradient, J @ point.residual)
+    assert (J @ point.fit.basis).abs().max() < 1e-8 * J.abs().max()
+
+
+def test_projection_is_variable_projection_where_the_problem_is_linear():
+    problem = get("helmholtz", a1=0.7, a2=1)
+    net = net_for(problem, 6)
+    models = [model_for(kind, problem, net) for kind in (Separable, Projected)]
+    points = [model.start(net.rows.detach()) for model in models]
+    assert points[1].loss == pytest.approx(points[0].loss)
+    torch.testing.assert_close(points[1].inner, points[0].inner)
+    step = 0.1 * noise(len(points[0].x))
+    (J, gradient), (J1, gradient1) = (model.jacobian(point) for model, point in zip(models, points, strict=True))
+    torch.testing.assert_close(J1, J, rtol=0, atol=float(1e-7 * J.abs().max()))
+    torch.testing.assert_close(gradient1, gradient, rtol=0, atol=float(1e-7 * gradient.abs().max()))
+    moved = [model.move(point, step) for model, point in zip(models, points, strict=True)]
+    assert moved[1].loss == pytest.approx(moved[0].loss)
+
+
+def test_the_cold_start_solves_for_nonlinear_amplitudes():
+    problem = Cubic()
+    net = net_for(problem, 12)
+    model = model_for(Projected, problem, net)
+    point = model.start(net.rows.detach())
+    reachable = point.residual @ point.fit.basis
+    assert point.loss < 0.5 * model.reference_loss
+    assert reachable @ reachable < 0.05 * point.loss
+    assert model.start(model.rows(point)).loss <= point.loss
+
+
+def test_every_step_descends():
+    problem = get("poisson")
+    net = net_for(problem)
+    model = model_for(Separable, problem, net)
+    point = model.start(net.rows.detach())
+    losses = [point.loss]
+    losses += [later.loss for later in itertools.islice(descend(model, point, damping=1.0, step_cap=1.0), 8)]
+    assert len(losses) == 9 and all(b < a for a, b in itertools.pairwise(losses))
+    assert losses[-1] < 1e-4 * losses[0]
+
+
+def test_step_cap_holds():
+    problem = get("helmholtz", a1=2, a2=2)
+    net = net_for(problem).perturb_(0.3, torch.Generator().manual_seed(1))
+    model = model_for(Separable, problem, net)
+    point = model.start(net.rows.detach())
+    after = next(descend(model, point, damping=1e-8, step_cap=0.01))
+    # The step is the capped velocity and an acceleration of at most 0.4 of it in the scaled norm.
+    assert 0 < (after.x - point.x).abs().max() < 0.05
+
+
+# --- convergence ---------------------------------------------------------------------------------
+
+
+def test_poisson_by_variable_projection():
+    problem = get("poisson")
+    net = net_for(problem)
+    solution = solve(problem, net, iterations=25)
+    assert solution.rel_l2 < 3e-4 and solution.max_error < 1e-3
+    assert solution.net is net and solution.iterations == 25 and solution.stop_reason == "iterations"
+    x = 2 * torch.rand(100, 2, dtype=torch.float64) - 1
+    error = solution.predict(x)[:, 0] - problem.exact(x)
+    assert error.abs().max() <= 1.5 * solution.max_error
+    edge = torch.tensor([[1.0, 0.3], [-0.2, -1.0]], dtype=torch.float64)
+    assert solution.predict(edge).abs().max() < 1e-12
+
+
+def test_same_start_gives_the_same_rows():
+    problem = get("helmholtz", a1=1, a2=2)
+    rows = [solve(problem, net_for(problem), iterations=8).net.rows.detach() for _ in range(2)]
+    assert torch.equal(*rows)
+
+
+def test_backends_agree():
+    problem = get("helmholtz", a1=1, a2=2)
+    losses = []
+    for name in ("auto", "reference"):
+        with use_backend(name):
+            losses.append(solve(problem, net_for(problem), iterations=4).loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_helmholtz_of_the_paper():
+    problem = get("helmholtz")
+    solution = solve(problem, net_for(problem, (4, 10)), iterations=40)
+    assert solution.net.rows.numel() == 280 and solution.rel_l2 < 4e-5
+
+
+@pytest.mark.parametrize("method", ["varpro", "lm"])
+def test_soft_boundary(method):
+    problem = get("poisson", a1=1.5)
+    solution = solve(problem, net_for(problem, (5, 5)), method=method, boundary="soft", iterations=60)
+    assert solution.rel_l2 < 5e-3
+    x = torch.rand(3, 2, dtype=torch.float64)
+    assert torch.equal(solution.predict(x), solution.net(x))
+
+
+def test_box_far_from_square_with_boundary_values():
+    problem = get("helmholtz", a1=0.13, a2=0.9, lower=(0, 0), upper=(10, 1))
+    assert solve(problem, net_for(problem, (5, 4)), iterations=25).rel_l2 < 1e-4
+
+
+@pytest.mark.parametrize("method", ["lm", "auto"])
+def test_nonlinear_problem(method):
+    solution = solve(Cubic(), net_for(Cubic(), 8), method=method, iterations=60)
+    assert solution.rel_l2 < 1e-5
+    assert solution.method == {"auto": "gauss-newton"}.get(method, method)
+
+
+def test_linear_problem_by_joint_steps():
+    problem = get("poisson")
+    solution = solve(problem, net_for(problem).perturb_(0.05, torch.Generator().manual_seed(0)), method="lm")
+    assert solution.rel_l2 < 5e-4
+
+
+@pytest.mark.parametrize("method", ["varpro", "gauss-newton", "lm"])
+@pytest.mark.parametrize("boundary", ["hard", "soft"])
+def test_system_with_two_outputs(method, boundary):
+    problem = Rotation()
+    solution = solve(problem, net_for(problem, 6), method=method, boundary=boundary, iterations=40)
+    assert solution.rel_l2 < 1e-4
+    start = solution.predict(torch.zeros(1, 1, dtype=torch.float64))
+    torch.testing.assert_close(start, torch.tensor([[0.0, 1.0]]).double(), rtol=0, atol=1e-4)
+
+
+def test_float32_net():
+    problem = get("poisson")
+    solution = solve(problem, net_for(problem, dtype="float32"), iterations=25)
+    assert solution.net.rows.dtype == torch.float32
+    assert solution.predict(torch.zeros(1, 2)).dtype == torch.float32
+    assert solution.rel_l2 < 1e-3
+
+
+def test_free_outer_slope():
+    problem = get("poisson")
+    assert solve(problem, net_for(problem, outer="free"), iterations=25).rel_l2 < 3e-4
+
+
+def test_problem_without_exact_solution():
+    problem = get("poisson")
+    f = problem.exact
+
+    class Unknown(type(problem)):
+        def exact(self, x):
+            return None
+
+        def residual(self, x, u):
+            return u.laplacian[:, 0] + self.residual_scale * f(x)
+
+    net = net_for(problem)
+    solution = solve(Unknown(), net, iterations=12)
+    assert solution.rel_l2 is None and solution.max_error is None
+    assert all("rel_l2" not in entry for entry in solution.history)
+    x = 2 * torch.rand(100, 2, dtype=torch.float64) - 1
+    assert (solution.predict(x)[:, 0] - f(x)).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize("method", ["gauss-newton", "lm"])
+@pytest.mark.parametrize("boundary", ["hard", "soft"])
+def test_an_unknown_coefficient_is_found(method, boundary):
+    problem = get("inverse-heat", true_k=0.35)
+    solution = solve(problem, net_for(problem), method=method, boundary=boundary, iterations=80, condition_weight=100.0)
+    assert solution.unknowns == {"k": pytest.approx(0.35, rel=1e-3)} and solution.rel_l2 < 1e-3
+
+
+def test_an_unknown_coefficient_from_noisy_data():
+    problem = get("inverse-heat", noise=0.01, measurements=100)
+    solution = solve(problem, net_for(problem), iterations=40)
+    assert solution.unknowns["k"] == pytest.approx(0.2, rel=0.05)
+
+
+def test_side_conditions_are_imposed_in_the_hard_form_too():
+    problem = get("allen-cahn", nu=0.002, a=1.0)
+    solution = solve(problem, net_for(problem, (16, 3)), iterations=30)
+    ends = torch.tensor([[-1.0, 0.7], [1.0, 0.7]], dtype=torch.float64)
+    u = solution.jet(ends, "gradient")
+    assert abs(u.value[0] - u.value[1]) < 1e-3 and abs(u.d(0)[0] - u.d(0)[1]) < 0.1
+    assert solution.rel_l2 < 1e-2
+
+
+def test_periodic_problem_is_exactly_periodic():
+    problem = get("advection", nu=2)
+    solution = solve(problem, net_for(problem), iterations=30)
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    ends = [solution.jet(torch.stack([torch.full_like(t, end), t], 1), "gradient") for end in (0, 2 * math.pi)]
+    torch.testing.assert_close(ends[0].value, ends[1].value, atol=1e-9, rtol=0)
+    torch.testing.assert_close(ends[0].gradient, ends[1].gradient, atol=1e-6, rtol=0)
+    assert solution.rel_l2 < 1e-4
+
+
+def test_three_outputs_and_three_coordinates():
+    flow = solve(get("kovasznay"), net_for(get("kovasznay"), (4, 5)), iterations=15)
+    assert flow.rel_l2 < 1e-2
+    heat = solve(get("heat2d"), net_for(get("heat2d"), (3, 3, 2)), iterations=15)
+    assert heat.rel_l2 < 1e-2
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 4])
+def test_regression_in_any_dimension(dim):
+    problem = Regression.of(lambda x: torch.exp(-x.square().sum(1)), [-1] * dim, [1] * dim)
+    bumps = {1: 6, 2: (4, 4), 3: (3, 3, 3), 4: (2, 2, 2, 2)}[dim]
+    assert solve(problem, net_for(problem, bumps), iterations=20).rel_l2 < 1e-2
+
+
+def test_regression_through_data_collocates_at_the_data():
+    x = 2 * torch.rand(300, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 1
+    problem = Regression.through(x, torch.sin(x.sum(1)))
+    solution = solve(problem, net_for(problem), iterations=20)
+    assert solution.rel_l2 is None and (solution.predict(x)[:, 0] - torch.sin(x.sum(1))).abs().max() < 1e-3
+
+
+def test_an_l_shape_is_solved_on_the_l():
+    problem = get("lshape")
+    net = net_for(problem, (5, 5))
+    solution = solve(problem, net, iterations=40)
+    assert solution.boundary == "soft" and solution.rel_l2 < 5e-2
+    with pytest.raises(ValueError, match="boundary of problem 'lshape' must be soft, got 'hard'"):
+        solve(problem, net, boundary="hard")
+
+
+# --- course of a run -----------------------------------------------------------------------------
+
+
+def test_history_and_callback_tell_every_iteration():
+    problem, told = get("poisson"), []
+    solution = solve(problem, net_for(problem), iterations=12, callback=told.append)
+    assert [p.iteration for p in told] == [e["iteration"] for e in solution.history] == list(range(13))
+    assert [p.loss for p in told] == [e["loss"] for e in solution.history]
+    assert [p.iteration for p in told if p.rel_l2 is not None] == [0, 10, 12]
+    assert {e["iteration"] for e in solution.history if "rel_l2" in e} == {0, 10, 12}
+    seconds = [p.seconds for p in told]
+    assert seconds == sorted(seconds) and seconds[-1] <= solution.seconds
+    assert solution.loss == told[-1].loss and solution.rel_l2 == pytest.approx(told[-1].rel_l2)
+
+
+@pytest.mark.parametrize("when", [0, 4])
+def test_interrupt_keeps_the_best(when):
+    problem, seen = get("poisson"), []
+
+    def press_ctrl_c(progress):
+        seen.append(progress)
+        if progress.iteration == when:
+            raise KeyboardInterrupt
+
+    solution = solve(problem, net_for(problem), callback=press_ctrl_c)
+    assert solution.stop_reason == "interrupted" and solution.iterations == when
+    assert solution.loss == seen[-1].loss == min(p.loss for p in seen)
+    same = solve(problem, net_for(problem), iterations=when)
+    assert torch.equal(solution.net.rows, same.net.rows)
+
+
+def test_small_problems_take_one_thread_and_give_the_others_back(threads):
+    threads(2)
+    problem, during = get("poisson"), []
+    solve(problem, net_for(problem), iterations=1, callback=lambda _: during.append(torch.get_num_threads()))
+    with pytest.raises(ValueError, match="nonlinear"):
+        solve(Cubic(), net_for(Cubic(), 4), method="varpro")
+    assert set(during) == {1} and torch.get_num_threads() == 2
+
+
+def test_other_errors_of_a_callback_pass_through():
+    def broken(progress):
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        solve(get("poisson"), net_for(get("poisson")), callback=broken)
+
+
+def test_reasons_for_stopping():
+    problem = get("poisson")
+
+    def reason(bumps=(2, 2), problem=problem, **options):
+        return solve(problem, net_for(problem, bumps), **options).stop_reason
+
+    assert reason(iterations=0) == "iterations"
+    assert reason(max_seconds=1e-9) == "time"
+    assert reason((4, 4), tolerance=0.99) == "converged"
+    assert reason(tolerance=0, iterations=2000) == "no further decrease"
+
+    class Nothing(type(problem)):
+        def exact(self, x):
+            return torch.zeros_like(x[:, 0])
+
+    assert reason(problem=Nothing()) == "loss floor"
+
+
+def test_no_iterations_is_the_best_amplitudes():
+    problem = get("poisson")
+    net = net_for(problem)
+    shapes = net.rows.detach()[:, :6].clone()
+    solution = solve(problem, net, iterations=0)
+    assert torch.equal(net.rows[:, :6], shapes) and 0 < solution.rel_l2 < 0.5
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"method": "adam"}, "method must be one of auto, varpro, gauss-newton, lm, got 'adam'"),
+    ({"boundary": "firm"}, "boundary must be one of hard, soft, got 'firm'"),
+    ({"sampling": "halton"}, "sampling must be one of .* got 'halton'"),
+    ({"points": -1}, "points must be"),
+    ({"iterations": -1}, "iterations must be an integer of at least 0, got -1"),
+    ({"iterations": 1.5}, "iterations must be an integer"),
+    ({"max_seconds": 0}, "max_seconds must be positive, got 0"),
+    ({"max_seconds": "long"}, "max_seconds must be positive, got 'long'"),
+    ({"damping": 0.0}, "damping must be positive"),
+    ({"step_cap": float("nan")}, "step_cap must be positive, got nan"),
+    ({"condition_weight": -1.0}, "condition_weight must be positive"),
+    ({"ridge": -1e-9}, "ridge must be at least 0"),
+    ({"tolerance": float("inf")}, "tolerance must be at least 0"),
+    ({"seed": "a"}, "seed must be an integer"),
+    ({"refine": -1}, "refine must be an integer of at least 0, got -1"),
+])  # fmt: skip
+def test_wrong_options_are_named_before_anything_happens(options, message):
+    problem = get("poisson")
+    net = net_for(problem)
+    before = net.rows.detach().clone()
+    with pytest.raises(ValueError, match=message):
+        solve(problem, net, **options)
+    assert torch.equal(net.rows, before)
+
+
+def test_variable_projection_refuses_a_nonlinear_problem():
+    with pytest.raises(ValueError, match=r"'cubic' is nonlinear in u .* use method='gauss-newton'"):
+        solve(Cubic(), net_for(Cubic(), 4), method="varpro")
+
+
+def test_a_residual_that_is_not_finite_is_refused():
+    class Broken(type(get("poisson"))):
+        def residual(self, x, u):
+            return u.laplacian[:, 0] / 0.0
+
+    with pytest.raises(ValueError, match="residual of problem 'poisson' is not finite at the start"):
+        solve(Broken(), net_for(get("poisson")))
