@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from bumpnet_fast import plotting
 from bumpnet_fast.cli import evolve, main, operator, solve
-from bumpnet_fast.solvers import runs
+from bumpnet_fast.solvers import run_state
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {"solve": solve, "evolve": evolve, "operator": operator}
@@ -133,7 +133,7 @@ def test_a_killed_run_goes_on(number, code, every, tmp_path):
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 60
     while not (killed / "run.pt").exists() or (
-        number == signal.SIGKILL and runs.load(killed / "run.pt")["state"] is None
+        number == signal.SIGKILL and run_state.load(killed / "run.pt")["state"] is None
     ):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
@@ -141,7 +141,7 @@ def test_a_killed_run_goes_on(number, code, every, tmp_path):
     process.send_signal(number)
     output, _ = process.communicate()
     assert process.returncode == code, output
-    done = len(runs.load(killed / "run.pt")["state"]["history"]) - 1
+    done = len(run_state.load(killed / "run.pt")["state"]["history"]) - 1
     assert 0 <= done < 40 and not (killed / "model.pt").exists()
     assert resume(line, killed) == 0
     assert_same_files(killed, whole)

@@ -181,16 +181,16 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from bumpnet_fast import cli
-from bumpnet_fast.solvers import runs
+from bumpnet_fast.solvers import run_state
 
-write, written = runs.write, []
+write, written = run_state.write, []
 
 def write_and_die(path, content):
     write(path, content)
     if content["progress"]["taken"] >= 20:
         os.kill(os.getpid(), signal.SIGKILL)
 
-runs.write = write_and_die
+run_state.write = write_and_die
 cli.main(sys.argv[1:])
 """
 

@@ -9,7 +9,7 @@ from bumpnet_fast import BumpNet, problems
 from bumpnet_fast.core.files import CheckpointError
 from bumpnet_fast.io import saved as checkpoint
 from bumpnet_fast.io.recording import Recording, load
-from bumpnet_fast.solvers import Progress, march, prune, reach, runs, solve, train
+from bumpnet_fast.solvers import Progress, march, prune, reach, run_state, solve, train
 
 POISSON = problems.get("poisson")
 
@@ -133,10 +133,10 @@ def test_what_a_killed_run_had_recorded_after_its_state_is_forgotten(tmp_path):
     state, path, whole = tmp_path / "run.pt", tmp_path / "record.pt", Recording()
     solve(POISSON, grid(3, 3), iterations=6, callback=whole)
     solve(POISSON, grid(3, 3), iterations=6, checkpoint=state, callback=stopping(lambda progress: None, 3))
-    early = runs.load(state)
+    early = run_state.load(state)
     with Recording(path) as recording:
         checkpoint.resume(state, callback=recording)
-    runs.write(state, early)  # as if the file had not been written since
+    run_state.write(state, early)  # as if the file had not been written since
     with Recording(path) as recording:
         assert places(recording.frames) == [(i, 9) for i in range(3, 7)]
         checkpoint.resume(state, callback=recording)

@@ -21,7 +21,7 @@ from bumpnet_fast.core import files
 from bumpnet_fast.io.saved import resume
 from bumpnet_fast.problems import get
 from bumpnet_fast.problems.evolution import get_evolution
-from bumpnet_fast.solvers import evolve, march, runs, solve, train
+from bumpnet_fast.solvers import evolve, march, run_state, solve, train
 
 HERE = Path(__file__).parent
 KILLS = int(os.environ.get("BUMPNET_TEST_KILLS", "2"))
@@ -102,7 +102,7 @@ def die_in(place, number):
 
 def kept(path):
     """Of how many iterations the file knows."""
-    content = runs.load(path)
+    content = run_state.load(path)
     if content["solver"] == "train":
         return len(content["progress"]["history"])
     if content["state"] is None:

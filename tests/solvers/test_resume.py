@@ -15,7 +15,7 @@ from cases import Cubic
 from bumpnet_fast import BumpNet
 from bumpnet_fast.io.saved import CheckpointError, resume, save
 from bumpnet_fast.problems import Poisson, get
-from bumpnet_fast.solvers import first_order, runs, train
+from bumpnet_fast.solvers import first_order, run_state, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,7 +117,7 @@ def test_a_second_interrupt_does_not_wait_and_leaves_the_last_good_state(tmp_pat
     Stopping.calls = 0
     stopped = train(problem, net_for(problem), checkpoint=tmp_path / "run.pt", every=8, **options)
     assert stopped.stop_reason == "interrupted"
-    assert runs.load(tmp_path / "run.pt")["progress"]["taken"] in (16, 24)
+    assert run_state.load(tmp_path / "run.pt")["progress"]["taken"] in (16, 24)
     assert torch.isfinite(stopped.net.rows).all()
     assert_same(resume(tmp_path / "run.pt", problem=problem), whole)
 
@@ -159,7 +159,7 @@ def test_killed(case, at, tmp_path):
     command = [sys.executable, "-c", KILLED, str(path), str(at), json.dumps(options), "SIGKILL"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
-    assert 0 < runs.load(path)["progress"]["taken"] <= at
+    assert 0 < run_state.load(path)["progress"]["taken"] <= at
     assert_same(resume(path), whole)
 
 
@@ -171,7 +171,7 @@ def test_terminated(tmp_path):
     command = [sys.executable, "-c", KILLED, str(path), "30", json.dumps(options), "SIGTERM"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 128 + signal.SIGTERM, process.stderr
-    assert runs.load(path)["progress"]["taken"] == 30  # not 28, where it is written anyway
+    assert run_state.load(path)["progress"]["taken"] == 30  # not 28, where it is written anyway
     assert_same(resume(path), whole)
 
 
@@ -234,7 +234,7 @@ def test_more_iterations(tmp_path):
     first = train(problem, net_for(problem), method="adam+lbfgs", iterations=(20, 20), checkpoint=path, **SMALL)
     longer = resume(path, iterations=(20, 60))
     assert longer.iterations == 80 and longer.loss < first.loss
-    assert runs.load(path)["settings"]["iterations"] == (20, 60)
+    assert run_state.load(path)["settings"]["iterations"] == (20, 60)
     whole = train(problem, net_for(problem), method="adam+lbfgs", iterations=(20, 60), **SMALL)
     assert torch.equal(longer.net.rows, whole.net.rows)
     assert [e["loss"] for e in longer.history] == [e["loss"] for e in whole.history]
@@ -275,8 +275,8 @@ def changed(content, **changes):
 def test_the_file_is_plain_data(good, tmp_path):
     (tmp_path / "run.pt").write_bytes(good)
     content = torch.load(tmp_path / "run.pt", weights_only=True)
-    assert content["kind"] == "run" and content["version"] == runs.VERSION
-    assert content["problem"] == {"name": "poisson", "settings": runs.described(get("poisson"))["settings"]}
+    assert content["kind"] == "run" and content["version"] == run_state.VERSION
+    assert content["problem"] == {"name": "poisson", "settings": run_state.described(get("poisson"))["settings"]}
     assert content["progress"]["taken"] == 40 and content["settings"]["method"] == "adam+lbfgs"
 
 
@@ -337,4 +337,4 @@ def test_a_diverged_run_does_not_spoil_its_file(tmp_path):
     path = tmp_path / "run.pt"
     solution = train(Cliff(), net_for(Cliff()), iterations=100, checkpoint=path, every=5, **SMALL)
     assert solution.stop_reason == "diverged"
-    assert torch.isfinite(runs.load(path)["net"]["rows"]).all()
+    assert torch.isfinite(run_state.load(path)["net"]["rows"]).all()

@@ -19,7 +19,7 @@ from bumpnet_fast import BumpNet
 from bumpnet_fast.core.files import CheckpointWarning
 from bumpnet_fast.io.saved import CheckpointError, resume
 from bumpnet_fast.problems import Poisson, get
-from bumpnet_fast.solvers import grow, march, prune, reach, runs, solve, train
+from bumpnet_fast.solvers import grow, march, prune, reach, run_state, solve, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,7 +148,7 @@ def test_killed(name, every, code, done, tmp_path):
     command = [sys.executable, "-c", KILLED, str(path), name, str(every)]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == code, process.stderr
-    assert len(runs.load(path)["state"]["history"]) == done + 1
+    assert len(run_state.load(path)["state"]["history"]) == done + 1
     assert_same(resume(path), whole)
     assert os.listdir(tmp_path) == ["run.pt"]
 
@@ -176,7 +176,7 @@ def test_a_march_goes_on_in_its_window(options, stop, tmp_path, monkeypatch):
     stopped = march(problem, (3, 3), checkpoint=path, callback=interrupt_at(stop), **options)
     assert stopped.stop_reason == "interrupted"
     finished = len(stopped.parts) - 1
-    assert len(runs.load(path)["state"]["done"]) == finished
+    assert len(run_state.load(path)["state"]["done"]) == finished
     told = []
     assert_same_march(resume(path, callback=told.append), whole)
     assert told[0].iteration > stop  # nothing is computed again
@@ -247,7 +247,7 @@ def good(tmp_path_factory):
 def test_the_file_is_plain_data(good, tmp_path):
     (tmp_path / "run.pt").write_bytes(good)
     content = torch.load(tmp_path / "run.pt", weights_only=True)
-    assert (content["kind"], content["version"], content["solver"]) == ("run", runs.VERSION, "solve")
+    assert (content["kind"], content["version"], content["solver"]) == ("run", run_state.VERSION, "solve")
     assert content["settings"]["iterations"] == 9 and len(content["state"]["history"]) == 6
 
 
@@ -334,8 +334,8 @@ def test_what_cannot_be_stored_is_said_before_the_work(tmp_path):
 
 
 def test_writes_are_seldom(tmp_path, monkeypatch):
-    written, write = [], runs.write
-    monkeypatch.setattr(runs, "write", lambda path, content: (written.append(1), write(path, content)))
+    written, write = [], run_state.write
+    monkeypatch.setattr(run_state, "write", lambda path, content: (written.append(1), write(path, content)))
     net = BumpNet(2, (3, 4), Poisson().domain, dtype="float64")
     solve(Poisson(), net, iterations=20, checkpoint=tmp_path / "run.pt")
     assert len(written) == 2  # at the start and at the end

@@ -10,7 +10,7 @@ from test_resume import changed
 
 from bumpnet_fast.io.saved import CheckpointError, resume
 from bumpnet_fast.problems.evolution import get_evolution
-from bumpnet_fast.solvers import evolve, runs
+from bumpnet_fast.solvers import evolve, run_state
 from bumpnet_fast.solvers.evolution.integrators import SCIPY, _attributes
 
 CASES = {
@@ -77,7 +77,7 @@ def test_an_error_in_the_callback_loses_nothing(tmp_path):
     path = tmp_path / "run.pt"
     with pytest.raises(MemoryError):
         run("bdf", checkpoint=path, callback=interrupt_at(4, MemoryError))
-    assert len(runs.load(path)["state"]["times"]) == 5
+    assert len(run_state.load(path)["state"]["times"]) == 5
     assert_same(resume(path), whole_run("bdf"))
 
 

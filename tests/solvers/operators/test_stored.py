@@ -10,7 +10,7 @@ from torch import nn
 from bumpnet_fast import BumpDeepONet
 from bumpnet_fast.io.saved import CheckpointError, resume
 from bumpnet_fast.problems.operators import get_operator
-from bumpnet_fast.solvers import runs
+from bumpnet_fast.solvers import run_state
 from bumpnet_fast.solvers.operators import train
 
 SMALL = {"functions": 60, "test_functions": 20, "trunk_iterations": 12, "iterations": 40, "batch": 32}
@@ -90,7 +90,7 @@ def test_interrupted_in_lbfgs(tmp_path):
     whole, path = whole_run("adam, polished"), tmp_path / "run.pt"
     number = [entry["stage"] for entry in whole.history].index("lbfgs")
     run("adam, polished", checkpoint=path, callback=interrupt_at(number))
-    assert runs.load(path)["state"]["stage"] == "lbfgs"
+    assert run_state.load(path)["state"]["stage"] == "lbfgs"
     assert_same(resume(path), whole)
 
 
@@ -114,7 +114,7 @@ def test_an_error_in_the_middle_of_a_step_leaves_the_last_good_state(case, tmp_p
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(gradient.Adam, "step", torn)
         run(case, checkpoint=path, every_seconds=0)
-    assert runs.load(path)["state"]["now"]["steps"]["left"] == 10
+    assert run_state.load(path)["state"]["now"]["steps"]["left"] == 10
     assert_same(resume(path), whole)
 
 
