@@ -97,7 +97,7 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 def options_of(function: Callable) -> dict[str, Any]:
     """Keyword-only parameters that have no flag of their own, with their defaults."""
-    flags = {"method", "boundary", "seed", "dtype", "device", "callback", "checkpoint"}
+    flags = {"method", "boundary", "seed", "dtype", "device", "callback", "callbacks", "checkpoint", "stop"}
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in flags}
 

@@ -86,9 +86,10 @@ def is_first_order(method: str) -> bool:
 def settable(problem: type[Problem], method: str = "auto", search: str | None = None) -> dict[str, dict[str, Any]]:
     """All that ``--set`` reaches, with the defaults, by what it belongs to; ``search`` is "reach" or "prune"."""
     from ..nets.bumpnet import BumpNet
-    from ..solvers import strategies
+    from ..solvers import stationary, strategies
 
-    solver = options_of(_solver(method)) | (options_of(getattr(strategies, search)) if search else {})
+    solver = stationary.options_of(method) | options_of(stationary.solve)
+    solver |= options_of(getattr(strategies, search)) if search else {}
     scopes = {"solver": solver, "net": options_of(BumpNet), "run": {"graded": 0.0, "perturb": 0.0}}
     return {"problem": problem.settings(), **scopes}
 
@@ -190,18 +191,11 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     return problem, net
 
 
-def _solver(method: str) -> Callable[..., Solution]:
-    """The function of the library for ``method``."""
-    from ..solvers import first_order, stationary
-
-    return first_order.train if is_first_order(method) else stationary.solve
-
-
 def _call(
     problem: Problem, net: BumpNet, arguments: argparse.Namespace, settings: dict[str, Any], folder: Path
 ) -> Callable[..., Solution | March]:
     """The call of the library that is asked for; it takes the callback."""
-    from ..solvers import marching, strategies
+    from ..solvers import marching, stationary, strategies
 
     choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
     choices |= settings["solver"] | {"checkpoint": folder / resume.STATE}
@@ -214,7 +208,7 @@ def _call(
         start = {"net": settings["net"] | {"dtype": arguments.dtype}, **settings["run"]}
         choices |= {"windows": windows, **start}
         return lambda callback: marching.march(problem, arguments.bumps, callback=callback, **choices)
-    return lambda callback: _solver(arguments.method)(problem, net, callback=callback, **choices)
+    return lambda callback: stationary.solve(problem, net, callback=callback, **choices)
 
 
 def _run(arguments: argparse.Namespace, folder: Path, call: Callable[..., Solution | March]) -> Solution | March:

@@ -109,19 +109,19 @@ def _solution(file: Path, problem: Any, history: list[dict], summary: dict[str, 
     entries = [entry for entry in history if "event" not in entry]
     begun = {"boundary": model.boundary or "soft", "history": entries}
     if model.windows:
-        return _completed(March(problem, parts=list(model.windows), **begun | _numbers(summary)), summary)
+        return _completed(March(problem=problem, parts=list(model.windows), **begun | _numbers(summary)), summary)
     events = [Event(e["iteration"], e["event"], e["before"], e["bumps"], e["loss"]) for e in history if "event" in e]
     more = {"unknowns": summary.get("unknowns") or {}, "events": events}
-    return _completed(Solution(model.net, problem, **begun | more | _numbers(summary)), summary)
+    return _completed(Solution(net=model.net, problem=problem, **begun | more | _numbers(summary)), summary)
 
 
 def _numbers(summary: dict[str, Any]) -> dict[str, Any]:
     """What a summary knows of a solution; null stands for what JSON has no number for."""
     if not summary:
         unknown = {"loss": math.nan, "rel_l2": None, "max_error": None, "seconds": 0.0, "iterations": 0}
-        return unknown | {"stop_reason": "", "method": ""}
-    keys = ("rel_l2", "max_error", "seconds", "iterations", "stop_reason", "method")
-    return {key: summary[key] for key in keys} | {"loss": _number(summary["loss"])}
+        return unknown | {"stop": "", "method": ""}
+    keys = ("rel_l2", "max_error", "seconds", "iterations", "method")
+    return {key: summary[key] for key in keys} | {"loss": _number(summary["loss"]), "stop": summary["stop_reason"]}
 
 
 def _number(value: float | None) -> float:

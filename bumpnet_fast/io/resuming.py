@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.files import CheckpointError
-from ..solvers import evolution, first_order, marching, run_state, stationary, strategies
+from ..solvers import evolution, marching, run_state, stationary, strategies
 from ..solvers.operators import stored, train
 
 #: The solvers that keep their state in a ``Store``, and what a resumption may change.
@@ -26,8 +26,6 @@ _FOLLOWING = ("every_seconds", "callback")
 def resume(path: str | os.PathLike, problem: Any, content: dict[str, Any], **options: Any) -> Any:
     """Go on with the run in ``path``, which holds ``content``; see :func:`bumpnet_fast.io.saved.resume`."""
     name = content["solver"]
-    if name == "train":
-        return first_order.resume(path, problem, **options)
     if name not in _SOLVERS:
         raise CheckpointError(f"{path} holds a run of {name!r}, which is not known here")
     solver, changeable = _SOLVERS[name]
@@ -40,6 +38,8 @@ def resume(path: str | os.PathLike, problem: Any, content: dict[str, Any], **opt
     start = _operator_start(store, options) if name == "operator" else _start(store)
     with store.reading():
         settings = dict(content["settings"])
+        if name == "solve":
+            settings["method"] = stationary.rebuilt(settings["method"])
     return solver(problem, *start, **settings | options, checkpoint=store)
 
 

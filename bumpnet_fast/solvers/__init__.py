@@ -1,17 +1,30 @@
 """Solvers: what trains a net to solve a problem; none knows a problem by name."""
 
 from .evolution import Evolution, evolve, uniform_net
-from .first_order import train
+from .gradient import LBFGS, Adam, VarProAdam
+from .levenberg_marquardt import GaussNewton, LeastSquares, LevenbergMarquardt, VarPro
+from .loop import Method, Progress, Stop, StopReason
 from .marching import March, march
 from .placement import drop_outside, grade
-from .stationary import Progress, Solution, solve
+from .solution import Solution
+from .stationary import solve, train
 from .strategies import grow, prune, reach
 
 __all__ = [
+    "LBFGS",
+    "Adam",
     "Evolution",
+    "GaussNewton",
+    "LeastSquares",
+    "LevenbergMarquardt",
     "March",
+    "Method",
     "Progress",
     "Solution",
+    "Stop",
+    "StopReason",
+    "VarPro",
+    "VarProAdam",
     "drop_outside",
     "evolve",
     "grade",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.ranks import ALONE, Ranks
+from ..core.ranks import ALONE
 from .residual import System
 
 #: Steps of the inner solve from a cold start, and from the tangent of a point nearby.
@@ -22,6 +22,8 @@ _INNER_COLD, _INNER_WARM = 30, 4
 _INNER_TOLERANCE = 0.05
 #: Halvings of an inner step.
 _HALVINGS = 8
+#: Rows of a block of the Gram matrix; leaving out the blocks above the diagonal saves a third.
+_GRAM_BLOCK = 48
 
 
 @dataclass
@@ -38,13 +40,22 @@ class Point:
 
 
 @dataclass
+class Normal:
+    """Normal equations of a Gauss-Newton step."""
+
+    matrix: Tensor  # [P, P], of which the lower triangle counts
+    gradient: Tensor  # [P] of half the loss
+    jacobian: Tensor | None = None  # [P, R], where the curvature of the rows along a step is to be measured
+
+
+@dataclass
 class Fit:
     """A ridge solve (see :func:`ridge_solve`): enough to repeat it for other right-hand sides."""
 
     basis: Tensor  # [R, n], its columns, continued by the ridge rows, are orthonormal and span the scaled A^T
     upper: Tensor  # [n, n]
     length: Tensor  # [n] of the columns of A^T
-    ranks: Ranks  # which have the basis between them
+    ranks: Any  # which have the basis between them
     reach: Tensor | None = None  # [P, n] the shape Jacobian's part within the basis
 
     def solve(self, projection: Tensor) -> Tensor:
@@ -78,6 +89,11 @@ class _Model:
 
     def _amplitudes(self, inner: Tensor, bumps: int) -> Tensor:
         return inner[: bumps * self.system.layout.outputs].view(bumps, -1)
+
+    def normal(self, point: Point) -> Normal:
+        """The normal equations of a step from ``point``."""
+        J, gradient = self.jacobian(point)
+        return Normal(self.ranks.total(lower_gram(J)), gradient, J)
 
     def unknowns(self, point: Point) -> Tensor:
         """[T]."""
@@ -284,7 +300,7 @@ def ridge_solve(
     ridge: float,
     start: Tensor | None = None,
     length: Tensor | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Any = ALONE,
 ) -> tuple[Tensor, Tensor, Fit, float]:
     """Least-squares solution h of ``A^T h = target`` with a ridge on the scaled amplitudes, by QR.
 
@@ -304,7 +320,7 @@ def ridge_solve(
         [n].  If given, h is a change of ``start``, and the ridge is on their sum.
     length : Tensor, optional
         [n], the scale of the columns, if they shall not have their own.
-    ranks : Ranks
+    ranks : of :mod:`bumpnet_fast.core.ranks`
         Who has further columns of A and entries of ``target``; the ridge rows are those of rank 0.
 
     Returns
@@ -336,3 +352,17 @@ def ridge_solve(
     if start is not None:
         residual[R:] += weight * length * start
     return fit.solve(y), residual[:R], fit, float(ranks.total(residual @ residual))
+
+
+def lower_gram(J: Tensor) -> Tensor:
+    """``J J^T`` [P, P] of J [P, R], only the lower triangle filled for certain: all that Cholesky reads.
+
+    >>> J = torch.arange(200.0).reshape(100, 2)
+    >>> torch.equal(lower_gram(J).tril(), (J @ J.T).tril())
+    True
+    """
+    H = J.new_zeros(len(J), len(J))
+    for start in range(0, len(J), _GRAM_BLOCK):
+        stop = min(start + _GRAM_BLOCK, len(J))
+        torch.mm(J[start:stop], J[:stop].T, out=H[start:stop, :stop])
+    return H

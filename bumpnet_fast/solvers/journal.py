@@ -15,11 +15,13 @@ import torch
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
 from . import run_state
-from .stationary import Solution, solve
+from .loop import StopReason
+from .solution import Solution
+from .stationary import solve
 
 #: What of a solution is neither given by the caller nor the net's rows.
-_FOUND = ("boundary", "history", "loss", "rel_l2", "max_error", "seconds", "iterations", "stop_reason", "method",
-          "unknowns")  # fmt: skip
+_FOUND = ("boundary", "history", "loss", "rel_l2", "max_error", "seconds", "processor_seconds", "iterations", "stop",
+          "method", "unknowns", "warnings")  # fmt: skip
 
 
 class Journal:
@@ -51,7 +53,7 @@ class Journal:
         else:
             solution = solve(problem, net, checkpoint=_Part(self, self._now), **options)
             self._now, self.ended = None, self.seconds()
-            if solution.stop_reason == "interrupted":
+            if solution.stop is StopReason.INTERRUPTED:
                 return solution
             if self.store.on:
                 self.done.append(self._entry(solution))
@@ -76,7 +78,7 @@ class Journal:
             net.rows.copy_(entry["rows"])
             run_state.set_random_state(entry["random"], net.rows.device)
             self.ended = float(entry["ended"])
-            return Solution(net, problem, **{name: entry[name] for name in _FOUND})
+            return Solution(net=net, problem=problem, **{name: entry[name] for name in _FOUND})
 
 
 class _Part(run_state.Store):

@@ -1,15 +1,18 @@
-"""Damped Gauss-Newton descent with geodesic acceleration, for any model that can linearise itself."""
+"""The one Levenberg-Marquardt: damped Gauss-Newton steps with geodesic acceleration, and the methods made of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .elimination import Point
+from .arguments import number, option, positive
+from .elimination import Joint, Normal, Point, Projected, Separable
+from .loop import Method, StopReason
 
 #: Marquardt's scaling forgets large diagonals by this factor per iteration.
 _FADE = 0.9
@@ -21,25 +24,29 @@ _PROBE = 0.1
 _ACCELERATION_MOST = 0.4
 #: Damping of the amplitudes relative to that of the shapes, where they are stepped together.
 _AMPLITUDE_DAMPING = 1e-2
-#: Rows of a block of the Gram matrix; leaving out the blocks above the diagonal saves a third.
-_GRAM_BLOCK = 48
+#: Iterations over which the relative decrease of the loss is judged.
+PATIENCE = 10
+#: A loss this small, relative to that of u = 0, is rounding.
+_FLOOR = 1e-28
 
 
-def descend(model, point: Point, damping: float, step_cap: float) -> Iterator[Point]:
+def descend(model: Any, point: Any, damping: float, step_cap: float) -> Iterator[Any]:
     """Points of ever smaller loss by damped Gauss-Newton steps; ends when no step decreases the loss.
 
     The damping follows Nielsen's rule in the metric of Marquardt's scaling.  A step is the velocity
-    of the damped normal equations plus half the geodesic acceleration, which follows the curved
-    floor of the valley that the velocity is tangent to.  The first ``model.stepped`` unknowns are
+    of the damped normal equations plus, where the model gives a Jacobian, half the geodesic acceleration, which follows
+    the curved floor of the valley that the velocity is tangent to.  The first ``model.stepped`` unknowns are
     amplitudes: damped less, and not capped.
 
-    A point that comes out of here knows its own damping and scaling: from it, a descent goes on.
+    A model has ``normal(point)`` and ``move(point, step)``, for the acceleration ``ahead(point, step)``, and ``ranks``;
+    a point has ``loss``, ``damping`` and ``scale``.  A point that comes out of here knows its own damping and scaling:
+    from it, a descent goes on.
     """
     growth, scale, ranks = 2.0, point.scale, model.ranks
     damping = damping if point.damping is None else point.damping
     while True:
-        J, gradient = model.jacobian(point)
-        H = ranks.total(lower_gram(J))
+        normal = model.normal(point)
+        H, gradient = normal.matrix, normal.gradient
         diagonal = H.diagonal().clone()
         scale = diagonal if scale is None else torch.maximum(diagonal, _FADE * scale)
         metric = scale.clamp_min(1e-14 * float(scale.max()))
@@ -55,12 +62,13 @@ def descend(model, point: Point, damping: float, step_cap: float) -> Iterator[Po
                 continue
             velocity = ranks.agreed(-torch.cholesky_solve(gradient[:, None], L)[:, 0])
             slope, size = float(gradient @ velocity), float(metric @ velocity.square())
-            cap = min(1.0, step_cap / float(velocity[model.stepped :].abs().max()))
+            longest = velocity[model.stepped :].abs().max() if len(velocity) > model.stepped else 0.0
+            cap = min(1.0, step_cap / max(float(longest), 1e-300))
             velocity *= cap
             # (H + damping metric) velocity = -gradient spares H @ velocity.
             predicted = -2 * cap * slope + cap**2 * (slope + damping * size)
-            step = ranks.agreed(velocity + _acceleration(model, point, J, L, metric, velocity))
-            trial = model.move(point, step)
+            bend = _acceleration(model, point, normal, L, metric, velocity)
+            trial = model.move(point, ranks.agreed(velocity + bend))
             if math.isfinite(trial.loss) and trial.loss < point.loss:
                 gain = min((point.loss - trial.loss) / max(predicted, 1e-300), 1.0)
                 damping = max(damping * max(1 / 5, 1 - (2 * gain - 1) ** 3), 1e-15)
@@ -70,25 +78,176 @@ def descend(model, point: Point, damping: float, step_cap: float) -> Iterator[Po
         yield point
 
 
-def lower_gram(J: Tensor) -> Tensor:
-    """``J J^T`` [P, P] of J [P, R], only the lower triangle filled for certain: all that Cholesky reads.
-
-    >>> J = torch.arange(200.0).reshape(100, 2)
-    >>> torch.equal(lower_gram(J).tril(), (J @ J.T).tril())
-    True
-    """
-    H = J.new_zeros(len(J), len(J))
-    for start in range(0, len(J), _GRAM_BLOCK):
-        stop = min(start + _GRAM_BLOCK, len(J))
-        torch.mm(J[start:stop], J[:stop].T, out=H[start:stop, :stop])
-    return H
-
-
-def _acceleration(model, point: Point, J: Tensor, L: Tensor, metric: Tensor, velocity: Tensor) -> Tensor | float:
-    """Half the geodesic acceleration along ``velocity``, or 0 where it is too large to be trusted."""
+def _acceleration(
+    model: Any, point: Any, normal: Normal, L: Tensor, metric: Tensor, velocity: Tensor
+) -> Tensor | float:
+    """Half the geodesic acceleration along ``velocity``, or 0 where it is not known, or too large to be trusted."""
+    J = normal.jacobian
+    if J is None:
+        return 0.0
     ahead = model.ahead(point, _PROBE * velocity)
     curvature = (2 / _PROBE) * ((ahead - point.residual) / _PROBE - velocity @ J)
     bend = model.ranks.total(J @ curvature)
     half = -0.5 * torch.cholesky_solve(bend[:, None], L)[:, 0]
     sizes = [float((metric * v * v).sum()) ** 0.5 for v in (half, velocity)]
     return half if sizes[0] <= _ACCELERATION_MOST * sizes[1] else 0.0
+
+
+def converged(history: Sequence[dict[str, Any]], tolerance: float) -> bool:
+    """Whether the loss has decreased by no more than the fraction ``tolerance`` over the last iterations."""
+    if len(history) <= PATIENCE:
+        return False
+    earlier, loss = history[-1 - PATIENCE]["loss"], history[-1]["loss"]
+    return earlier - loss <= tolerance * earlier
+
+
+class Descent(Method):
+    """A method that goes down the points of :func:`descend`; subclasses say in which model.
+
+    Attributes
+    ----------
+    model
+        What :func:`descend` steps in.
+    """
+
+    steady: ClassVar[bool] = True
+    damping: float
+    step_cap: float
+    tolerance: float
+
+    def start(self, work: Any, iterations: int) -> None:
+        self.work, self.generation = work, work.generation
+        self.model = self.make_model(work)
+        self._point: Any = None
+        self._steps: Iterator[Any] | None = None
+
+    def make_model(self, work: Any) -> Any:
+        """What to descend in."""
+        raise NotImplementedError
+
+    def first_point(self) -> Any:
+        """Where to start."""
+        raise NotImplementedError
+
+    @property
+    def point(self) -> Any:
+        """Where the descent is."""
+        if self._point is None:
+            self._point = self.first_point()
+        return self._point
+
+    @torch.no_grad()
+    def step(self, most: int) -> int:
+        if self._steps is None:
+            self._steps = descend(self.model, self.point, self.damping, self.step_cap)
+        point = next(self._steps, None)
+        if point is None:
+            return 0
+        self._point = point
+        return 1
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        return self.point.loss
+
+    def over(self, history: Sequence[dict[str, Any]]) -> StopReason | None:
+        return StopReason.CONVERGED if converged(history, self.tolerance) else None
+
+
+@dataclass
+class LeastSquares(Descent):
+    """Least squares of the second order: the first of its kinds that can, :class:`VarPro` or :class:`GaussNewton`.
+
+    Parameters
+    ----------
+    tolerance : float
+        Converged when the loss decreases by less than this fraction over ten iterations.
+    ridge : float
+        Tikhonov weight on the squares of the scaled amplitudes.
+    damping : float
+        Initial Levenberg-Marquardt damping, relative to the diagonal of the Gauss-Newton matrix.
+    step_cap : float
+        Largest change of a raw shape parameter in a step.
+
+    Notes
+    -----
+    Variable projection: Golub and Pereyra (1973), with Kaufman's Jacobian (1975), its functional form for
+    problems that are nonlinear in the amplitudes: Ruhe and Wedin (1980).  Damping: Marquardt's scaling, Nielsen's
+    update.  Geodesic acceleration: Transtrum and Sethna, arXiv:1201.5885.
+    """
+
+    name: ClassVar[str] = "auto"
+    tolerance: float = option(1e-4, number())
+    ridge: float = option(1e-12, number())
+    damping: float = option(1.0, positive())
+    step_cap: float = option(1.0, positive())
+
+    def make_model(self, work: Any) -> Separable | Projected | Joint:
+        kind, model = (VarPro, Separable) if work.is_linear() else (GaussNewton, Projected)
+        self.name = kind.name
+        return model(work.system, self.ridge)
+
+    @torch.no_grad()
+    def first_point(self) -> Point:
+        return self.model.start(self.work.net.rows.detach().double())
+
+    def best(self) -> dict[str, Tensor]:
+        return {"rows": self.model.rows(self.point), "unknowns": self.model.unknowns(self.point)}
+
+    def over(self, history: Sequence[dict[str, Any]]) -> StopReason | None:
+        if self.point.loss <= _FLOOR * self.model.reference_loss:
+            return StopReason.LOSS_FLOOR
+        return super().over(history)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.model.memory(self.point)
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = self.work.device
+        self._point = self.model.recalled({k: v.to(device) if isinstance(v, Tensor) else v for k, v in state.items()})
+
+
+@dataclass
+class VarPro(LeastSquares):
+    """Variable projection: the amplitudes are eliminated exactly; linear problems only.
+
+    Parameters are those of :class:`LeastSquares`.
+    """
+
+    name: ClassVar[str] = "varpro"
+
+    def make_model(self, work: Any) -> Separable:
+        if not work.is_linear():
+            advice = "which 'varpro' cannot do; use method='gauss-newton'"
+            raise ValueError(f"problem {work.problem.name!r} is nonlinear in u or its unknowns, {advice}")
+        return Separable(work.system, self.ridge)
+
+
+@dataclass
+class GaussNewton(LeastSquares):
+    """Gauss-Newton in the shapes: amplitudes and unknowns are eliminated from every linearisation; any problem.
+
+    Parameters are those of :class:`LeastSquares`.
+    """
+
+    name: ClassVar[str] = "gauss-newton"
+
+    def make_model(self, work: Any) -> Projected:
+        return Projected(work.system, self.ridge)
+
+
+@dataclass
+class LevenbergMarquardt(LeastSquares):
+    """All parameters together; any problem.
+
+    Parameters are those of :class:`LeastSquares`.
+    """
+
+    name: ClassVar[str] = "lm"
+
+    def make_model(self, work: Any) -> Joint:
+        return Joint(work.system, self.ridge)
+
+
+__all__ = ["PATIENCE", "Descent", "GaussNewton", "LeastSquares", "LevenbergMarquardt", "VarPro", "converged", "descend"]

@@ -21,18 +21,27 @@ from torch import Tensor
 from ..core.jet import Jet
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition, Problem
-from ..problems.sampling import lattice
 from . import run_state
+from .arguments import check, check_problem, integer, number, positive
 from .journal import Journal
+from .loop import Progress, StopReason
 from .placement import drop_outside, grade
 from .refine import held_out_loss
-from .residual import check_problem
-from .stationary import Progress, Solution
+from .solution import ErrorMeasure, FieldResult, Solution
 
 #: A window that ends with a loss so many times that of the one before is solved again, from another start.
 _BAD_LOSS = 4.0
 #: That loss is taken at so many points, which are not trained on.
 _HELD_OUT = 20_000
+
+#: What :func:`march` takes beside the options of a solve.
+_RULES = {
+    "windows": integer(1),
+    "graded": number(0, 1, open="high"),
+    "perturb": number(),
+    "max_seconds": positive(optional=True),
+    "seed": integer(),
+}
 
 #: What a window starts from: the jet of the solution before it, at points and in a form of one's choice.
 State = Callable[[Tensor, str], Jet]
@@ -141,12 +150,14 @@ def _edges(problem: Problem, windows: int) -> list[float]:
     return [first + (last - first) * k / windows for k in range(windows)] + [last]
 
 
-@dataclass
-class March:
+@dataclass(kw_only=True)
+class March(FieldResult):
     """A solution in windows of time; has what a :class:`~bumpnet_fast.solvers.Solution` has.
 
     Attributes
     ----------
+    net : BumpNet
+        All bumps of all windows in one net: to count and to draw, not to evaluate.
     problem : Problem
         What was solved; its time ends where the march ended.
     parts : list of Part
@@ -157,42 +168,35 @@ class March:
         The largest of the windows.
     rel_l2, max_error : float or None
         Over the whole time.
-    boundary, seconds, iterations, stop_reason, method
-        As of a solution; the reason is "marched" when the end was reached.
     """
 
-    problem: Problem
-    boundary: str
+    net: BumpNet = None
     parts: list[Part] = field(repr=False)
-    history: list[dict[str, Any]] = field(repr=False)
-    loss: float
-    rel_l2: float | None
-    max_error: float | None
-    seconds: float
-    iterations: int
-    stop_reason: str
-    method: str
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.net = _joined(self.problem, [part.net for part in self.parts])
 
     @property
-    def net(self) -> BumpNet:
-        """All bumps of all windows in one net: to count and to draw, not to evaluate."""
-        first, axis = self.parts[0].net, self.problem.time
-        frame = first.frame.clone()
-        frame[1, axis] = self.parts[-1].net.frame[1, axis]
-        rows = torch.cat([part.net.rows.detach() for part in self.parts])
-        centres = torch.cat([part.net.centres.detach()[:, axis] for part in self.parts])
-        unit = (2 * centres - frame[0, axis] - frame[1, axis]) / (frame[1, axis] - frame[0, axis])
-        most = 1 - torch.finfo(unit.dtype).eps  # a centre may have gone all the way to the end of its box
-        rows[:, axis] = torch.atanh(unit.clamp(-most, most))
-        return BumpNet.from_rows(rows, frame, self.problem.domain, first.tied)
+    def like(self) -> Tensor:
+        return self.parts[0].net.rows
 
-    def jet(self, x: Tensor, want: str = "value") -> Jet:
+    def jet(self, x: Tensor, want: str = "hessian") -> Jet:
         """Jet of the solution at the points ``x`` [N, d]."""
         return chained_jet(self.parts, x, want)
 
-    def predict(self, x: Tensor) -> Tensor:
-        """The solution [N, K] at the points ``x`` [N, d]."""
-        return self.jet(x).value
+
+def _joined(problem: Problem, nets: Sequence[BumpNet]) -> BumpNet:
+    """All bumps of the windows in one net."""
+    first, axis = nets[0], problem.time
+    frame = first.frame.clone()
+    frame[1, axis] = nets[-1].frame[1, axis]
+    rows = torch.cat([net.rows.detach() for net in nets])
+    centres = torch.cat([net.centres.detach()[:, axis] for net in nets])
+    unit = (2 * centres - frame[0, axis] - frame[1, axis]) / (frame[1, axis] - frame[0, axis])
+    most = 1 - torch.finfo(unit.dtype).eps  # a centre may have gone all the way to the end of its box
+    rows[:, axis] = torch.atanh(unit.clamp(-most, most))
+    return BumpNet.from_rows(rows, frame, problem.domain, first.tied)
 
 
 def march(
@@ -255,7 +259,8 @@ def march(
     (True, torch.Size([5, 1]))
     """
     began = time.perf_counter()
-    _check_march(problem, windows, graded, max_seconds)
+    given = {"windows": windows, "graded": graded, "perturb": perturb, "max_seconds": max_seconds, "seed": seed}
+    _check_march(problem, given)
     bumps, net = bumps or problem.default_bumps, {"dtype": "float64"} | dict(net or {})
     settings = options | {"bumps": bumps, "windows": windows, "net": net, "graded": graded, "perturb": perturb}
     settings |= {"seed": seed}
@@ -286,23 +291,18 @@ def march(
             solutions.append(solution)
             worst = _BAD_LOSS * loss
             log.add(k, solutions[-1])
-            if solutions[-1].stop_reason == "interrupted":
+            if solutions[-1].stop is StopReason.INTERRUPTED:
                 break
     return _marched(problem, solutions, log)
 
 
-def _check_march(problem: Problem, windows: int, graded: float, max_seconds: float | None) -> None:
+def _check_march(problem: Problem, values: dict[str, Any]) -> None:
     check_problem(problem)
     name = problem.name or type(problem).__name__
     if problem.time is None or problem.time_order != 1:
         wanted = "time: it must declare an axis `time`, in which it is of first order"
         raise ValueError(f"problem {name!r} cannot be marched in {wanted}")
-    if not isinstance(windows, int) or isinstance(windows, bool) or windows < 1:
-        raise ValueError(f"windows must be an integer of at least 1, got {windows!r}")
-    if not isinstance(graded, (int, float)) or not 0 <= graded < 1:
-        raise ValueError(f"graded must be at least 0 and less than 1, got {graded!r}")
-    if max_seconds is not None and not (isinstance(max_seconds, (int, float)) and 0 < max_seconds < math.inf):
-        raise ValueError(f"max_seconds must be positive, got {max_seconds!r}")
+    check(_RULES, values)
 
 
 def _placed(net: BumpNet, part: Problem, graded: float) -> BumpNet:
@@ -327,8 +327,8 @@ def _window_solution(
         loss = max(loss, solution.loss)
         if best is None or loss < least:
             best, least = solution, loss
-        if solution.stop_reason == "interrupted":
-            return replace(best, stop_reason="interrupted"), least
+        if solution.stop is StopReason.INTERRUPTED:
+            return replace(best, stop=StopReason.INTERRUPTED), least
         if least <= worst:
             break
     return best, least
@@ -358,18 +358,13 @@ class _Log:
 def _marched(problem: Problem, solutions: list[Solution], log: _Log) -> March:
     last = solutions[-1]
     reached = window(problem, problem.lower[problem.time], last.problem.upper[problem.time])
-    parts = [Part(s.problem, s.net, s.boundary) for s in solutions]
-    rel_l2 = max_error = None
-    with torch.no_grad():
-        x = lattice(reached.domain)
-        x = x[reached.inside(x)].to(last.net.rows.device)
-        exact = reached.reference(x)
-        if exact is not None:
-            exact = exact.reshape(len(x), -1)
-            difference = chained_jet(parts, x.to(last.net.rows), "value").value.double() - exact
-            rel_l2 = float(torch.linalg.vector_norm(difference) / (torch.linalg.vector_norm(exact) or 1.0))
-            max_error = float(difference.abs().max())
-    loss, seconds = max(s.loss for s in solutions), log.journal.seconds()
-    reason = last.stop_reason if last.stop_reason == "interrupted" else "marched"
-    found = loss, rel_l2, max_error, seconds, log.iterations, reason, last.method
-    return March(reached, last.boundary, parts, log.history, *found)
+    marched = March(
+        problem=reached, boundary=last.boundary, parts=[Part(s.problem, s.net, s.boundary) for s in solutions],
+        history=log.history, loss=max(s.loss for s in solutions), iterations=log.iterations, method=last.method,
+        stop=last.stop if last.stop is StopReason.INTERRUPTED else StopReason.MARCHED, seconds=log.journal.seconds(),
+        processor_seconds=sum(s.processor_seconds for s in solutions),
+        warnings=list(dict.fromkeys(warning for s in solutions for warning in s.warnings)),
+    )  # fmt: skip
+    measure = ErrorMeasure(reached, last.net.rows.device)
+    marched.rel_l2, marched.max_error = measure(lambda x: marched.predict(x))
+    return marched

@@ -10,7 +10,7 @@ from ..nets.adapt import keep_bumps
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
 from ..problems.sampling import lattice
-from .residual import check_problem
+from .arguments import check_problem
 
 #: Points along the axis that is graded, and along each of the others.
 _ALONG, _ACROSS = 2001, 5

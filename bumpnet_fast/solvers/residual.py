@@ -21,9 +21,7 @@ from ..core.reference import WANTS, second_shape
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Condition, Problem
-from .checks import check_net
-
-BOUNDARIES = ("hard", "soft")
+from . import arguments
 
 #: Coefficients c0, c1, c2 of the row operator of one equation for one output; None counts as zero.
 Coefficients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -317,30 +315,16 @@ def collocation(
     points = problem.points if points is None else points
     x, counts = ranks.checked(lambda: _collocation(problem, net, points, kind, seed, ranks))
     if isinstance(points, Tensor) and not ranks.alone:
-        counts = sampling.spread(ranks.number(len(x)), _widths(problem, net))
+        counts = arguments.counts(ranks.number(len(x)), 0, problem.domain, net)
     return x, counts
 
 
-def _widths(problem: Problem, net: BumpNet) -> tuple[float, ...]:
-    """Of the domain, in internal units."""
-    return tuple(((problem.domain[1] - problem.domain[0]) * net.frame[2].cpu().double()).tolist())
-
-
 def _collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int, ranks: Ranks):
-    domain, d, widths = problem.domain, net.layout.dim, _widths(problem, net)
+    domain = problem.domain
     if isinstance(points, Tensor):
-        if points.dim() != 2 or points.shape[1] != d or len(points) < 1 or not bool(torch.isfinite(points).all()):
-            raise ValueError(f"points must be finite and of shape [N, {d}] with N >= 1, got {tuple(points.shape)}")
-        return points.double().to(net.rows.device), sampling.spread(len(points), widths)
-    if isinstance(points, (tuple, list)):
-        counts = tuple(points)
-        if len(counts) != d or not all(isinstance(n, int) and n > 0 for n in counts):
-            raise ValueError(f"points must be {d} positive numbers, one per dimension, got {points!r}")
-    else:
-        number = 5 * net.rows.numel() if points is None else points
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(f"points must be a positive integer, {d} of them, or a tensor [N, {d}], got {points!r}")
-        counts = sampling.spread(number, widths)
+        arguments.check_points(points, net.layout.dim)
+        return points.double().to(net.rows.device), arguments.counts(len(points), 0, domain, net)
+    counts = arguments.counts(points, 5 * net.rows.numel(), domain, net)
     x = sampling.interior(domain, counts, kind, seed)
     x = x[problem.inside(x)]
     if not len(x):
@@ -348,30 +332,3 @@ def _collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int, r
     if len(x) < ranks.count:
         raise ValueError(f"points must be at least one for each of {ranks.count} ranks, got {len(x)}")
     return ranks.share(x).to(net.rows.device), counts
-
-
-def check_problem(problem: Problem) -> None:
-    """Raise TypeError for something else, such as a name."""
-    if not isinstance(problem, Problem):
-        raise TypeError(f"problem must be a Problem, such as problems.get('poisson'), got {type(problem).__name__}")
-
-
-def check_kinds(problem: Problem, net: BumpNet) -> None:
-    """Raise TypeError unless these are a problem and a net."""
-    check_problem(problem)
-    if not isinstance(net, BumpNet):
-        raise TypeError(f"net must be a BumpNet, got {type(net).__name__}")
-
-
-def check_fit(problem: Problem, net: BumpNet, boundary: str | None) -> None:
-    """Raise TypeError or ValueError unless the net can represent the problem's solution on the problem's domain."""
-    check_kinds(problem, net)
-    boundary = problem.forms[0] if boundary is None else boundary
-    name = problem.name or type(problem).__name__
-    if boundary not in BOUNDARIES:
-        raise ValueError(f"boundary must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
-    if boundary not in problem.forms:
-        raise ValueError(f"boundary of problem {name!r} must be {' or '.join(problem.forms)}, got {boundary!r}")
-    check_net(problem, net)
-    if not 0 < problem.residual_scale < math.inf:
-        raise ValueError(f"residual_scale of problem {name!r} must be positive, got {problem.residual_scale}")

@@ -293,15 +293,15 @@ def termination_raised() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interrupts_held() -> Iterator[Callable[[], None]]:
+def interrupts_held(on: bool = True) -> Iterator[Callable[[], None]]:
     """Hold Ctrl-C back, and SIGTERM where that raises; the function that it gives raises what there was.
 
-    So a step is never left half done.  A second signal is not held back.  Where somebody else handles
-    a signal, or outside the main thread, nothing is changed.
+    Nothing is held back unless ``on``.  So a step is never left half done.  A second signal is not held back.  Where
+    somebody else handles a signal, or outside the main thread, nothing is changed.
     """
     held: list[Callable] = []
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}
-    main = threading.current_thread() is threading.main_thread()
+    main = on and threading.current_thread() is threading.main_thread()
     ours = {number: handler for number, handler in usual.items() if main and signal.getsignal(number) is handler}
 
     def hold(number: int, frame) -> None:

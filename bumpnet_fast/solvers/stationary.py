@@ -1,139 +1,53 @@
-"""Second-order training: variable projection, Gauss-Newton with projection, joint Levenberg-Marquardt.
-
-All minimise the sum of squares of the rows of a :class:`~bumpnet_fast.solvers.residual.System` by
-damped Gauss-Newton steps with geodesic acceleration.  The first two step in the shapes only: for
-every shape the amplitudes are solved for, exactly where the problem is linear in them.  All linear
-algebra is in float64 whatever the net's dtype.
-"""
+"""Solve a problem by a net: the options, the method, and the run."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..core.functional import bump_jet
-from ..core.jet import Jet
-from ..core.ranks import ALONE, Ranks
 from ..nets.bumpnet import BumpNet
-from ..nets.events import Event
 from ..problems.base import Problem
-from ..problems.sampling import lattice
 from . import run_state
-from .elimination import Joint, Projected, Separable
-from .levenberg_marquardt import descend
-from .refine import refined
-from .residual import System, blocks, check_fit, check_kinds, collocation
-from .sharing import check_same, check_unstored, interrupts_shared
+from .arguments import check, check_fit, check_kinds, check_options, choice, integer, positive
+from .levenberg_marquardt import LeastSquares
+from .loop import Callback, Method, Run, Stop
+from .solution import Solution
+from .task import Task
 from .threads import few_threads
 
-METHODS = ("auto", "varpro", "gauss-newton", "lm")
-
-#: The error is measured every so many iterations (it costs about a tenth of one).
-_MEASURE_EVERY = 10
-#: Iterations over which the relative decrease of the loss is judged.
-_PATIENCE = 10
-#: A loss this small, relative to that of u = 0, is rounding.
-_FLOOR = 1e-28
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a callback is told after every iteration; 0 is the start with the best amplitudes.
-
-    ``net()`` makes a net of the bumps as they are now, which costs nothing unless it is asked for; it is None where
-    what is trained is no single :class:`~bumpnet_fast.nets.bumpnet.BumpNet`.
-    """
-
-    iteration: int
-    seconds: float
-    loss: float
-    rel_l2: float | None
-    net: Callable[[], BumpNet] | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass
-class Solution:
-    """A trained net and how it came about.
-
-    Attributes
-    ----------
-    net : BumpNet
-        The net that was given, now with the best rows found.
-    problem, boundary
-        As given to :func:`solve`.
-    history : list of dict
-        ``iteration``, ``seconds``, ``loss``, and ``rel_l2`` in the iterations where it was measured.
-    loss : float
-        Mean square of the scaled residual, plus weighted conditions and the ridge.
-    rel_l2, max_error : float or None
-        Against the exact solution on a regular grid over the domain (101 x 101 in 2D), if it is known.
-    seconds : float
-        Wall time of :func:`solve`.
-    iterations : int
-        Accepted steps.
-    stop_reason : str
-        "converged", "iterations", "time", "interrupted", "loss floor" or "no further decrease".
-    method : str
-        The method that was used.
-    unknowns : dict of str to float
-        The unknowns of the equation, as found.
-    events : list of Event
-        Bumps taken out and put in on the way.
-    """
-
-    net: BumpNet
-    problem: Problem
-    boundary: str
-    history: list[dict[str, Any]] = field(repr=False)
-    loss: float
-    rel_l2: float | None
-    max_error: float | None
-    seconds: float
-    iterations: int
-    stop_reason: str
-    method: str = "varpro"
-    unknowns: dict[str, float] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
-
-    def jet(self, x: Tensor, want: str = "value") -> Jet:
-        """Jet of the solution at the points ``x`` [N, d], boundary composition included."""
-        return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want, self.boundary)
-
-    def predict(self, x: Tensor) -> Tensor:
-        """The solution [N, K] at the points ``x`` [N, d], boundary composition included."""
-        return self.jet(x).value
+#: What :func:`solve` takes beside a method's own options.
+_RULES = {
+    "sampling": choice("grid", "chebyshev", "sobol", "uniform"),
+    "condition_weight": positive(),
+    "refine": integer(),
+    "seed": integer(),
+}
 
 
 def solve(
     problem: Problem,
-    net: BumpNet,
+    net: BumpNet | int | tuple[int, ...] | None = None,
     *,
-    method: str = "auto",
+    method: str | Method | Sequence[Method] = "auto",
+    stop: Stop | None = None,
     boundary: str | None = None,
-    points: int | tuple[int, ...] | Tensor | None = None,
+    points: int | tuple[int, ...] | torch.Tensor | None = None,
     sampling: str = "grid",
-    iterations: int = 100,
-    max_seconds: float | None = None,
-    tolerance: float = 1e-4,
-    ridge: float = 1e-12,
-    damping: float = 1.0,
-    step_cap: float = 1.0,
     condition_weight: float = 1.0,
     refine: int = 0,
     seed: int = 0,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike | run_state.Store | None = None,
     every_seconds: float = run_state.EVERY,
-    callback: Callable[[Progress], Any] | None = None,
+    callbacks: Iterable[Callback] = (),
+    callback: Callback | None = None,
     group: Any = None,
+    **options: Any,
 ) -> Solution:
     """Train ``net``, in place, to solve ``problem``.
 
@@ -142,12 +56,18 @@ def solve(
     Parameters
     ----------
     problem : Problem
-        What to solve.
-    net : BumpNet
-        With the problem's dimension, outputs and domain.  Its shapes are the start.
-    method : str
-        "varpro" (linear problems; the amplitudes are eliminated), "gauss-newton" (any; they are eliminated
-        from every linearisation), "lm" (any; all parameters together), or "auto": the first that can.
+        What to solve; unknowns of its equation are found along with u.
+    net : BumpNet, int or tuple of int, optional
+        With the problem's dimension, outputs and domain; its rows are the start.  Or how many bumps, in all or along
+        the axes, of a new net in float64; by default the problem's.
+    method : str, Method or sequence of Method
+        "auto" is the first of the next two that can.  "varpro" (linear problems; the amplitudes are eliminated),
+        "gauss-newton" (any problem; they are eliminated from every linearisation), "lm" (any; all parameters
+        together), "adam", "varpro-adam" and "lbfgs".  Several one after the other, such as "adam+lbfgs", each start
+        at the best rows of the one before.  A :class:`Method` object, such as ``VarPro(tolerance=1e-6)``, has options
+        of its own.
+    stop : Stop, optional
+        Limits on iterations and time.
     boundary : str, optional
         "hard" builds given values and periods into the solution, "soft" adds the problem's conditions as rows.
         Default: "hard" where the problem allows it.
@@ -155,40 +75,33 @@ def solve(
         Collocation points: how many, how many per axis, or [N, d].  Default: 5 per parameter.
     sampling : str
         "grid", "chebyshev", "sobol" or "uniform", see :func:`bumpnet_fast.problems.sampling.interior`.
-    iterations : int
-        At most so many steps.
-    max_seconds : float, optional
-        Stop after this time.
-    tolerance : float
-        Converged when the loss decreases by less than this fraction over ten iterations.
-    ridge : float
-        Tikhonov weight on the squares of the scaled amplitudes.
-    damping : float
-        Initial Levenberg-Marquardt damping, relative to the diagonal of the Gauss-Newton matrix.
-    step_cap : float
-        Largest change of a raw shape parameter in a step.
     condition_weight : float
         Factor on the weights of all conditions of the soft form.
     refine : int
-        So many times on the way, choose half as many points again where the residual is large.
+        So many times on the way, choose half as many points again where the residual is large; for least squares.
     seed : int
-        Of the scattered kinds of points.
+        Of the scattered kinds of points and of the batches.
     checkpoint : str or path, optional
-        File for the state of the run, see :func:`bumpnet_fast.io.saved.resume`.
+        File for the state of the run, see :func:`bumpnet_fast.resume`.
     every_seconds : float
         Write it no more often than this, and at the end, however that comes.
-    callback : callable, optional
-        Called with a :class:`Progress` after every iteration.
+    callbacks : iterable of callable, optional
+        Each is called with a :class:`Progress` at every look at the loss; ``callback`` is one more.
     group : torch.distributed.ProcessGroup, optional
         Its processes share the points and solve together, each calling this with the same net and arguments
         (docs/distributed.md).  A tensor of points is a rank's own; otherwise each takes its share.
+    **options
+        Shorthand: options of a ``method`` that is given by name, ``iterations`` and ``max_seconds`` of ``stop``.
 
     Returns
     -------
     Solution
+        With the best rows that a look at the loss has seen.
 
     Raises
     ------
+    TypeError
+        If there is no such option, or problem or net are something else.
     ValueError
         Before any computing, if an argument is out of range, if net and problem do not fit, or if
         "varpro" is asked of a nonlinear problem; also if the residual is not finite at the start, and if the ranks
@@ -200,231 +113,159 @@ def solve(
 
     Notes
     -----
-    Variable projection: Golub and Pereyra (1973), with Kaufman's Jacobian (1975), its functional form for
-    problems that are nonlinear in the amplitudes: Ruhe and Wedin (1980).  Damping:
-    Marquardt's scaling, Nielsen's update.  Geodesic acceleration: Transtrum and Sethna,
-    arXiv:1201.5885.  docs/choosing.md says what was measured.
+    The methods' own pages name their sources.  docs/choosing.md says what was measured.
+
+    Examples
+    --------
+    >>> from bumpnet_fast import problems
+    >>> solution = solve(problems.get("poisson"), (4, 4), stop=Stop(iterations=20))
+    >>> solution.rel_l2 < 1e-3, solution.predict([[0.0, 0.5], [0.2, 0.1]]).shape
+    (True, torch.Size([2, 1]))
+    """
+    started = time.perf_counter()
+    with torch.inference_mode(False), torch.no_grad():
+        methods, stop = configured(method, stop, options)
+        net = net if isinstance(net, BumpNet) else new_net(problem, net)
+        check_kinds(problem, net)
+        task = Task(problem, net, boundary, group)
+        settings = {
+            "method": described(methods), "iterations": stop.iterations, "boundary": task.boundary, "points": points,
+            "sampling": sampling, "condition_weight": condition_weight, "refine": refine, "seed": seed,
+        }  # fmt: skip
+
+        def opened() -> run_state.Store:
+            _check(settings, problem, net, methods, stop)
+            content = functools.partial(run_state.content, "solve", problem, net, settings)
+            store = run_state.opened(checkpoint, every_seconds, content)
+            if store.on and not task.ranks.alone:
+                what = f"checkpoint is for runs of one process, and this one has {task.ranks.count} ranks"
+                raise ValueError(f"{what}: save the rows")
+            return store
+
+        store = task.ranks.checked(opened)
+        task.check_same("solve", settings)
+        task.collocate(points, sampling, condition_weight, refine, seed)
+        methods, stop = _rounds(methods, stop, refine)
+        callbacks = (*callbacks, *([] if callback is None else [callback]))
+        with store, few_threads(task.entries):
+            run = Run(task, methods, stop, callbacks, store, started)
+            reason = run.follow()
+            rel_l2, max_error = task.measured(net.rows.detach())
+    return Solution(
+        net=net, problem=problem, boundary=task.boundary, history=run.history, loss=run.best["loss"], rel_l2=rel_l2,
+        max_error=max_error, seconds=run.seconds, processor_seconds=run.processor_seconds, iterations=run.done,
+        stop=reason, method="+".join(dict.fromkeys(m.name for m in run.methods)), unknowns=task.named_unknowns(),
+        events=task.events, warnings=run.warnings,
+    )  # fmt: skip
+
+
+def train(
+    problem: Problem, net: BumpNet, *, method: str | Method | Sequence[Method] = "adam", **options: Any
+) -> Solution:
+    """As :func:`solve`, by Adam unless another method is named.
 
     Examples
     --------
     >>> from bumpnet_fast import problems
     >>> problem = problems.get("poisson")
     >>> net = BumpNet(2, (4, 4), problem.domain, dtype="float64")
-    >>> solution = solve(problem, net, iterations=20)
-    >>> solution.rel_l2 < 1e-3, solution.predict(torch.zeros(5, 2, dtype=torch.float64)).shape
-    (True, torch.Size([5, 1]))
+    >>> solution = train(problem, net, method="varpro-adam", iterations=100)
+    >>> solution.rel_l2 < 1e-2, solution.stop_reason
+    (True, 'iterations')
     """
-    start = time.perf_counter()
-    check_kinds(problem, net)
-    ranks, boundary = Ranks(group, net.rows.device), problem.forms[0] if boundary is None else boundary
-
-    settings = {
-        "method": method, "boundary": boundary, "points": points, "sampling": sampling, "iterations": iterations,
-        "tolerance": tolerance, "ridge": ridge, "damping": damping, "step_cap": step_cap,
-        "condition_weight": condition_weight, "refine": refine, "seed": seed,
-    }  # fmt: skip
-
-    def opened() -> run_state.Store:
-        _check_options(settings, max_seconds)
-        check_fit(problem, net, boundary)
-        store = run_state.opened(checkpoint, every_seconds, lambda: run_state.content("solve", problem, net, settings))
-        check_unstored(ranks, store.on)
-        return store
-
-    store = ranks.checked(opened)
-    check_same(ranks, "solve", problem, net, settings)
-    x, counts = collocation(problem, net, points, sampling, seed, ranks)
-    with store, torch.no_grad(), few_threads(net.rows.numel() * ranks.most(len(x))):
-        run = _Run(ErrorMeasure(problem, net, boundary, ranks), start, callback, max_seconds, tolerance, store, ranks)
-        stage = run.restored(x.device, iterations) or _Stage(0, 0, x, None, dict(problem.unknowns))
-        for round in range(stage.round, refine + 1):
-            rows = blocks(problem, boundary, counts, stage.x, float(condition_weight), stage.weights, ranks)
-            system = System(rows, net, stage.unknowns, ranks)
-            method, model = _model(method, problem, system, ridge)
-            point = run.recalled(model) or model.start(net.rows.detach().double())
-            if not math.isfinite(point.loss):
-                raise ValueError(f"the residual of problem {problem.name!r} is not finite at the start")
-            last = iterations * (round + 1) // (refine + 1)
-            reason = run.follow(stage, model, point, damping, step_cap, last)
-            net.rows.copy_(model.rows(run.best))
-            guesses = dict(zip(system.names, model.unknowns(run.best).tolist(), strict=True))
-            if round == refine or reason in ("interrupted", "time"):
-                break
-            own = seed + round + (refine + 1) * ranks.rank  # every rank has candidates of its own
-            more = partial(refined, problem, net, boundary, guesses, x, max(1, len(x) // 2), own)
-            stage = _Stage(round + 1, run.done, *ranks.checked(more), guesses)
-        rel_l2, max_error = run.error(net.rows)
-    seconds, steps, loss = time.perf_counter() - run.start, run.done, run.best.loss
-    found = rel_l2, max_error, seconds, steps, reason, method, guesses
-    return Solution(net, problem, boundary, run.history, loss, *found)
+    return solve(problem, net, method=method, **options)
 
 
-def _model(method: str, problem: Problem, system: System, ridge: float):
-    """The method, "auto" decided, and the model it descends in."""
-    if method in ("auto", "varpro"):
-        linear = not problem.unknowns and (system.is_linear() if problem.linear is None else problem.linear)
-        if method == "varpro" and not linear:
-            advice = "which 'varpro' cannot do; use method='gauss-newton'"
-            raise ValueError(f"problem {problem.name!r} is nonlinear in u or its unknowns, {advice}")
-        method = "varpro" if linear else "gauss-newton"
-    models = {"varpro": Separable, "gauss-newton": Projected, "lm": Joint}
-    return method, models[method](system, ridge)
+def new_net(problem: Problem, bumps: int | tuple[int, ...] | None) -> BumpNet:
+    """A net for a problem, with its default number of bumps unless there is one."""
+    bumps = problem.default_bumps if bumps is None else bumps
+    return BumpNet(len(problem.lower), bumps, problem.domain, problem.outputs, dtype=torch.float64)
 
 
-def _check_options(o: dict[str, Any], max_seconds: float | None) -> None:
-    if o["method"] not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {o['method']!r}")
-    for name in ("iterations", "refine", "seed"):
-        if not isinstance(o[name], int) or isinstance(o[name], bool) or o[name] < 0:
-            raise ValueError(f"{name} must be an integer of at least 0, got {o[name]!r}")
-    not_negative = {name: o[name] for name in ("tolerance", "ridge")}
-    positive = {name: o[name] for name in ("damping", "step_cap", "condition_weight")}
-    positive |= {} if max_seconds is None else {"max_seconds": max_seconds}
-    for name, value in (not_negative | positive).items():
-        if not isinstance(value, (int, float)) or not 0 <= value < math.inf or (name in positive and value == 0):
-            raise ValueError(f"{name} must be {'positive' if name in positive else 'at least 0'}, got {value!r}")
+# --- methods -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """A round of refinement: its number, the iterations before it, its points, their weights, first unknowns."""
+def configured(
+    method: str | Method | Sequence[Method], stop: Stop | None, options: dict[str, Any]
+) -> tuple[list[Method], Stop]:
+    """The methods and limits that the arguments of :func:`solve` mean.
 
-    round: int
-    first: int
-    x: Tensor
-    weights: Tensor | None
-    unknowns: dict[str, float]
-
-
-class _Run:
-    """Follows a sequence of accepted points, keeps the best and the history, and says why it ended."""
-
-    def __init__(
-        self, error: ErrorMeasure, start: float, callback, max_seconds, tolerance: float, store: run_state.Store,
-        ranks: Ranks,
-    ):  # fmt: skip
-        self.error, self.start, self.callback, self.ranks = error, start, callback, ranks
-        self.limit = math.inf if max_seconds is None else start + max_seconds
-        self.tolerance, self.store = tolerance, store
-        self.history: list[dict[str, Any]] = []
-        self.memory: dict[str, Any] | None = None
-
-    @property
-    def done(self) -> int:
-        """Accepted steps."""
-        return max(0, len(self.history) - 1)
-
-    def follow(self, stage: _Stage, model, point, damping: float, step_cap: float, last: int) -> str:
-        """Descend from ``point`` to iteration ``last`` at most; says why it ended."""
-        self.stage, self.model, self.best = stage, model, point
-        try:
-            with interrupts_shared(self.ranks) as self._release:
-                if not self.history:
-                    self._record(0, last == 0)
-                steps = descend(model, point, damping, step_cap)
-                while (reason := self._over(last)) is None:
-                    point = next(steps, None)
-                    if point is None:
-                        return "no further decrease"
-                    self.best = point
-                    self._record(self.done + 1, self.done + 1 == last)
-        except KeyboardInterrupt:
-            return "interrupted"
-        return reason
-
-    def _over(self, last: int) -> str | None:
-        loss = self.best.loss
-        if self.done - self.stage.first >= _PATIENCE:
-            earlier = self.history[-1 - _PATIENCE]["loss"]
-            if earlier - loss <= self.tolerance * earlier:
-                return "converged"
-        if self.done >= last:
-            return "iterations"
-        if loss <= _FLOOR * self.model.reference_loss:
-            return "loss floor"
-        return "time" if self.ranks.agreed_flag(time.perf_counter() >= self.limit) else None
-
-    def _record(self, iteration: int, last: bool) -> None:
-        rel_l2 = None
-        if iteration % _MEASURE_EVERY == 0 or last:
-            rel_l2, _ = self.error(self.model.rows(self.best))
-        net = functools.partial(_net_at, self.error.net, self.model, self.best)
-        progress = Progress(iteration, time.perf_counter() - self.start, self.best.loss, rel_l2, net)
-        entry = {"iteration": iteration, "seconds": progress.seconds, "loss": progress.loss}
-        self.history.append(entry if rel_l2 is None else entry | {"rel_l2": rel_l2})
-        if self.store.on:
-            state = self._state(progress.seconds)
-            self.store.keep(lambda: state)
-        self.ranks.checked(lambda: self._tell(progress))
-
-    def _tell(self, progress: Progress) -> None:
-        self._release()
-        if self.callback is not None:
-            self.callback(progress)
-
-    # --- its state -----------------------------------------------------------------------------
-
-    def _state(self, seconds: float) -> dict[str, Any]:
-        """Nothing in it will be changed in place."""
-        return {
-            "stage": vars(self.stage),
-            "point": self.model.memory(self.best),
-            "history": list(self.history),
-            "seconds": seconds,
-            "random": run_state.random_state(self.best.x.device),
-        }
-
-    def restored(self, device: torch.device, iterations: int) -> _Stage | None:
-        """Take up the state of the store, if it has one; gives its round of refinement."""
-        with self.store.reading() as state:
-            if state is None:
-                return None
-            self.history, self.memory = list(state["history"]), state
-            self.start -= float(state["seconds"])
-            s = state["stage"]
-            weights = None if s["weights"] is None else s["weights"].to(device)
-            stage = _Stage(int(s["round"]), int(s["first"]), s["x"].to(device), weights, dict(s["unknowns"]))
-        if iterations < self.done:
-            raise ValueError(f"iterations must be at least {self.done}, which are done, got {iterations}")
-        return stage
-
-    def recalled(self, model):
-        """The point that the state of the store is at, once; None if there is none."""
-        state, self.memory = self.memory, None
-        if state is None:
-            return None
-        with self.store.reading():
-            device = model.system.guesses.device
-            point = model.recalled({k: v.to(device) if isinstance(v, Tensor) else v for k, v in state["point"].items()})
-            run_state.set_random_state(state["random"], device)
-        return point
+    Raises
+    ------
+    TypeError
+        If an option is not one of theirs.
+    ValueError
+        If an option is out of range, or a method is not known.
+    """
+    left = dict(options)
+    limits = {key: left.pop(key) for key in ("iterations", "max_seconds") if key in left}
+    if stop is not None and limits:
+        raise TypeError(f"{', '.join(limits)} must go into stop, which is given as well")
+    if stop is None:
+        stop = Stop(limits.get("iterations"), limits.get("max_seconds"))
+    if isinstance(method, str):
+        kinds = [_named(name, method) for name in method.split("+")]
+        fields = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
+        if unknown := [key for key in left if not any(key in names for names in fields)]:
+            there = sorted({*("iterations", "max_seconds"), *(name for names in fields for name in names)})
+            raise TypeError(f"method {method!r} has no option {unknown[0]!r}; there are: {', '.join(there)}")
+        pairs = zip(kinds, fields, strict=True)
+        methods = [kind(**{key: value for key, value in left.items() if key in names}) for kind, names in pairs]
+    else:
+        methods = [method] if isinstance(method, Method) else list(method)
+        if not methods or not all(isinstance(m, Method) for m in methods):
+            raise TypeError(f"method must be a name, a Method or several of them, got {method!r}")
+        if left:
+            raise TypeError(f"{next(iter(left))} must be an option of the method, which is given as an object")
+    for m in methods:
+        check_options(m)
+    stop.limits(methods)
+    return methods, stop
 
 
-@torch.no_grad()
-def _net_at(net: BumpNet, model, point) -> BumpNet:
-    return BumpNet.from_rows(model.rows(point).to(net.rows), net.frame, net.domain, net.tied)
+def _named(name: str, whole: str) -> type[Method]:
+    if name not in Method.known:
+        raise ValueError(f"method must be of {', '.join(Method.known)}, joined by '+', got {whole!r}")
+    return Method.known[name]
 
 
-class ErrorMeasure:
-    """Relative L2 and maximum error of the rows of a net on a lattice over the domain, or None and None."""
+def described(methods: Sequence[Method]) -> list[dict[str, Any]]:
+    """Plain values that rebuild the methods, see :func:`rebuilt`."""
+    return [{"name": m.name, "options": dataclasses.asdict(m)} for m in methods]
 
-    def __init__(self, problem: Problem, net: BumpNet, boundary: str, ranks: Ranks = ALONE):
-        x = lattice(problem.domain)
-        x = x[problem.inside(x)].to(net.rows.device)
-        exact = problem.reference(x)
-        self.exact = None if exact is None else exact.reshape(len(x), -1)
-        self.compose = problem.compose(x, "value") if boundary == "hard" else None
-        self.shifts = problem.shifts() if boundary == "hard" else [(0.0,) * net.layout.dim]
-        self.x, self.net, self.ranks = x, net, ranks
 
-    def __call__(self, rows: Tensor) -> tuple[float | None, float | None]:
-        if self.exact is None:
-            return None, None
-        rows, net, jets = rows.to(self.net.rows), self.net, []
-        for shift in self.shifts:
-            x = (self.x + self.x.new_tensor(shift)).to(rows)
-            jets.append(bump_jet(x, rows, net.frame, "value", tied=net.tied).map(Tensor.double))
-        difference = (self.compose(*jets) if self.compose else jets[0]).value - self.exact
-        size = float(torch.linalg.vector_norm(self.exact)) or 1.0
-        found = float(torch.linalg.vector_norm(difference)) / size, float(difference.abs().max())
-        return tuple(self.ranks.agreed(difference.new_tensor(found)).tolist())
+def rebuilt(description: Sequence[dict[str, Any]]) -> list[Method]:
+    """The methods of a run from what :func:`described` gave."""
+    return [_named(str(m["name"]), str(m["name"]))(**dict(m["options"])) for m in description]
+
+
+def options_of(method: str) -> dict[str, Any]:
+    """The options of a method by name, or of several joined by "+", with their defaults."""
+    kinds = [_named(name, method) for name in method.split("+")]
+    iterations = kinds[0].iterations if len(kinds) == 1 else tuple(kind.iterations for kind in kinds)
+    found = {"iterations": iterations, "max_seconds": None}
+    for kind in kinds:
+        found |= {field.name: field.default for field in dataclasses.fields(kind)}
+    return found
+
+
+def _rounds(methods: list[Method], stop: Stop, refine: int) -> tuple[list[Method], Stop]:
+    """Of least squares with refinement, a stage for every round, which share the iterations."""
+    if not refine:
+        return methods, stop
+    (total,) = stop.limits(methods)
+    ends = [total * (k + 1) // (refine + 1) for k in range(refine + 1)]
+    shares = tuple(end - begin for begin, end in zip([0, *ends], ends, strict=False))
+    return methods * (refine + 1), dataclasses.replace(stop, iterations=shares)
+
+
+def _check(settings: dict[str, Any], problem: Problem, net: BumpNet, methods: Sequence[Method], stop: Stop) -> None:
+    check(_RULES, settings)
+    check_fit(problem, net, settings["boundary"])
+    if settings["refine"] and (len(methods) > 1 or not isinstance(methods[0], LeastSquares)):
+        raise ValueError(f"refine is for least squares, got method {'+'.join(m.name for m in methods)!r}")
+    for m, limit in zip(methods, stop.limits(methods), strict=True):
+        m.check(settings, limit)
+
+
+__all__ = ["configured", "described", "new_net", "options_of", "rebuilt", "solve", "train"]

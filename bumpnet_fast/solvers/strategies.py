@@ -18,16 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.ranks import Ranks
 from ..core.rows import grid_centres
 from ..nets.adapt import add_bumps, keep_bumps, loss_increases, peak_scores, residual_peaks, rows_at
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
 from ..problems.base import Problem
 from . import run_state
+from .arguments import check, check_fit, integer, positive
 from .journal import Journal
-from .residual import System, blocks, check_fit, collocation
-from .stationary import Progress, Solution
+from .loop import Progress, StopReason
+from .solution import Solution
+from .task import Task
 
 #: Share of the bumps that go, or come, at a time.
 _SHARE = 1 / 6
@@ -51,12 +52,10 @@ def removal_costs(solution: Solution, points=None, sampling: str = "grid", seed:
     points, sampling, seed, group
         Where the residual is taken, and by whom, as for :func:`bumpnet_fast.solvers.solve`.
     """
-    problem, net, boundary = solution.problem, solution.net, solution.boundary
-    ranks = Ranks(group, net.rows.device)
-    x, counts = collocation(problem, net, points, sampling, seed, ranks)
+    net = solution.net
+    task = Task(solution.problem, net, solution.boundary, group).collocate(points, sampling, seed=seed)
     with torch.no_grad():
-        system = System(blocks(problem, boundary, counts, x, 1.0, ranks=ranks), net, problem.unknowns, ranks)
-        rows = net.rows.detach().double()
+        system, rows = task.system, net.rows.detach().double()
         unknowns = system.guesses.new_tensor([solution.unknowns[name] for name in system.names])
         _, coefficients = system.linearise(system.jets(rows), unknowns)
         A, _ = system.design(rows, coefficients)
@@ -108,14 +107,14 @@ class _Trace:
     def note(self, kind: str, before: int, solution: Solution) -> None:
         self.events.append(Event(self.steps, kind, before, len(solution.net.rows), solution.loss))
 
-    def whole(self, solution: Solution, reason: str) -> Solution:
+    def whole(self, solution: Solution, reason: StopReason) -> Solution:
         return replace(
             solution,
             history=self.history,
             events=self.events,
             seconds=self.journal.seconds(),
             iterations=self.steps,
-            stop_reason=reason,
+            stop=reason,
         )
 
 
@@ -126,7 +125,7 @@ def _trace(
 ) -> Iterator[_Trace]:  # fmt: skip
     """The trace of the run ``name``, which ``settings`` and ``options`` define, and of what its checkpoint holds."""
     start = time.perf_counter()
-    Ranks(options.get("group"), net.rows.device).check_same({"solver": name} | settings)
+    Task(problem, net, None, options.get("group")).check_same(name, settings)
     with run_state.opened(
         checkpoint, every_seconds, lambda: run_state.content(name, problem, net, options | settings)
     ) as store:
@@ -183,9 +182,9 @@ def prune(
     scored, settings = _score(score), {"bumps": bumps, "score": _named(score), "iterations": iterations}
     with _trace("prune", problem, net, settings, checkpoint, every_seconds, callback, options) as trace:
         solution = trace.solve(problem, net, iterations)
-        while solution.stop_reason != "interrupted" and len(net.rows) > bumps:
+        while solution.stop is not StopReason.INTERRUPTED and len(net.rows) > bumps:
             solution = _take_out(trace, solution, scored, max(bumps, _fewer(len(net.rows))), iterations)
-    return trace.whole(solution, solution.stop_reason)
+    return trace.whole(solution, solution.stop)
 
 
 def grow(
@@ -216,12 +215,12 @@ def grow(
     settings = {"bumps": bumps, "iterations": iterations}
     with _trace("grow", problem, net, settings, checkpoint, every_seconds, callback, options) as trace:
         solution = trace.solve(problem, net, iterations)
-        while solution.stop_reason != "interrupted" and len(net.rows) < bumps:
+        while solution.stop is not StopReason.INTERRUPTED and len(net.rows) < bumps:
             before = len(net.rows)
             solution = _put_in(trace, solution, min(bumps, _more(before)), iterations)
             if len(net.rows) == before:
-                return trace.whole(solution, "no residual to grow at")
-    return trace.whole(solution, solution.stop_reason)
+                return trace.whole(solution, StopReason.NO_RESIDUAL)
+    return trace.whole(solution, solution.stop)
 
 
 def reach(
@@ -258,18 +257,17 @@ def reach(
     A greedy search.  Where taking out a sixth is too much, half as many are tried, down to one bump.
     """
     _check(problem, net, iterations, options, bumps=most)
-    if not 0 < error < math.inf:
-        raise ValueError(f"error must be positive, got {error!r}")
+    positive().check("error", error)
     scored, settings = _score(score), {"error": error, "most": most, "score": _named(score), "iterations": iterations}
     with _trace("reach", problem, net, settings, checkpoint, every_seconds, callback, options) as trace:
         solution = trace.solve(problem, net, iterations)
-        while _error(solution) > error and solution.stop_reason != "interrupted":
+        while _error(solution) > error and solution.stop is not StopReason.INTERRUPTED:
             before, reached = len(net.rows), _error(solution)
             if before < most:
                 solution = _put_in(trace, solution, min(most, _more(before)), iterations)
             if len(net.rows) == before:
-                return trace.whole(solution, "error not reached")
-            if _error(solution) > _STUCK * reached and solution.stop_reason != "interrupted":
+                return trace.whole(solution, StopReason.NOT_REACHED)
+            if _error(solution) > _STUCK * reached and solution.stop is not StopReason.INTERRUPTED:
                 solution = _start_anew(trace, solution, iterations)
         return _fewest(trace, solution, error, scored, iterations)
 
@@ -279,7 +277,7 @@ def _fewest(trace: _Trace, solution: Solution, error: float, score: Score | None
     net = solution.net
     best, rows = solution, net.rows.detach().clone()
     go = len(rows) - _fewer(len(rows))
-    while go >= 1 and len(rows) > 1 and solution.stop_reason != "interrupted":
+    while go >= 1 and len(rows) > 1 and solution.stop is not StopReason.INTERRUPTED:
         solution = _take_out(trace, best, score, max(1, len(rows) - go), iterations)
         if _error(solution) <= error:
             best, rows = solution, net.rows.detach().clone()
@@ -288,7 +286,7 @@ def _fewest(trace: _Trace, solution: Solution, error: float, score: Score | None
             before, go = len(net.rows), go // 2
             _put_back(net, rows)
             trace.note("restore", before, best)
-    return trace.whole(best, "interrupted" if solution.stop_reason == "interrupted" else "error reached")
+    return trace.whole(best, solution.stop if solution.stop is StopReason.INTERRUPTED else StopReason.REACHED)
 
 
 def _take_out(trace: _Trace, solution: Solution, score: Score | None, left: int, iterations: int) -> Solution:
@@ -307,10 +305,10 @@ def _put_in(trace: _Trace, solution: Solution, wanted: int, iterations: int) -> 
     net, problem, before = solution.net, solution.problem, len(solution.net.rows)
     where = trace.where(net)
     group = where.pop("group")
-    ranks = Ranks(group, net.rows.device)
-    x, _ = collocation(problem, net, *where.values(), ranks)
+    task = Task(problem, net, solution.boundary, group).collocate(**where)
+    x = task.x
     with torch.no_grad():
-        residual = ranks.checked(lambda: problem.residual(x, solution.jet(x, problem.want), **solution.unknowns))
+        residual = task.ranks.checked(lambda: problem.residual(x, solution.jet(x, problem.want), **solution.unknowns))
     places = residual_peaks(net, x, residual, wanted - before, group)
     if len(places):
         add_bumps(net, rows_at(net, places, shrink=_SHRINK), group=group)
@@ -329,7 +327,7 @@ def _start_anew(trace: _Trace, solution: Solution, iterations: int) -> Solution:
         trace.note("restart", len(rows), anew)
         return anew
     _put_back(net, rows)
-    return replace(solution, stop_reason=anew.stop_reason) if anew.stop_reason == "interrupted" else solution
+    return replace(solution, stop=anew.stop) if anew.stop is StopReason.INTERRUPTED else solution
 
 
 @torch.no_grad()
@@ -364,9 +362,7 @@ def _named(score: str | Score) -> str:
 
 def _check(problem: Problem, net: BumpNet, iterations: int, options: dict[str, Any], bumps: int) -> None:
     check_fit(problem, net, options.get("boundary"))
-    for name, value in (("bumps", bumps), ("iterations", iterations)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    check({"bumps": integer(1), "iterations": integer(1)}, {"bumps": bumps, "iterations": iterations})
 
 
 __all__ = ["SCORES", "grow", "heights", "prune", "reach", "removal_costs"]

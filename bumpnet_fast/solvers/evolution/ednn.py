@@ -19,7 +19,7 @@ from ...nets.bumpnet import BumpNet
 from ...problems.evolution.base import EvolutionProblem
 from ...problems.sampling import lattice
 from .. import run_state
-from ..checks import check_net
+from ..arguments import check_net
 from ..threads import few_threads
 from .basis import Space, quadrature, uniform_net
 from .integrators import StepTooSmall

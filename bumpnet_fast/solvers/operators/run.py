@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...nets.deeponet import BumpDeepONet
 from ...problems.operators.base import OperatorData
 from .. import run_state
-from ..stationary import Progress
+from ..loop import Progress
 from .branch import evaluating
 from .gradient import Adam, Lbfgs, Loss
 from .trunk import Point

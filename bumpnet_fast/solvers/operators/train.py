@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...nets.deeponet import BumpDeepONet
 from ...problems.operators.base import Operator, OperatorData
 from .. import run_state
-from ..stationary import Progress
+from ..loop import Progress
 from ..threads import few_threads
 from . import branch as branches
 from . import gradient, stored

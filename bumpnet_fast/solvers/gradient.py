@@ -1,0 +1,249 @@
+"""The one gradient trainer: Adam, Adam with exact amplitudes, and L-BFGS, of whatever has a loss.
+
+What the gradient is taken of is an :class:`~bumpnet_fast.solvers.objective.Objective`, which the work of a run makes:
+the rows of a problem at its points, or the functions of an operator.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from ..nets.adapt import Pruning
+from .arguments import integer, number, option, positive
+from .elimination import Separable
+from .loop import Method
+from .objective import Objective
+from .residual import System
+
+#: Adam's pruning ends at this fraction of its iterations: what is left heals the last cut.
+_PRUNE_UNTIL = 0.8
+#: Kinds of points that can be drawn anew.
+_SCATTERED = ("sobol", "uniform")
+#: Pairs of steps and gradients that L-BFGS remembers.
+_MEMORY = 50
+#: Evaluations for an iteration of L-BFGS, with something to spare for one long line search.
+_EVALUATIONS, _SPARE = 2, 20
+
+
+class _Gradient(Method):
+    """What Adam and L-BFGS share."""
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+
+    def loss(self) -> float:
+        """Over all points, or functions."""
+        return self.objective.observe()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "objective": self.objective.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+@dataclass
+class Adam(_Gradient):
+    """Adam on all parameters; the learning rate decays like a cosine (Kingma and Ba, arXiv:1412.6980).
+
+    Parameters
+    ----------
+    learning_rate : float
+        At the start.
+    final_rate : float
+        The learning rate at the end, relative to the start.
+    batch : int, optional
+        About so many points at a time; all by default.
+    resample : int, optional
+        Draw new points every so many iterations; for the scattered kinds of points.
+    prune_threshold : float
+        Take out bumps whose peak-normalised amplitude is below this fraction of the largest; 0 for never.
+    prune_every : int
+        How often, until 80 % of the iterations.
+    prune_least : int
+        Never fewer bumps than this.
+    log_every : int
+        Look at the loss, for the history, the callbacks and the best rows, every so many iterations.
+    """
+
+    name: ClassVar[str] = "adam"
+    iterations: ClassVar[int] = 2000
+    learning_rate: float = option(3e-2, positive())
+    final_rate: float = option(1e-2, number(0, 1))
+    batch: int | None = option(None, integer(1, optional=True))
+    resample: int | None = option(None, integer(1, optional=True))
+    prune_threshold: float = option(0.0, number(0, 1))
+    prune_every: int = option(500, integer(1))
+    prune_least: int = option(1, integer(1))
+    log_every: int = option(10, integer(1))
+
+    def check(self, settings: dict[str, Any], iterations: int) -> None:
+        own = isinstance(settings["points"], Tensor)
+        if self.resample is not None and (own or settings["sampling"] not in _SCATTERED):
+            kind = "points of one's own" if own else repr(settings["sampling"])
+            raise ValueError(f"resample needs sampling of {', '.join(_SCATTERED)}, got {kind}")
+        until = int(_PRUNE_UNTIL * iterations)
+        if self.prune_threshold and self.prune_every > until:
+            most = f"{_PRUNE_UNTIL:.0%} of the iterations of Adam"
+            raise ValueError(f"prune_every must be at most {most}, {until}, got {self.prune_every}")
+
+    def start(self, work: Any, iterations: int) -> None:
+        self.work, self.objective, self.taken = work, work.objective(self.batch), 0
+        parameters = self.objective.parameters
+        self.optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, fused=self.objective.fused)
+        self.schedule = LambdaLR(self.optimizer, lambda step: self._cosine(step / max(1, iterations)))
+        self.pruning, self.generation = None, work.generation
+        if self.prune_threshold:
+            until = max(self.prune_every, int(_PRUNE_UNTIL * iterations))
+            self.pruning = Pruning(
+                work.net, self.optimizer, self.prune_threshold, self.prune_every, self.begun + self.prune_every,
+                self.begun + until, self.prune_least, events=work.events, taken=self.begun, group=work.ranks.group,
+            )  # fmt: skip
+
+    def _cosine(self, t: float) -> float:
+        return self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * min(t, 1.0)))
+
+    @torch.enable_grad()
+    def step(self, most: int) -> int:
+        if self.resample and self.taken and self.taken % self.resample == 0:
+            self.objective.redraw()
+            self._loss_changed()
+        self.optimizer.zero_grad()
+        loss = self._backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.taken += 1
+        if self.pruning is not None and self.pruning.step(loss) is not None:
+            self._loss_changed()
+        return 1
+
+    def _loss_changed(self) -> None:
+        """Losses from now on cannot be compared with those before."""
+        self.work.generation += 1
+        self.generation = self.work.generation
+
+    def _backward(self) -> Tensor:
+        return self.objective.backward()
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"schedule": self.schedule.state_dict(), "taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.schedule.load_state_dict(state["schedule"])
+        self.taken = int(state["taken"])
+        if self.pruning is not None:
+            self.pruning.taken = self.begun + self.taken
+
+
+@dataclass
+class VarProAdam(Adam):
+    """Adam on the shapes, with the best amplitudes at every step; linear problems only.
+
+    The derivative of the least loss over the amplitudes is that by the shapes alone, taken at the best
+    amplitudes (envelope theorem): no Jacobian is needed.
+
+    Parameters
+    ----------
+    ridge : float
+        Tikhonov weight on the squares of the scaled amplitudes.
+
+    The others are those of :class:`Adam`.
+    """
+
+    name: ClassVar[str] = "varpro-adam"
+    ridge: float = option(1e-12, number())
+
+    def check(self, settings: dict[str, Any], iterations: int) -> None:
+        super().check(settings, iterations)
+        if self.batch is not None:
+            raise ValueError(f"batch is for method 'adam'; {self.name!r} takes all points at a time")
+
+    def start(self, work: Any, iterations: int) -> None:
+        if not work.is_linear():
+            advice = f"which {self.name!r} cannot do; use method='adam'"
+            raise ValueError(f"problem {work.problem.name!r} is nonlinear in u or its unknowns, {advice}")
+        super().start(work, iterations)
+        self._system: System | None = None
+
+    @torch.no_grad()
+    def _solve(self) -> None:
+        system, net = self.work.system, self.work.net
+        if self._system is not system:
+            self._system, self._model = system, Separable(system, self.ridge)
+        layout = net.layout
+        shapes = net.rows[:, : layout.shape_columns].double().flatten()
+        net.rows[:, layout.amplitude] = self._model.evaluate(shapes).inner.view(-1, layout.outputs).to(net.rows)
+
+    def _backward(self) -> Tensor:
+        self._solve()
+        loss = super()._backward()
+        net = self.work.net
+        net.rows.grad[:, net.layout.amplitude] = 0  # it is rounding, which Adam would blow up
+        return loss
+
+    def loss(self) -> float:
+        self._solve()
+        return super().loss()
+
+
+@dataclass
+class LBFGS(_Gradient):
+    """L-BFGS with a strong Wolfe line search, on all points (Liu and Nocedal, 1989).
+
+    In float32 it stops early: the line search compares losses that differ in digits which are not there.
+
+    Parameters
+    ----------
+    log_every : int
+        Look at the loss every so many iterations.
+    """
+
+    name: ClassVar[str] = "lbfgs"
+    iterations: ClassVar[int] = 2000
+    log_every: int = option(10, integer(1))
+
+    def start(self, work: Any, iterations: int) -> None:
+        self.objective, self.scale, self.generation = work.objective(None), None, work.generation
+        # No tolerances: they are absolute, and losses go far below any of them.
+        self.optimizer = torch.optim.LBFGS(
+            self.objective.parameters, history_size=_MEMORY, line_search_fn="strong_wolfe", tolerance_grad=0.0,
+            tolerance_change=0.0,
+        )  # fmt: skip
+
+    @torch.enable_grad()
+    def step(self, most: int) -> int:
+        if self.scale is None:  # torch forgets pairs with a product below 1e-10, so the loss must not be small
+            self.scale = 1 / max(self.loss(), 1e-300)
+        group, before = self.optimizer.param_groups[0], self._count()
+        group["max_iter"], group["max_eval"] = most, _EVALUATIONS * most + _SPARE
+        start = [p.detach().clone() for p in group["params"]]
+        self.optimizer.step(self._closure)
+        if all(torch.equal(p, q) for p, q in zip(start, group["params"], strict=True)):
+            return 0
+        return self._count() - before
+
+    def _count(self) -> int:
+        return self.optimizer.state[self.optimizer.param_groups[0]["params"][0]].get("n_iter", 0)
+
+    def _closure(self) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = self.objective.backward(whole=True, scale=self.scale)
+        return torch.where(torch.isfinite(loss), loss, math.inf)  # a NaN would end the line search as a success
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"scale": self.scale}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.scale = state["scale"]
+
+
+__all__ = ["LBFGS", "Adam", "VarProAdam"]

@@ -1,0 +1,125 @@
+"""What a gradient is taken of: a loss over batches, and the sum of squares of the rows of a problem as one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .residual import System
+
+if TYPE_CHECKING:
+    from .task import Task
+
+
+class Objective:
+    """A loss and its gradient, batch by batch or whole."""
+
+    #: Whether all parameters are on one device that has a fused Adam, and few of them.
+    fused = False
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What is trained."""
+        raise NotImplementedError
+
+    def backward(self, whole: bool = False, scale: float = 1.0) -> Tensor:
+        """``scale`` times the loss of the next batch, or of all; its gradient is left in ``grad``."""
+        raise NotImplementedError
+
+    def observe(self) -> float:
+        """The loss of all."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which batches come next."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with these."""
+
+
+class RowsObjective(Objective):
+    """The sum of squares of the rows of a problem, in float64: what all solvers minimise.
+
+    Parameters
+    ----------
+    task : Task
+        Whose rows.
+    batch : int, optional
+        The points are dealt at random into batches of about this size, which are taken in an order that is
+        new in every epoch; the conditions are in each of them.  By default all points are one batch.
+    """
+
+    def __init__(self, task: Task, batch: int | None = None):
+        self.task, self.net, self.batch, self.draws = task, task.net, batch, 0
+        self.fused = task.net.rows.device.type in ("cpu", "cuda")
+        self.unknowns = torch.nn.Parameter(task.unknowns.to(task.net.rows))
+        self.generator = torch.Generator().manual_seed(task.seed)
+        self._deal()
+
+    def _deal(self, deal: Tensor | None = None, queue: Sequence[int] = ()) -> None:
+        task, x = self.task, self.task.x
+        self.parts, self.deal, self.queue = [task.system], deal, list(queue)
+        number = task.ranks.number(len(x))
+        if self.batch is not None and self.batch < number:
+            self.deal = torch.randperm(len(x), generator=self.generator) if deal is None else deal
+            chunks = self.deal.tensor_split(math.ceil(number / self.batch))
+            self.parts = [task.system_at(x[chunk.to(x.device)]) for chunk in chunks]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [self.net.rows, self.unknowns] if len(self.unknowns) else [self.net.rows]
+
+    def next(self) -> System:
+        """The rows of the next batch."""
+        if len(self.parts) == 1:
+            return self.parts[0]
+        if not self.queue:
+            order = torch.randperm(len(self.parts), generator=self.generator)
+            self.queue = self.task.ranks.agreed(order.to(self.task.device)).tolist()
+        return self.parts[self.queue.pop()]
+
+    def redraw(self) -> None:
+        """Draw as many collocation points anew."""
+        self.draws += 1
+        self.task.redraw(self.draws)
+        self._deal()
+
+    def _loss(self, system: System) -> Tensor:
+        """Of several ranks, this one's part of it."""
+        rows = system.residual(system.jets(self.net.rows), self.unknowns.double())
+        return rows @ rows
+
+    def backward(self, whole: bool = False, scale: float = 1.0) -> Tensor:
+        return self.backward_of(self.task.system if whole else self.next(), scale)
+
+    def backward_of(self, system: System, scale: float = 1.0) -> Tensor:
+        """``scale`` times the loss of some rows over all ranks, its gradient left in ``grad``."""
+        loss = scale * self._loss(system)
+        loss.backward()
+        for p in self.parameters:
+            p.grad = system.ranks.total(p.grad)
+        return system.ranks.total(loss.detach())
+
+    @torch.no_grad()
+    def observe(self) -> float:
+        self.task.unknowns = self.unknowns.detach().double()
+        return float(self.task.ranks.total(self._loss(self.task.system)))
+
+    def state_dict(self) -> dict[str, Any]:
+        places = {"deal": self.deal, "queue": list(self.queue), "draws": self.draws}
+        return places | {"generator": self.generator.get_state(), "unknowns": self.unknowns.detach()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.draws = int(state["draws"])
+        self._deal(state["deal"], state["queue"])
+        self.generator.set_state(state["generator"])
+        self.unknowns.copy_(state["unknowns"])
+
+
+__all__ = ["Objective", "RowsObjective"]

@@ -1,0 +1,207 @@
+"""What every solver gives back: a net, how it came about, why it ended, and u wherever it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.functional import bump_jet
+from ..core.jet import Jet
+from ..nets.bumpnet import BumpNet
+from ..nets.events import Event
+from ..problems.base import Problem
+from ..problems.sampling import lattice
+from .loop import StopReason
+
+
+def as_points(x: Any, like: Tensor) -> tuple[Tensor, torch.dtype]:
+    """Points [N, d] from a tensor, an array or nested lists, in the dtype of ``like``; and the dtype to answer in.
+
+    Raises
+    ------
+    TypeError
+        If they are not real numbers.
+    ValueError
+        If their shape is another one.
+    """
+    given = x if isinstance(x, Tensor) else torch.as_tensor(x)
+    if given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"x must be of real numbers, got {given.dtype}")
+    if given.dim() != 2:
+        raise ValueError(f"x must have shape [N, d], got {tuple(given.shape)}")
+    return given.to(like), given.dtype if given.is_floating_point() and hasattr(x, "dtype") else like.dtype
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What the results of all solvers have.
+
+    Attributes
+    ----------
+    net
+        What was trained.
+    problem
+        What was solved.
+    history : list of dict
+        What was seen on the way, an entry for every look at the loss, with ``iteration``, ``seconds`` and ``loss``.
+    stop : StopReason
+        Why it ended; ``stop.message`` says it in words.
+    seconds, processor_seconds : float
+        By the clock, and of all threads of the processor; all sessions of a resumed run together.
+    warnings : list of str
+        What looks wrong, and what to do about it.
+    """
+
+    net: Any
+    problem: Any
+    history: list[dict[str, Any]] = field(repr=False)
+    stop: StopReason
+    seconds: float
+    processor_seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.stop = StopReason(self.stop)
+
+    @property
+    def stop_reason(self) -> str:
+        """The word of :attr:`stop`."""
+        return self.stop.value
+
+
+@dataclass(kw_only=True)
+class FieldResult(Result):
+    """A result that is a function u of the points of a domain: call it, or ask for its jet.
+
+    Attributes
+    ----------
+    boundary : str
+        How conditions are enforced on the boundary: "hard" or "soft".
+    loss : float
+        Mean square of the scaled residual, plus weighted conditions and the ridge.
+    rel_l2, max_error : float or None
+        Against the exact solution on a regular grid over the domain (101 x 101 in 2D), if it is known.
+    iterations : int
+        Accepted steps.
+    method : str
+        The method that was used.
+    """
+
+    boundary: str
+    loss: float
+    rel_l2: float | None = None
+    max_error: float | None = None
+    iterations: int = 0
+    method: str = ""
+
+    def jet(self, x: Tensor, want: str = "hessian") -> Jet:
+        """Value and derivatives of u at the points ``x`` [N, d]; ``want`` as for :meth:`bumpnet_fast.BumpNet.jet`."""
+        raise NotImplementedError
+
+    def predict(self, x: Any, *, grad: bool = False) -> Tensor:
+        """The solution [N, K] at points.
+
+        Parameters
+        ----------
+        x : Tensor, array or nested lists
+            [N, d], of any real dtype; the result has the dtype of a floating-point ``x``, else that of the net.
+        grad : bool
+            Whether the result can be differentiated by ``x`` and the parameters.
+        """
+        points, dtype = as_points(x, self.like)
+        with torch.set_grad_enabled(grad):
+            return self.jet(points, "value").value.to(dtype)
+
+    def __call__(self, x: Any) -> Tensor:
+        """As :meth:`predict`."""
+        return self.predict(x)
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the dtype and on the device that points are computed in."""
+        return self.net.rows
+
+
+@dataclass(kw_only=True)
+class Solution(FieldResult):
+    """A trained net and how it came about.
+
+    Attributes
+    ----------
+    net : BumpNet
+        The net that was given, now with the best rows found.
+    unknowns : dict of str to float
+        The unknowns of the equation, as found.
+    events : list of Event
+        Bumps taken out and put in on the way.
+    """
+
+    net: BumpNet
+    problem: Problem
+    unknowns: dict[str, float] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+
+    def jet(self, x: Tensor, want: str = "hessian") -> Jet:
+        """Jet of the solution at the points ``x`` [N, d], boundary values included."""
+        return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want, self.boundary)
+
+
+class ErrorMeasure:
+    """Relative L2 and maximum error on a lattice over a domain, against what is known there; or None and None.
+
+    Parameters
+    ----------
+    problem : Problem
+        Gives the domain and the reference.
+    device : torch.device
+        Where to compute.
+    """
+
+    def __init__(self, problem: Problem, device: torch.device):
+        x = lattice(problem.domain)
+        self.x = x[problem.inside(x)].to(device)
+        exact = problem.reference(self.x)
+        self.exact = None if exact is None else exact.reshape(len(self.x), -1)
+
+    def __call__(self, u: Callable[[Tensor], Tensor]) -> tuple[float | None, float | None]:
+        """The errors of ``u`` [N, K] at the points that it gets, [N, d]."""
+        if self.exact is None:
+            return None, None
+        return errors(u(self.x).double(), self.exact)
+
+
+def errors(values: Tensor, known: Tensor) -> tuple[float, float]:
+    """Relative L2 error, absolute where ``known`` [N, K] is zero, and maximum error of ``values``."""
+    difference = values - known.reshape(values.shape)
+    size = float(torch.linalg.vector_norm(known)) or 1.0
+    return float(torch.linalg.vector_norm(difference)) / size, float(difference.abs().max())
+
+
+class NetErrorMeasure(ErrorMeasure):
+    """The errors of the rows of a net, boundary values included, fast for many rows one after the other."""
+
+    def __init__(self, problem: Problem, net: BumpNet, boundary: str):
+        super().__init__(problem, net.rows.device)
+        self.net, hard = net, boundary == "hard"
+        self.compose = problem.compose(self.x, "value") if hard else None
+        self.shifts = problem.shifts() if hard else [(0.0,) * net.layout.dim]
+
+    def of(self, rows: Tensor) -> tuple[float | None, float | None]:
+        """The errors with these rows [M, columns]."""
+
+        def u(x: Tensor) -> Tensor:
+            at, net = rows.to(self.net.rows), self.net
+            jets = [
+                bump_jet((x + x.new_tensor(shift)).to(at), at, net.frame, "value", tied=net.tied).map(Tensor.double)
+                for shift in self.shifts
+            ]
+            return (self.compose(*jets) if self.compose else jets[0]).value
+
+        return self(u)
+
+
+__all__ = ["ErrorMeasure", "FieldResult", "NetErrorMeasure", "Result", "Solution", "as_points", "errors"]

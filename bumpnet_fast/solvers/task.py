@@ -1,0 +1,171 @@
+"""A problem, a net and points as the work of a run: what the methods step on, and what they leave behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.ranks import Ranks
+from ..nets.bumpnet import BumpNet
+from ..nets.events import Event
+from ..problems.base import Problem
+from . import refine, run_state
+from .loop import Work
+from .objective import RowsObjective
+from .residual import System, blocks, collocation
+from .solution import NetErrorMeasure
+
+
+class Task(Work):
+    """A net to be trained, in place, to solve a problem.
+
+    Attributes
+    ----------
+    problem, net, boundary
+        As given to :func:`~bumpnet_fast.solvers.solve`.
+    unknowns : Tensor
+        [T], float64: those of the equation.
+    x : Tensor
+        [N, d], the collocation points; of several ranks this one's.
+    weights : Tensor or None
+        [N], factors of the rows of the equation.
+    counts : tuple of int
+        Points along the axes, for the conditions.
+    events : list of Event
+        Bumps taken out and put in.
+    """
+
+    def __init__(self, problem: Problem, net: BumpNet, boundary: str | None = None, group: Any = None):
+        self.problem, self.net, self.ranks = problem, net, Ranks(group, net.rows.device)
+        self.boundary = problem.forms[0] if boundary is None else boundary
+        self.name, self.device = f"the residual of problem {problem.name!r}", net.rows.device
+        self.unknowns = torch.tensor([*problem.unknowns.values()], dtype=torch.float64, device=self.device)
+        self.events: list[Event] = []
+        self.generation, self.refinements, self._error = 0, 0, None
+
+    def collocate(
+        self, points: Any = None, sampling: str = "grid", condition_weight: float = 1.0, refinements: int = 0,
+        seed: int = 0,
+    ) -> Task:  # fmt: skip
+        """Choose the points; the arguments are those of :func:`~bumpnet_fast.solvers.solve`."""
+        self.sampling, self.condition_weight, self.seed = sampling, float(condition_weight), seed
+        self.refinements, self.carries = refinements, refinements > 0
+        x, self.counts = collocation(self.problem, self.net, points, sampling, seed, self.ranks)
+        self.place(x)
+        self.first_x = x
+        return self
+
+    # --- rows ----------------------------------------------------------------------------------
+
+    @property
+    def system(self) -> System:
+        """The rows of the problem at all points."""
+        if self._system is None:
+            self._system = self.system_at(self.x, self.weights)
+        return self._system
+
+    @torch.no_grad()
+    def system_at(self, x: Tensor, weights: Tensor | None = None) -> System:
+        """The rows at other points of the equation; the conditions stay as they are."""
+        rows = blocks(self.problem, self.boundary, self.counts, x, self.condition_weight, weights, self.ranks)
+        named = dict(zip(self.problem.unknowns, self.unknowns.tolist(), strict=True))
+        return System(rows, self.net, named, self.ranks)
+
+    def is_linear(self) -> bool:
+        """Whether every row is affine in u, and there are no unknowns."""
+        if self.problem.unknowns:
+            return False
+        return self.system.is_linear() if self.problem.linear is None else self.problem.linear
+
+    def objective(self, batch: int | None) -> RowsObjective:
+        """What the gradient of is taken, in batches of points or of all."""
+        return RowsObjective(self, batch)
+
+    def place(self, x: Tensor, weights: Tensor | None = None) -> None:
+        """Move the collocation points."""
+        self.x, self.weights, self._system = x, weights, None
+
+    def redraw(self, draw: int) -> None:
+        """Draw as many collocation points anew, by the ``draw``-th seed."""
+        x, _ = collocation(self.problem, self.net, self.counts, self.sampling, self.seed + draw, self.ranks)
+        self.place(x)
+
+    def named_unknowns(self) -> dict[str, float]:
+        """By their names in the equation."""
+        return dict(zip(self.problem.unknowns, self.unknowns.tolist(), strict=True))
+
+    @property
+    def entries(self) -> int:
+        """Of the Jacobian of the rows by the parameters, about."""
+        return self.net.rows.numel() * self.ranks.most(len(self.x))
+
+    # --- as the work of a run ------------------------------------------------------------------
+
+    def begin(self, stage: int) -> bool:
+        """Of several stages of least squares, every one but the first has more points, where the residual is large."""
+        if not self.refinements or not stage:
+            return False
+        seed = self.seed + stage - 1 + (self.refinements + 1) * self.ranks.rank  # every rank has candidates of its own
+        about = self.problem, self.net, self.boundary, self.named_unknowns()
+        number = max(1, len(self.first_x) // 2)
+        self.place(*self.ranks.checked(lambda: refine.refined(*about, self.first_x, number, seed)))
+        self.generation += 1
+        return True
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return {"rows": self.net.rows.detach().clone(), "unknowns": self.unknowns.clone()}
+
+    @torch.no_grad()
+    def put_back(self, best: dict[str, Tensor]) -> None:
+        net, rows = self.net, best["rows"].to(self.net.rows)
+        if rows.shape == net.rows.shape:
+            net.rows.copy_(rows)
+        else:
+            net.rows = torch.nn.Parameter(rows.clone(), net.rows.requires_grad)
+        net.rows.grad = None
+        self.unknowns = best["unknowns"].to(self.unknowns)
+
+    def measured(self, rows: Tensor) -> tuple[float | None, float | None]:
+        """Relative L2 and maximum error of some rows, as rank 0 finds them."""
+        if self._error is None:
+            self._error = NetErrorMeasure(self.problem, self.net, self.boundary)
+        found = self._error.of(rows)
+        return found if None in found else tuple(self.ranks.agreed(self.unknowns.new_tensor(found)).tolist())
+
+    @torch.no_grad()
+    def measure(self, now: dict[str, Tensor] | None) -> float | None:
+        return self.measured(self._rows(now))[0]
+
+    def notes(self, now: dict[str, Tensor] | None) -> dict[str, Any]:
+        return {"bumps": len(self._rows(now))}
+
+    @torch.no_grad()
+    def net_at(self, now: dict[str, Tensor] | None) -> BumpNet:
+        return BumpNet.from_rows(self._rows(now).to(self.net.rows), self.net.frame, self.net.domain, self.net.tied)
+
+    def _rows(self, now: dict[str, Tensor] | None) -> Tensor:
+        return self.net.rows.detach() if now is None else now["rows"]
+
+    def state_dict(self) -> dict[str, Any]:
+        places = {"x": self.x, "weights": self.weights, "counts": self.counts, "generation": self.generation}
+        return self.snapshot() | places | {"events": [vars(event) for event in self.events]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.put_back(state)
+        weights = state["weights"]
+        self.counts = tuple(state["counts"])
+        self.place(state["x"].to(self.device), None if weights is None else weights.to(self.device))
+        self.events, self.generation = [Event(**event) for event in state["events"]], int(state["generation"])
+
+    def check_same(self, solver: str, settings: dict[str, Any]) -> None:
+        """Raise ValueError, which names what differs, unless all ranks are about to do the same."""
+        if self.ranks.alone:
+            return
+        net, own = self.net, {}
+        if isinstance(settings.get("points"), Tensor):
+            own = {"points": "a rank's own"}
+        about = {"solver": solver, "problem": run_state.described(self.problem), "rows": net.rows, "frame": net.frame}
+        about |= {"domain": net.domain, "outer": "tied" if net.tied else "free"}
+        self.ranks.check_same(about | settings | own)
