@@ -26,6 +26,7 @@ from .distributed import Ranks
 from .events import Event
 from .functional import bump_compact
 from .layer import BumpNet, rows_to_change
+from .private import forget_sizes
 
 #: Side lengths of a new bump in grid cells, as those that a net starts with.
 _OVERLAP = 3.0
@@ -249,7 +250,7 @@ def _replace(net: BumpNet, optimizer: Optimizer | None, places: Places, tensors:
         group["params"][:] = [new if p is old else p for p in group["params"]]
     if isinstance(optimizer, LBFGS):
         optimizer.state.clear()
-        optimizer._numel_cache = None  # it remembers how many numbers it trains
+        forget_sizes(optimizer)
     elif old in optimizer.state:
         optimizer.state[new] = optimizer.state.pop(old)
 

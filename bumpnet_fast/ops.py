@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from . import native, reference  # native loads the extension, which registers the CPU kernels
+from .private import below_autograd, under_transform
 from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
 from .rows import RowLayout
 
@@ -218,28 +219,12 @@ _FAKES = {
 _ops = torch.ops.bumpnet_fast
 
 
-def under_transform() -> bool:
-    """Whether a transform is active that registered operators do not take part in.
-
-    An operator with ``register_autograd`` gives a zero tangent to forward-mode differentiation
-    without any error, so an active ``torch.func`` transform or dual level is looked for.  Of the
-    ways to ask, these are the ones that torch.compile answers rightly too.
-    """
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-
-
 def _serve(name: str):
     """What a backward calls: the operator, or its reference when a transform comes in by the cotangents."""
     if under_transform():
         return _REFERENCE[name][0]
     op = getattr(_ops, name)
     return op if torch.is_grad_enabled() else functools.partial(below_autograd, op)
-
-
-def below_autograd(op, *args):
-    """An operator whose results nobody differentiates, past autograd's layers of Python."""
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
 
 
 def save_inputs(ctx, inputs, output):

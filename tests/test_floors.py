@@ -12,7 +12,7 @@ PACKAGE = ROOT / "bumpnet_fast"
 
 #: From the ground up; what shares a floor may import one another.
 FLOORS = [
-    {"distributed", "events", "files", "rows"},
+    {"distributed", "events", "files", "private", "rows", "scopes"},
     {"reference"},
     {"jet"},
     {"_C", "_C_cuda", "kernels"},
