@@ -17,14 +17,18 @@ from . import native, ops, reference
 from .jet import Jet
 from .reference import DIAGONAL, GRADIENT, level_of
 from .rows import RowLayout
+from .scopes import Choice
 
 _ops = torch.ops.bumpnet_fast
-_forced_reference = False
+_forced_reference = Choice(False)
 
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Serve the bumps by one backend inside the block, in the whole process: not for several threads at once.
+    """Serve the bumps by one backend inside the block, in the thread that enters it.
+
+    Blocks may overlap and be left in any order.  Other threads keep their own choice, those started inside the block
+    too.
 
     Parameters
     ----------
@@ -42,26 +46,21 @@ def use_backend(name: str) -> Iterator[None]:
     ...     backend()
     'reference'
     """
-    global _forced_reference
     if name not in (there := ("auto", "reference", *native.variants())):
         raise ValueError(f"name must be one of {', '.join(there)}, got {name!r}")
-    before = _forced_reference
-    _forced_reference = name == "reference"
-    try:
-        with contextlib.nullcontext() if name in ("auto", "reference") else native.use_variant(name):
-            yield
-    finally:
-        _forced_reference = before
+    variant = contextlib.nullcontext() if name in ("auto", "reference") else native.use_variant(name)
+    with _forced_reference.use(name == "reference"), variant:
+        yield
 
 
 def backend() -> str:
-    """Name of the backend that serves CPU tensors now: "reference" or a kernel variant."""
-    return "reference" if _forced_reference else native.variant() or "reference"
+    """Name of the backend that serves CPU tensors now, in this thread: "reference" or a kernel variant."""
+    return "reference" if _forced_reference.get() else native.variant() or "reference"
 
 
 def _plain_torch(dim: int) -> bool:
     """Whether plain PyTorch must answer: forced, beyond the kernels' dimensions, or under a transform."""
-    return _forced_reference or dim > ops.MAX_DIM or ops.under_transform()
+    return _forced_reference.get() or dim > ops.MAX_DIM or ops.under_transform()
 
 
 def serve(name: str, *args) -> tuple[Tensor, ...]:
@@ -395,5 +394,5 @@ def bump_compact(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
         if t.dim() < 1 or t.shape[0] != keep.shape[0]:
             raise ValueError(f"tensors[{i}] must have shape [{keep.shape[0]}, ...] as keep has, got {tuple(t.shape)}")
     keep, tensors = _plain_tensor(keep), [_plain_tensor(t) for t in tensors]
-    plain = _forced_reference or ops.under_transform()
+    plain = _forced_reference.get() or ops.under_transform()
     return ops.plain_compact(keep, tensors) if plain else _ops.compact(keep, tensors)
