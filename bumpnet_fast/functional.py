@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -134,6 +135,20 @@ def _plain_tensor(x: Tensor) -> Tensor:
     return x.as_subclass(Tensor)
 
 
+@dataclass
+class Spare:
+    """What a backward may leave out; said until it runs, as the answer may come after the forward.
+
+    Attributes
+    ----------
+    points : bool
+        The gradient by the points, unless that is differentiated again.  The operators alone look at this: what
+        serves in their place leaves nothing out.
+    """
+
+    points: bool = False
+
+
 class _BumpnetJet(torch.autograd.Function):
     """The operator ``jet`` with the backward that is registered for it, and fewer layers of Python around both.
 
@@ -141,11 +156,16 @@ class _BumpnetJet(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, *args):
+    def forward(ctx, x, rows, frame, want, tied, spare: Spare | None):
+        args = x, rows, frame, want, tied
         ops.save_inputs(ctx, args, None)
+        ctx.spare = spare
         return ops.below_autograd(_ops.jet, *args)
 
-    backward = staticmethod(ops.jet_backward)
+    @staticmethod
+    def backward(ctx, *cotangents):
+        spared = ctx.spare is not None and ctx.spare.points
+        return *ops.jet_backward(ctx, *cotangents, spare_x=spared), None
 
 
 def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True) -> Jet:
@@ -187,14 +207,23 @@ def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tie
     >>> jet.value.shape, abs(jet.gradient.item()) < 1e-6, bool(jet.laplacian < 0)
     (torch.Size([1, 1]), True, True)
     """
+    return sparing_jet(None, x, rows, frame, want, tied=tied)
+
+
+def sparing_jet(
+    spare: Spare | None, x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True
+) -> Jet:
+    """:func:`bump_jet` whose backward leaves out what ``spare`` says when it runs."""
     level = level_of(want)
     x, frame = check(_plain_tensor(x), rows, frame, tied)
+    args = x, rows, frame, level, tied
     if _plain_torch(x.shape[1]):
-        function = reference.jet
+        parts = reference.jet(*args)
+    elif torch.compiler.is_compiling() or torch.jit.is_tracing():
+        parts = _ops.jet(*args)  # the graph shall have the operator
     else:
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # the graph shall have the operator
-        function = _ops.jet if traced else _BumpnetJet.apply
-    value, gradient, second = function(x, rows, frame, level, tied)
+        parts = _BumpnetJet.apply(*args, spare)
+    value, gradient, second = parts
     return Jet(want, value, gradient if level >= GRADIENT else None, second if level >= DIAGONAL else None)
 
 
