@@ -219,7 +219,8 @@ try:
     spec.loader.exec_module(private)
 finally:
     torch._C = whole
-from bumpnet_fast import BumpNet, ops
+from bumpnet_fast import BumpNet
+from bumpnet_fast.core import ops
 from bumpnet_fast.problems.evolution import Heat
 from bumpnet_fast.solvers import evolve
 assert ops.under_transform is private.under_transform and private._transforms_active is None
