@@ -344,6 +344,8 @@ class Run:
                 method.load_state_dict(resumed["method"])
                 run_state.set_random_state(resumed["random"], self.work.device)
             self._resumed = None
+            if not self.best["work"]:
+                self._consider(method.loss(), method, method.best())
         self._torn = False
         try:
             with run_state.interrupts_held(not (method.steady and self.ranks.alone)) as self._release:
