@@ -103,10 +103,10 @@ def _operator(arguments: argparse.Namespace, defaults: argparse.Namespace) -> in
         operator, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", arguments.problem)
         check_writable(folder, arguments.json)
-        options = settings["solver"] | {"checkpoint": folder / resume.STATE}
-        with resume.remembered(folder, "operator", arguments, _RECORDED, settings):
-            solution = _run(arguments, _call(operator, net, arguments, options))
-        return _finish(solution, arguments, settings, folder)
+        with resume.alone(folder, f"operator {arguments.problem}"):
+            state = resume.state_of(folder, "operator", arguments, _RECORDED, settings)
+            solution = _run(arguments, _call(operator, net, arguments, settings["solver"] | {"checkpoint": state}))
+            return _finish(solution, arguments, settings, folder)
 
 
 def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
@@ -114,9 +114,9 @@ def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
     resume.refuse_others(arguments, defaults, ("max_seconds",))
     folder = arguments.resume
     check_writable(folder, arguments.json, create=False)
-    settings = resume.recall(folder, "operator", arguments, _RECORDED)
-    with computing_threads(arguments.threads):
-        solution = _run(arguments, resume.call(folder, arguments, settings))
+    with resume.alone(folder, "operator --resume"), computing_threads(arguments.threads):
+        settings, state = resume.recall(folder, "operator", arguments, _RECORDED)
+        solution = _run(arguments, resume.call(state, arguments, settings))
         return _finish(solution, arguments, settings, folder)
 
 

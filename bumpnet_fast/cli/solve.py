@@ -29,7 +29,7 @@ from .writing import check_writable, show, surroundings, write_results
 if TYPE_CHECKING:
     from ..layer import BumpNet
     from ..problems.base import Problem
-    from ..solvers import March, Solution
+    from ..solvers import March, Solution, runs
 
 #: Those of solvers.least_squares, which it would take torch to import.
 METHODS = ("auto", "varpro", "gauss-newton", "lm")
@@ -149,9 +149,10 @@ def _solve(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
         problem, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", arguments.problem)
         check_writable(folder, arguments.json)
-        with resume.remembered(folder, "solve", arguments, _RECORDED, settings):
-            solution = _run(arguments, folder, _call(problem, net, arguments, settings, folder))
-        return _finish(solution, arguments, settings, folder)
+        with resume.alone(folder, f"solve {arguments.problem}"):
+            state = resume.state_of(folder, "solve", arguments, _RECORDED, settings)
+            solution = _run(arguments, folder, _call(problem, net, arguments, settings, state))
+            return _finish(solution, arguments, settings, folder)
 
 
 def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
@@ -159,9 +160,9 @@ def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
     resume.refuse_others(arguments, defaults, ("iterations", "max_seconds"))
     folder = arguments.resume
     check_writable(folder, arguments.json, create=False)
-    settings = resume.recall(folder, "solve", arguments, _RECORDED)
-    with computing_threads(arguments.threads):
-        solution = _run(arguments, folder, resume.call(folder, arguments, settings))
+    with resume.alone(folder, "solve --resume"), computing_threads(arguments.threads):
+        settings, state = resume.recall(folder, "solve", arguments, _RECORDED)
+        solution = _run(arguments, folder, resume.call(state, arguments, settings))
         return _finish(solution, arguments, settings, folder)
 
 
@@ -198,13 +199,13 @@ def _solver(method: str) -> Callable[..., Solution]:
 
 
 def _call(
-    problem: Problem, net: BumpNet, arguments: argparse.Namespace, settings: dict[str, Any], folder: Path
+    problem: Problem, net: BumpNet, arguments: argparse.Namespace, settings: dict[str, Any], state: runs.File
 ) -> Callable[..., Solution | March]:
     """The call of the library that is asked for; it takes the callback."""
     from ..solvers import adaptive, marching
 
     choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
-    choices |= settings["solver"] | {"checkpoint": folder / resume.STATE}
+    choices |= settings["solver"] | {"checkpoint": state}
     if arguments.reach is not None:
         return lambda callback: adaptive.reach(problem, net, arguments.reach, callback=callback, **choices)
     if arguments.prune_to is not None:
@@ -219,7 +220,8 @@ def _call(
 
 def _run(arguments: argparse.Namespace, folder: Path, call: Callable[..., Solution | March]) -> Solution | March:
     kept = folder if arguments.animate else None
-    with progress(arguments) as report, resume.recorded(kept, report) as watch, followed(watch) as callback:
+    goes_on = arguments.resume is not None
+    with progress(arguments) as report, resume.recorded(kept, report, goes_on) as watch, followed(watch) as callback:
         return call(callback)
 
 

@@ -300,7 +300,7 @@ class _Run:
     def follow(self, began: float, max_seconds: float | None, path, every: int, callback) -> Solution:
         """Train to the end, or to what comes first, and say how it went."""
         self.clock, self.callback = began - self.seconds, callback
-        file = None if path is None else runs.File(path)
+        file = None if path is None else runs.as_file(path)
         if file is not None:
             file.begin(self._state())
         limit = math.inf if max_seconds is None else began + max_seconds

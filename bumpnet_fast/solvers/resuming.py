@@ -26,6 +26,7 @@ _FOLLOWING = ("every_seconds", "callback")
 def resume(path: str | os.PathLike, problem: Any, content: dict[str, Any], **options: Any) -> Any:
     """Go on with the run in ``path``, which holds ``content``; see :func:`bumpnet_fast.checkpoint.resume`."""
     name = content["solver"]
+    path = path if isinstance(path, runs.File) else runs.File(path, content.get("command"))
     if name == "train":
         return first_order.resume(path, problem, **options)
     if name not in _SOLVERS:

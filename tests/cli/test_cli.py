@@ -22,7 +22,7 @@ from bumpnet_fast.solvers import least_squares, system
 
 ROOT = Path(__file__).parents[2]
 TINY = ("--bumps", "3x3", "--set", "points=64", "--set", "iterations=3", "--threads", "1")
-FILES = {"model.pt", "history.json", "summary.json", "solution.png", "run.pt", "run.json"}
+FILES = {"model.pt", "history.json", "summary.json", "solution.png", "run.pt"}
 
 
 def solve(*arguments, problem="poisson"):
@@ -191,7 +191,7 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(no_picture, tmp_path, fu
     full_disk.full = True
     assert main(["solve", "poisson", *TINY, "--out", str(tmp_path)]) == 1
     errors = capsys.readouterr().err
-    assert errors.startswith(f"bumpnet: error: cannot write {tmp_path / 'run.json'}: No space left on device (")
+    assert errors.startswith(f"bumpnet: error: cannot write {tmp_path / 'run.pt'}: No space left on device (")
     assert errors.count("\n") == 1 and not list(tmp_path.iterdir())
 
 

@@ -14,6 +14,7 @@ from bumpnet_fast import BumpNet, checkpoint, plotting, problems
 from bumpnet_fast.cli import main
 from bumpnet_fast.cli import solve as command
 from bumpnet_fast.recording import load
+from bumpnet_fast.solvers import runs
 
 TINY = ("--threads", "1", "--quiet")
 SOLVE = ("--set", "points=64", "--set", "iterations=3", *TINY)
@@ -145,7 +146,7 @@ def test_mistakes(name, arguments, message, folders, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("keep", "message"), [
     ([], "is not the folder of a run: it has no model.pt"),
-    (["run.pt", "run.json"], "has not ended: it has no model.pt yet; go on with it by --resume"),
+    (["run.pt"], "has not ended: it has no model.pt yet; go on with it by --resume"),
     (["model.pt", "summary.json"], "is not the whole folder of a run: it has no history.json"),
 ])  # fmt: skip
 def test_folders_that_are_not_whole(keep, message, folders, tmp_path):
@@ -201,9 +202,20 @@ def test_another_run_forgets_the_record_and_a_resumption_takes_no_flag(no_pictur
     folder = shutil.copytree(folders["pruned"], tmp_path / "run")
     code, _, errors = run("solve", "--resume", folder, "--animate")
     assert code == 2 and "takes no --animate" in errors[0]
-    assert json.loads((folder / "run.json").read_text())["animate"] is True
+    assert runs.load(folder / "run.pt")["command"]["animate"] is True
     assert run("solve", "poisson", "--bumps", "3x3", *SOLVE, "--out", folder)[0] == 0
     assert not {"training.pt", "training.gif"} & {path.name for path in folder.iterdir()}
+
+
+def test_the_record_of_another_run_is_not_gone_on_with(no_picture, folders, tmp_path):
+    folder = shutil.copytree(folders["pruned"], tmp_path / "run")
+    before = load(folder / "training.pt")
+    assert run("solve", "poisson", "--animate", "--bumps", "3x3", *SOLVE, "--out", folder)[0] == 0
+    frames = load(folder / "training.pt")
+    assert len(before) > len(frames) and [f.iteration for f in frames] == list(range(len(frames)))
+    (folder / "training.pt").write_bytes(b"no record")
+    assert run("solve", "poisson", "--animate", "--bumps", "3x3", *SOLVE, "--out", folder)[0] == 0
+    assert len(load(folder / "training.pt")) == len(frames)
 
 
 def test_a_mistake_leaves_no_record(tmp_path):
