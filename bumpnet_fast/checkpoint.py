@@ -16,6 +16,8 @@ windows  one ``state_dict`` for every window of a solution that was marched in t
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,12 +31,15 @@ from .jet import Jet
 from .layer import BumpNet
 from .problems.evolution import get_evolution
 from .problems.operators import get_operator
+from .rows import RowLayout
 from .solvers import resuming, runs
 from .solvers.marching import Part, chain, chained_jet
 
 #: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
 VERSION = 2
 
+#: So many numbers more than a file has may be asked for by its arguments; what is wrong is then said by the net.
+_SLACK = 1_000_000
 #: What finds the problem of a run, where that is not :func:`bumpnet_fast.problems.get`.
 _REGISTRIES = {"evolve": get_evolution, "operator": get_operator}
 
@@ -195,10 +200,23 @@ def read_model(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def rebuilt(kind: Callable[..., Any], kwargs: dict[str, Any], state: dict[str, Tensor]) -> Any:
-    """A net of a checkpoint."""
+    """A net of a checkpoint; ValueError, before memory is taken, if its tensors have less than its arguments ask."""
+    _check_sizes(kwargs, state)
     net = kind(**kwargs)
     net.load_state_dict(state)
     return net
+
+
+def _check_sizes(kwargs: dict[str, Any], state: dict[str, Tensor]) -> None:
+    counts = kwargs["bumps"] if isinstance(kwargs["bumps"], (tuple, list)) else [kwargs["bumps"]]
+    bumps, dim = math.prod(counts), len(kwargs["domain"][0])
+    asked = bumps * RowLayout(dim, kwargs.get("outputs", 0), True).columns
+    if isinstance(kwargs.get("branch"), (tuple, list)):
+        widths = (kwargs["sensors"], *kwargs["branch"], bumps)
+        asked += sum(a * b for a, b in itertools.pairwise(widths))
+    found = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
+    if not asked <= found + _SLACK:
+        raise ValueError(f"its arguments ask for {asked:.3g} numbers, and its tensors have {found}")
 
 
 def saved_problem(path: str | os.PathLike, content: dict[str, Any], get: Callable[..., Any], needed: bool) -> Any:

@@ -10,11 +10,13 @@ import dataclasses
 import os
 from typing import Any
 
+import torch
+
 from .checkpoint import net_settings, read_model, rebuilt, saved_problem, write_model
 from .files import CheckpointError, damaged
 from .layer import BumpNet
 from .problems.evolution import get_evolution
-from .solvers.evolution.basis import Space
+from .solvers.evolution.basis import IMAGES_MOST, Space
 from .solvers.evolution.result import Evolution
 
 #: What of an evolution is neither a tensor of the states nor made from other parts of the file.
@@ -76,12 +78,30 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Evolution:
         evolution = dict(content["evolution"])
         frame, images = evolution.pop("frame"), tuple(evolution.pop("images"))
         last = rebuilt(BumpNet, content["kwargs"], content["model"])
+        _check_states(evolution, last, images)
         net = BumpNet.from_rows(evolution["states"][0].to(last.rows), frame.to(last.rows), last.domain, last.tied)
         names = {field.name for field in dataclasses.fields(Evolution)} - {"problem", "net", "space"}
         if missing := names - set(evolution):
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         space = Space(problem, frame, last.tied, images)
         return Evolution(problem=problem, net=net, space=space, **{name: evolution[name] for name in names})
+
+
+def _check_states(evolution: dict[str, Any], net: BumpNet, images: tuple[int, ...]) -> None:
+    """Raise ValueError unless times, states and rates are an evolution of the bumps of ``net``."""
+    times, count = evolution["times"], len(evolution["history"])
+    shapes = {"times": (count,), "states": (count, *net.rows.shape), "rates": (count, *net.rows.shape)}
+    for name, shape in shapes.items():
+        found = evolution[name]
+        if found.dtype != torch.float64 or found.shape != shape:
+            wanted = f"float64 of shape {list(shape)}"
+            raise ValueError(f"its {name} must be {wanted}, got {found.dtype} of shape {tuple(found.shape)}")
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError(f"its {name} must be finite")
+    if not count or times[0] != 0 or not bool((times[1:] > times[:-1]).all()):
+        raise ValueError("its times must ascend from 0")
+    if len(images) != net.layout.dim or not all(type(n) is int and 0 <= n <= IMAGES_MOST for n in images):
+        raise ValueError(f"its images must be {net.layout.dim} integers from 0 to {IMAGES_MOST}, got {images}")
 
 
 __all__ = ["load", "save"]

@@ -106,13 +106,17 @@ def damaged(path: str | os.PathLike, how: str = "is damaged") -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except _WRONG as error:
         raise CheckpointError(f"{path} {how}: {one_line(error)}") from error
+
+
+#: What reading something else than was expected may end in.
+_WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, RuntimeError)
 
 
 def one_line(error: Exception) -> str:
     """The message of an error without its line breaks."""
-    return " ".join(str(error).split())
+    return " ".join((str(error) or type(error).__name__).split())
 
 
 def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) -> dict[str, Any]:
@@ -139,10 +143,14 @@ def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) 
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("torch.save compresses nothing, and a little may become a lot")
                 wrong = archive.testzip()  # torch.load does not look at the checksums that torch.save writes
             if wrong is None:
                 file.seek(0)
                 content = torch.load(file, map_location="cpu", weights_only=True)
+                if _exceeds(content, os.fstat(file.fileno()).st_size):
+                    raise ValueError("a tensor is larger than the file")
         except Exception as error:  # of any kind, as damaged bytes are; torch's message advises to load them unsafely
             raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from error
     if wrong is not None:
@@ -158,5 +166,17 @@ def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) 
         raise CheckpointError(f"{path} is damaged: it has no {', '.join(missing)}")
     return content
 
+
+def _exceeds(content: Any, size: int) -> bool:
+    """Whether a tensor in ``content`` shows much more than ``size`` bytes, by strides of 0."""
+    if isinstance(content, torch.Tensor):
+        return content.nbytes > max(_SHOWN, size)
+    if isinstance(content, dict):
+        return any(_exceeds(value, size) for value in content.values())
+    return isinstance(content, (list, tuple)) and any(_exceeds(value, size) for value in content)
+
+
+#: Bytes that a tensor may show whatever its file's size.
+_SHOWN = 1 << 26
 
 __all__ = ["CheckpointError", "CheckpointWarning", "atomic", "damaged", "one_line", "read", "sweep"]

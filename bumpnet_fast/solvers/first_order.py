@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..distributed import ALONE, Ranks
 from ..events import Event
-from ..files import CheckpointError
+from ..files import CheckpointError, damaged
 from ..layer import BumpNet
 from ..problems.base import Problem
 from . import runs
@@ -217,6 +217,8 @@ def resume(
     if state["solver"] != "train":
         raise CheckpointError(f"{path} holds a run of {state['solver']!r}, not of 'train'")
     runs.check_same(path, "problem", state["problem"], runs.described(problem))
+    with damaged(path):
+        runs.net_from(state["net"])  # before ValueError is about the arguments
     try:
         run = _Run.restored(problem, state, iterations)
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ..files import CheckpointError
+from ..files import CheckpointError, one_line
 from . import adaptive, evolution, first_order, least_squares, marching, runs
 from .deeponet import stored, train
 
@@ -41,7 +41,12 @@ def resume(path: str | os.PathLike, problem: Any, content: dict[str, Any], **opt
     start = _operator_start(store, options) if name == "operator" else _start(store)
     with store.reading():
         settings = dict(content["settings"])
-    return solver(problem, *start, **settings | options, checkpoint=store)
+    try:
+        return solver(problem, *start, **settings | options, checkpoint=store)
+    except (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        if store.begun or isinstance(error, CheckpointError) or set(options) - {"callback"}:
+            raise  # about the work, or about an argument
+        raise CheckpointError(f"{path} cannot be resumed: {one_line(error)}") from error
 
 
 def _start(store: runs.Store) -> list[Any]:

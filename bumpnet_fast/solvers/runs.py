@@ -228,6 +228,8 @@ class Store:
         Whether there is a file.
     state : dict or None
         What :meth:`keep` was told last before the run was stopped.
+    begun : bool
+        Whether the run has got as far as to keep something.
     """
 
     def __init__(self, path: str | os.PathLike | None, every: float = EVERY, content: dict[str, Any] | None = None):
@@ -235,7 +237,7 @@ class Store:
         self.content, self.state = content, None if content is None else content.get("state")
         self._make: Callable[[], dict[str, Any]] | None = None
         self._file = as_file(path) if self.on else None
-        self._begun, self._written = False, -math.inf
+        self.begun, self._written = False, -math.inf
         self._cleared = contextlib.ExitStack()
 
     def describe(self, describe: Callable[[], dict[str, Any]]) -> None:
@@ -258,13 +260,13 @@ class Store:
 
     def _begin(self) -> None:
         """Write the file without a state, once, unless the run is resumed from one."""
-        if self._begun:
+        if self.begun:
             return
         if self.state is None:
             self._file.begin(self.content | {"state": None})
         else:
             sweep(self.path)
-        self._begun, self._written = True, time.monotonic()
+        self.begun, self._written = True, time.monotonic()
 
     def keep(self, make: Callable[[], dict[str, Any]]) -> None:
         """Remember how to make the state that the run could go on from; write it if it is time."""

@@ -24,7 +24,7 @@ from ...rows import RowLayout, pack
 #: An edge this many widths away is flat: exp(-2 * 18) is rounding.
 _FLAT = 18.0
 #: More images along an axis than that mean bumps far wider than the domain.
-_IMAGES_MOST = 64
+IMAGES_MOST = 64
 #: Pairs of points and bumps that are summed over images at a time.
 _CHUNK = 8192
 #: Collocation points per bump along an axis, by dimension; the last for all higher ones.
@@ -134,7 +134,7 @@ def _images(problem: Problem, rows: Tensor, frame: Tensor, tied: bool, slack: fl
         reach = slack * (packed.A[:, j] + _FLAT) / packed.V[:, j, j].abs()
         farthest = torch.maximum(hi[j] - packed.c[:, j], packed.c[:, j] - lo[j])
         needed = float(((reach + farthest) / period - 1).max())
-        if not needed <= _IMAGES_MOST:
+        if not needed <= IMAGES_MOST:
             raise ValueError(f"net has bumps so wide that {needed:.0f} images do not make them periodic: sharpen them")
         counts[j] = max(1, math.ceil(needed))
     return tuple(counts)
