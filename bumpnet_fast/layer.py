@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from .functional import bump_basis, bump_design, bump_jet, check
 from .jet import Jet
-from .rows import Packed, RowLayout, grid_rows, orientation, pack
+from .rows import Packed, RowLayout, check_memory, grid_rows, orientation, pack
 
 _BY_ORDER = ("value", "gradient", "hessian")
 
@@ -109,7 +108,7 @@ class BumpNet(nn.Module):
         if _positive("centre_box", centre_box) < 1:
             raise ValueError(f"centre_box must be at least 1, or the grid would leave it, got {centre_box}")
         layout = RowLayout(dim, outputs, outer == "tied")
-        _check_memory(bumps, layout.columns)
+        check_memory("bumps", bumps, bumps, layout.columns)
         with torch.device("cpu"):
             domain = _box(domain, dim, dtype)
             rows, frame = grid_rows(
@@ -380,19 +379,6 @@ def _grid(bumps, dim: int) -> int | tuple[int, ...]:
     if len(bumps) != dim:
         raise ValueError(f"bumps must be a number or {dim} numbers, one per dimension, got {bumps!r}")
     return tuple(positive_integer("bumps", n) for n in bumps)
-
-
-def _check_memory(bumps, columns: int) -> None:
-    """Raise ValueError for rows that are larger than the machine's memory, where that is known."""
-    counts = bumps if isinstance(bumps, (tuple, list)) else (bumps,)
-    try:
-        size = 8 * columns * math.prod(operator.index(count) for count in counts)
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (TypeError, AttributeError, ValueError, OSError):  # not on Windows; what is no count is refused elsewhere
-        return
-    if 0 < memory < size:
-        wanted = f"rows that fit into the memory of {memory / 1e9:.3g} GB"
-        raise ValueError(f"bumps must be so few that they have {wanted}, got {bumps!r} with {columns} columns each")
 
 
 def _box(domain, dim: int, dtype: torch.dtype) -> Tensor:

@@ -22,7 +22,7 @@ from .common import (
     print_settable,
     scoped,
 )
-from .running import computing_threads, display, followed
+from .running import computing_threads, display, followed, mistakes
 from .writing import check_writable, show, surroundings, write_results
 
 if TYPE_CHECKING:
@@ -122,16 +122,14 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     from ..solvers import uniform_net
 
     perturb = perturbation(arguments, settings)
-    try:
+    with mistakes():
         problem = get_evolution(arguments.problem, **settings["problem"])
         net = uniform_net(problem, arguments.bumps, dtype=arguments.dtype, **settings["net"])
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    if perturb:
-        net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
-        if problem.periodic_axes:  # images of rotated bumps do not add up
-            with torch.no_grad():
-                net.rows[:, net.layout.skew] = 0
+        if perturb:
+            net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
+            if problem.periodic_axes:  # images of rotated bumps do not add up
+                with torch.no_grad():
+                    net.rows[:, net.layout.skew] = 0
     return problem, net
 
 

@@ -20,7 +20,7 @@ from .common import (
     print_settable,
     scoped,
 )
-from .running import computing_threads, followed, progress
+from .running import computing_threads, followed, mistakes, progress
 from .writing import check_writable, show, surroundings, write_results
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     from ..deeponet import BumpDeepONet
     from ..problems.operators import get_operator
 
-    try:
+    with mistakes():
         operator = get_operator(arguments.problem, **settings["problem"])
         branch = arguments.branch if arguments.branch is not None else () if operator.linear else (64,)
         periodic = [operator.periodic and axis == 0 for axis in range(operator.domain.shape[1])]
@@ -137,8 +137,6 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
                 operator.sensors, bumps, operator.domain, branch=branch, periodic=periodic, dtype=arguments.dtype,
                 **settings["net"],
             )  # fmt: skip
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
     return operator, net
 
 

@@ -23,7 +23,7 @@ from .common import (
     print_settable,
     scoped,
 )
-from .running import computing_threads, followed, progress
+from .running import computing_threads, followed, mistakes, progress
 from .writing import check_writable, show, surroundings, write_results
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     from ..solvers.placement import drop_outside, grade
 
     perturb = perturbation(arguments, settings)
-    try:
+    with mistakes():
         problem = problems.get(arguments.problem, **settings["problem"])
         bumps = arguments.bumps or problem.default_bumps
         dim, domain = problem.domain.shape[1], problem.domain
@@ -184,8 +184,6 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
             net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
         grade(net, problem, settings["run"].setdefault("graded", 0.0))
         drop_outside(net, problem)
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
     if (arguments.prune_to or 0) > len(net.rows):
         raise UsageError(f"--prune-to must be at most the number of bumps, {len(net.rows)}, got {arguments.prune_to}")
     return problem, net

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -281,7 +282,8 @@ def _check_options(o: dict[str, Any], max_seconds: float | None) -> None:
     positive = {name: o[name] for name in ("damping", "step_cap", "condition_weight")}
     positive |= {} if max_seconds is None else {"max_seconds": max_seconds}
     for name, value in (not_negative | positive).items():
-        if not isinstance(value, (int, float)) or not 0 <= value < math.inf or (name in positive and value == 0):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
+        if not number or (name in positive and value == 0):
             raise ValueError(f"{name} must be {'positive' if name in positive else 'at least 0'}, got {value!r}")
 
 

@@ -10,8 +10,9 @@ import copy
 import itertools
 import math
 import os
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..jet import Jet
 from ..layer import BumpNet
 from ..problems.base import Condition, Problem
 from ..problems.sampling import lattice
+from ..rows import RowLayout, check_memory
 from . import runs
 from .journal import Journal
 from .least_squares import Progress, Solution
@@ -136,9 +138,10 @@ def chained_jet(parts: Sequence[Part], x: Tensor, want: str) -> Jet:
     return Jet(want, *(None if column[0] is None else torch.cat(column)[back] for column in columns))
 
 
-def _edges(problem: Problem, windows: int) -> list[float]:
+def _edges(problem: Problem, windows: int) -> Iterator[float]:
     first, last = problem.lower[problem.time], problem.upper[problem.time]
-    return [first + (last - first) * k / windows for k in range(windows)] + [last]
+    yield from (first + (last - first) * k / windows for k in range(windows))
+    yield last
 
 
 @dataclass
@@ -259,6 +262,8 @@ def march(
     bumps, net = bumps or problem.default_bumps, {"dtype": "float64"} | dict(net or {})
     settings = options | {"bumps": bumps, "windows": windows, "net": net, "graded": graded, "perturb": perturb}
     settings |= {"seed": seed}
+    counts = bumps if isinstance(bumps, (tuple, list)) else (bumps,)
+    check_memory("windows", windows, (windows, *counts), RowLayout(len(problem.lower), problem.outputs).columns)
     store = runs.opened(checkpoint, every_seconds, lambda: runs.content("march", problem, None, settings))
     solutions: list[Solution] = []
     worst = math.inf
@@ -301,7 +306,9 @@ def _check_march(problem: Problem, windows: int, graded: float, max_seconds: flo
         raise ValueError(f"windows must be an integer of at least 1, got {windows!r}")
     if not isinstance(graded, (int, float)) or not 0 <= graded < 1:
         raise ValueError(f"graded must be at least 0 and less than 1, got {graded!r}")
-    if max_seconds is not None and not (isinstance(max_seconds, (int, float)) and 0 < max_seconds < math.inf):
+    if max_seconds is not None and not (
+        isinstance(max_seconds, (int, float)) and 0 < max_seconds <= sys.float_info.max
+    ):
         raise ValueError(f"max_seconds must be positive, got {max_seconds!r}")
 
 

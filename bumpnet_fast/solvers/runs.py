@@ -31,6 +31,7 @@ import contextlib
 import math
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -306,7 +307,7 @@ def opened(checkpoint: Any, every: float, describe: Callable[[], dict[str, Any]]
 
 def checked_seconds(every: float) -> float:
     """Seconds between two writes; ValueError if they cannot be."""
-    if not isinstance(every, (int, float)) or isinstance(every, bool) or not 0 <= every < math.inf:
+    if not isinstance(every, (int, float)) or isinstance(every, bool) or not 0 <= every <= sys.float_info.max:
         raise ValueError(f"every_seconds must be at least 0, got {every!r}")
     return float(every)
 

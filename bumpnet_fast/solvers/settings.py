@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,11 +108,11 @@ def _check_integer(name: str, value: Any, least: int) -> None:
 
 
 def _check_number(name: str, value: Any, least: float, most: float) -> None:
-    if not isinstance(value, (int, float)) or not least <= value <= most or not math.isfinite(value):
+    if not isinstance(value, (int, float)) or not least <= value <= min(most, sys.float_info.max):
         wanted = f"at least {least:g}" if most == math.inf else f"between {least:g} and {most:g}"
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
 def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} must be positive, got {value!r}")

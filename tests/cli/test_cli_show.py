@@ -143,6 +143,15 @@ def test_mistakes(name, arguments, message, folders, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_points_that_do_not_fit_into_the_memory_are_a_mistake(folders, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError("Unable to allocate 59.6 GiB")
+
+    monkeypatch.setattr("numpy.meshgrid", full)
+    code, output, errors = run("show", folders["in time"], "--vtk", tmp_path / "u.vti", "--points", 2000)
+    assert (code, output, errors) == (2, [], ["bumpnet: error: not enough memory for so many points"])
+
+
 @pytest.mark.parametrize(("keep", "message"), [
     ([], "is not the folder of a run: it has no model.pt"),
     (["run.pt"], "has not ended: it has no model.pt yet; go on with it by --resume"),

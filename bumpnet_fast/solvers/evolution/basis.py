@@ -19,7 +19,7 @@ from ...jet import Jet
 from ...layer import BumpNet
 from ...problems import sampling
 from ...problems.base import Problem
-from ...rows import RowLayout, pack
+from ...rows import RowLayout, check_memory, pack
 
 #: An edge this many widths away is flat: exp(-2 * 18) is rounding.
 _FLAT = 18.0
@@ -165,6 +165,7 @@ def quadrature(problem: Problem, net: BumpNet, points) -> tuple[Tensor, Tensor]:
         weights = torch.full_like(x[:, 0], 1 / len(x))
     else:
         counts = _counts(points, net, domain)
+        check_memory("points", points, counts, d)
         axes = [_rule(domain[:, j], n, periodic=j in problem.periodic_axes) for j, n in enumerate(counts)]
         x = torch.cartesian_prod(*(ticks for ticks, _ in axes)).reshape(-1, d).to(net.rows.device)
         weights = torch.cartesian_prod(*(w for _, w in axes)).reshape(-1, d).prod(1).to(net.rows.device)
