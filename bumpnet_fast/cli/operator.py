@@ -20,7 +20,7 @@ from .common import (
     print_settable,
     scoped,
 )
-from .running import computing_threads, followed, progress
+from .running import computing_threads, followed, mistakes, progress
 from .writing import check_writable, show, surroundings, write_results
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ def _operator(arguments: argparse.Namespace, defaults: argparse.Namespace) -> in
         operator, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", arguments.problem)
         check_writable(folder, arguments.json)
-        options = settings["solver"] | {"checkpoint": folder / resume.STATE}
-        with resume.remembered(folder, "operator", arguments, _RECORDED, settings):
-            solution = _run(arguments, _call(operator, net, arguments, options))
-        return _finish(solution, arguments, settings, folder)
+        with resume.alone(folder, f"operator {arguments.problem}"):
+            state = resume.state_of(folder, "operator", arguments, _RECORDED, settings)
+            solution = _run(arguments, _call(operator, net, arguments, settings["solver"] | {"checkpoint": state}))
+            return _finish(solution, arguments, settings, folder)
 
 
 def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
@@ -114,9 +114,9 @@ def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
     resume.refuse_others(arguments, defaults, ("max_seconds",))
     folder = arguments.resume
     check_writable(folder, arguments.json, create=False)
-    settings = resume.recall(folder, "operator", arguments, _RECORDED)
-    with computing_threads(arguments.threads):
-        solution = _run(arguments, resume.call(folder, arguments, settings))
+    with resume.alone(folder, "operator --resume"), computing_threads(arguments.threads):
+        settings, state = resume.recall(folder, "operator", arguments, _RECORDED)
+        solution = _run(arguments, resume.call(state, arguments, settings))
         return _finish(solution, arguments, settings, folder)
 
 
@@ -126,7 +126,7 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     from ..nets.deeponet import BumpDeepONet
     from ..problems.operators import get_operator
 
-    try:
+    with mistakes():
         operator = get_operator(arguments.problem, **settings["problem"])
         branch = arguments.branch if arguments.branch is not None else () if operator.linear else (64,)
         periodic = [operator.periodic and axis == 0 for axis in range(operator.domain.shape[1])]
@@ -137,8 +137,6 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
                 operator.sensors, bumps, operator.domain, branch=branch, periodic=periodic, dtype=arguments.dtype,
                 **settings["net"],
             )  # fmt: skip
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
     return operator, net
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..solvers import run_state
 from ..solvers.evolution import older as evolution
 from ..solvers.operators import older as operators
 
@@ -31,7 +32,7 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
         "solve": _solve, "train": _train, "march": _journal, "prune": _journal, "grow": _journal, "reach": _journal,
         "evolve": evolution.from_version_2, "operator": operators.from_version_2,
     }  # fmt: skip
-    return convert.get(content["solver"], lambda same: same)(content)
+    return convert.get(content["solver"], lambda same: same)(content) | {"version": run_state.VERSION}
 
 
 def _solve(content: dict[str, Any]) -> dict[str, Any]:

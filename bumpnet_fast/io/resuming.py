@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import problems
-from ..core.files import CheckpointError
+from ..core.files import CheckpointError, damaged, one_line
 from ..problems.evolution import get_evolution
 from ..problems.operators import get_operator
 from ..solvers import evolution, marching, operators, run_state, stationary, strategies
@@ -73,15 +73,15 @@ def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **o
     >>> resume(path, iterations=30).iterations
     30
     """
-    file = path if isinstance(path, run_state.File) else run_state.File(path)
-    content = run_state.load(file.path)
+    content = run_state.load(path)
+    file = path if isinstance(path, run_state.File) else run_state.File(path, content.get("command"))
     name = content["solver"]
     if problem is None:
         problem = saved_problem(file.path, content, _REGISTRIES.get(name, problems.get), needed=True)
     described = stored.described if name == "operator" else run_state.described
     run_state.check_same(file.path, "problem", content["problem"], described(problem))
     every = run_state.checked_seconds(options.pop("every_seconds", run_state.EVERY))
-    with run_state.reading(file.path):
+    with damaged(file.path):
         content = older.upgraded(content)
     if content["solver"] not in _SOLVERS:
         raise CheckpointError(f"{file.path} holds a run of {name!r}, which is not known here")
@@ -95,7 +95,12 @@ def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **o
         settings = dict(content["settings"])
         if content["solver"] == "solve":
             settings["method"] = stationary.rebuilt(settings["method"])
-    return solver(problem, *start, **settings | options, checkpoint=store)
+    try:
+        return solver(problem, *start, **settings | options, checkpoint=store)
+    except (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        if store.begun or isinstance(error, CheckpointError) or set(options) - {"callback", "callbacks"}:
+            raise  # about the work, or about an argument
+        raise CheckpointError(f"{file} cannot be resumed: {one_line(error)}") from error
 
 
 def _start(store: run_state.Store) -> list[Any]:

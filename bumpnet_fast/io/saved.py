@@ -47,7 +47,7 @@ from ..solvers.operators import OperatorSolution
 from ..solvers.operators.stored import operator_settings
 from ..solvers.run_state import plain
 from ..solvers.solution import ErrorMeasure, FieldResult, Result, Solution
-from .recording import VERSION as RECORDS
+from .recording import KIND as RECORDING
 from .recording import Frame, frames_of
 
 #: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
@@ -199,7 +199,7 @@ def load(
         file = path / MODEL
         if not file.exists():
             raise CheckpointError(_without_model(path))
-    content = read(file, {"model": VERSION, "record": RECORDS}, {"model": ("kwargs", "model", "problem", "boundary")})
+    content = read(file, {"model": (VERSION, ("kwargs", "model", "problem", "boundary"))} | RECORDING)
     if content.get("kind") == "record":
         return frames_of(file, content)
     if path.is_dir() and not content.keys() & {"result", "evolution"}:  # of an older version

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -40,6 +41,8 @@ _MARGIN = 1.5
 _POOR_FIT, _POOR_RESIDUAL = 1e-2, 0.3
 #: Points of the lattice on which the error is followed.
 _FEW = 1024
+#: Most times of the output; the states at all of them are kept.
+_TIMES_MOST = 10_000_000
 #: Applications of the pseudo-inverse that are timed, to take the fastest.
 _TIMED = 50
 
@@ -175,7 +178,7 @@ def _check_options(method, step, tolerance, shapes, initial_shapes, ridge, max_s
     positive = {"step": step, "tolerance": tolerance, "ridge": ridge, "max_seconds": max_seconds}
     for name, value in positive.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (number and 0 < value < math.inf) and (value is not None or name == "ridge"):
+        if not (number and 0 < value <= sys.float_info.max) and (value is not None or name == "ridge"):
             raise ValueError(f"{name} must be positive, got {value!r}")
 
 
@@ -183,6 +186,8 @@ def _times(times: int | Sequence[float], final: float) -> list[float]:
     if isinstance(times, int) and not isinstance(times, bool):
         if times < 1:
             raise ValueError(f"times must be at least 1, or ascending and above 0, got {times!r}")
+        if times > _TIMES_MOST:
+            raise ValueError(f"times must be at most {_TIMES_MOST:,}, as the states at all are kept, got {times!r}")
         return [final * i / times for i in range(1, times + 1)]
     try:
         ends = [float(t) for t in times]
@@ -292,6 +297,9 @@ class _Run:
     def _record(self, t: float, y: Tensor) -> None:
         report = self.model.report(t, y)
         if not math.isfinite(report.norm + report.speed + report.defect):
+            if not self.times:
+                wanted = "so small that the norm of its rate is a number"
+                raise ValueError(f"the right-hand side of problem {self.model.problem.name!r} must be {wanted}")
             raise _Unstable(t)
         self.times.append(t)
         self.reports.append(report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ class Options:
             value = getattr(self, name)
             if value is None and name in ("max_seconds", "ridge"):
                 continue
-            if not isinstance(value, (int, float)) or not 0 <= value < math.inf or (positive and value == 0):
+            if not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max or (positive and value == 0):
                 raise ValueError(f"{name} must be {'positive' if positive else 'at least 0'}, got {value!r}")
 
     def ridge_for(self, net: BumpDeepONet) -> float:
