@@ -6,7 +6,6 @@ the last of the times; ``evolution`` holds the times, the states and rates of al
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import Any
 
@@ -19,7 +18,7 @@ from .saved import net_settings, read_model, rebuilt, saved_problem, write_model
 
 #: What of an evolution is neither a tensor of the states nor made from other parts of the file.
 _PLAIN = ("history", "fit_error", "rel_l2", "max_error", "setup_seconds", "seconds", "steps", "stages",
-          "solve_seconds", "method", "shapes", "stop_reason", "warnings")  # fmt: skip
+          "solve_seconds", "method", "shapes", "stop_reason", "processor_seconds", "warnings")  # fmt: skip
 _TENSORS = ("times", "states", "rates")
 
 
@@ -77,11 +76,12 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Evolution:
         frame, images = evolution.pop("frame"), tuple(evolution.pop("images"))
         last = rebuilt(BumpNet, content["kwargs"], content["model"])
         net = BumpNet.from_rows(evolution["states"][0].to(last.rows), frame.to(last.rows), last.domain, last.tied)
-        names = {field.name for field in dataclasses.fields(Evolution)} - {"problem", "net", "space"}
-        if missing := names - set(evolution):
+        evolution = {"processor_seconds": 0.0} | evolution  # which version 0.1.0 did not measure
+        if missing := {*_PLAIN, *_TENSORS} - set(evolution):
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
-        space = Space(problem, frame, last.tied, images)
-        return Evolution(problem=problem, net=net, space=space, **{name: evolution[name] for name in names})
+        values = {name: evolution[name] for name in (*_PLAIN, *_TENSORS)}
+        values["stop"] = values.pop("stop_reason")
+        return Evolution(problem=problem, net=net, space=Space(problem, frame, last.tied, images), **values)
 
 
 __all__ = ["load", "save"]
