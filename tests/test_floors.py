@@ -12,7 +12,6 @@ PACKAGE = ROOT / "bumpnet_fast"
 
 #: From the ground up; what shares a floor may import one another, but for problems and solvers, see below.
 FLOORS = [
-    {"private", "scopes"},
     {"_C", "_C_cuda", "core", "kernels"},
     {"nets", "problems"},
     {"solvers"},

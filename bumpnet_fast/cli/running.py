@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def computing_threads(number: int | None) -> Iterator[None]:
     """Compute with at most ``number`` threads; None keeps those of torch."""
-    from ..scopes import torch_threads
+    from ..core.scopes import torch_threads
 
     with contextlib.nullcontext() if number is None else torch_threads(number):
         yield

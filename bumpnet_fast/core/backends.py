@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch  # the extension needs libtorch to be loaded first
 
-from ..scopes import Choice
+from .scopes import Choice
 
 VARIANTS = ("baseline", "avx2", "avx512")
 

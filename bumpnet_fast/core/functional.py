@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..scopes import Choice
 from . import backends, ops, reference
 from .jet import Jet
 from .reference import DIAGONAL, GRADIENT, level_of
 from .rows import RowLayout
+from .scopes import Choice
 
 _ops = torch.ops.bumpnet_fast
 _forced_reference = Choice(False)

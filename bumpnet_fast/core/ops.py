@@ -25,9 +25,9 @@ import warnings
 import torch
 from torch import Tensor
 
-from ..private import below_autograd, under_transform
 from . import backends as native  # native loads the extension, which registers the CPU kernels
 from . import reference
+from .private import below_autograd, under_transform
 from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
 from .rows import RowLayout
 
@@ -147,7 +147,7 @@ def _triton_kernels():
 def _imported(name: str):
     """A module of the Triton kernels, or None: without a word where Triton is not installed, else with a warning."""
     try:
-        return importlib.import_module(f"{__package__.rpartition('.')[0]}.kernels.{name}")
+        return importlib.import_module(f"bumpnet_fast.kernels.{name}")
     except ImportError as error:
         if not (isinstance(error, ModuleNotFoundError) and error.name == "triton"):
             warnings.warn(

@@ -21,9 +21,9 @@ from ..core.functional import backend, bump_jet
 from ..core.jet import Jet
 from ..core.reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, WANTS
 from ..core.rows import RowLayout, grid_rows, orientation
+from ..core.scopes import torch_threads
 from ..nets.bumpnet import BumpNet
 from ..nets.step import compile_step
-from ..scopes import torch_threads
 
 Residual = Callable[..., Tensor]
 OURS, STEP = "ours", "ours, compile_step"

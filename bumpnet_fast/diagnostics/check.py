@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..core import backends, ops
+from ..core.private import has_kernel
 from ..core.reference import DIAGONAL, WANTS
-from ..private import has_kernel
 from . import info
 from .cases import Case, moved, problem, questions, results, table, tolerances
 

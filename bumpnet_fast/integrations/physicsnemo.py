@@ -12,7 +12,7 @@ from itertools import permutations
 
 from torch import Tensor, nn
 
-from ..private import is_view
+from ..core.private import is_view
 from .lanes import FusedNet, LazyJet, known_version
 
 #: The versions of PhysicsNeMo whose insides are known; others differentiate the net themselves.

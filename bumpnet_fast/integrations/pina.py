@@ -11,7 +11,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from ..private import plain_tensors
+from ..core.private import plain_tensors
 from .lanes import FusedNet, LazyJet, known_version, leaf
 
 #: The versions of PINA whose operators are known; others differentiate the net themselves.

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from ..core.functional import bump_compact
+from ..core.private import forget_sizes
 from ..core.ranks import Ranks
-from ..private import forget_sizes
 from .bumpnet import BumpNet, rows_to_change
 from .events import Event
 

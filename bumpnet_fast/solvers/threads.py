@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..scopes import torch_threads
+from ..core.scopes import torch_threads
 
 #: Entries of the Jacobian that make a thread worth its while.
 ENTRIES_PER_THREAD = 2 * 10**6

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...core.jet import Jet
-from ...scopes import torch_threads
+from ...core.scopes import torch_threads
 from ..base import settle_fields
 from . import fields as random_fields
 

@@ -9,8 +9,8 @@ import torch
 
 from bumpnet_fast import backend, use_backend
 from bumpnet_fast.core import backends as native
+from bumpnet_fast.core.scopes import Choice, torch_threads
 from bumpnet_fast.problems.operators import get_operator
-from bumpnet_fast.scopes import Choice, torch_threads
 from bumpnet_fast.solvers import threads as solvers_threads
 from bumpnet_fast.solvers.threads import few_threads
 

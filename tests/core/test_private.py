@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from bumpnet_fast import BumpNet, bump_jet, private
+from bumpnet_fast import BumpNet, bump_jet
 from bumpnet_fast.core import backends as native
-from bumpnet_fast.core import ops
+from bumpnet_fast.core import ops, private
 from bumpnet_fast.diagnostics import check as parity
 from bumpnet_fast.nets import adapt
 
