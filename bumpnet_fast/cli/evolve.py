@@ -28,7 +28,7 @@ from .writing import check_writable, show, surroundings, write_results
 if TYPE_CHECKING:
     from ..nets.bumpnet import BumpNet
     from ..problems.evolution.base import EvolutionProblem
-    from ..solvers.evolution.result import Evolution, EvolutionProgress
+    from ..solvers import Evolution, Progress
 
 #: Arguments that a resumption must know.
 _RECORDED = ("problem", "method", "shapes", "dtype", "seed")
@@ -149,7 +149,7 @@ def _run(arguments: argparse.Namespace, call: Callable[..., Evolution]) -> Evolu
 
 
 @contextlib.contextmanager
-def progress(arguments: argparse.Namespace) -> Iterator[Callable[[EvolutionProgress], None]]:
+def progress(arguments: argparse.Namespace) -> Iterator[Callable[[Progress], None]]:
     """A bar on the terminal that follows the time."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
@@ -157,9 +157,10 @@ def progress(arguments: argparse.Namespace) -> Iterator[Callable[[EvolutionProgr
     columns = TextColumn("[bold]{task.description}"), BarColumn(), TextColumn(text), TimeElapsedColumn()
     with display(arguments, *columns, steps=0, error="unknown") as update:
 
-        def report(progress: EvolutionProgress) -> None:
+        def report(progress: Progress) -> None:
             error = "unknown" if progress.rel_l2 is None else f"{progress.rel_l2:.2e}"
-            update(total=progress.final_time, completed=progress.time, steps=progress.steps, error=error)
+            entry = progress.entry
+            update(total=entry["final_time"], completed=entry["time"], steps=entry["steps"], error=error)
 
         yield report
 

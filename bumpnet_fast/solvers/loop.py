@@ -146,6 +146,8 @@ class Method:
         Goes up when the loss becomes another function: losses are only compared within one generation.
     begun : int
         Iterations of the run before this stage; set before :meth:`start`.
+    deadline : float
+        By ``time.perf_counter()``, likewise: a step that takes long raises :class:`Ended` beyond it.
     """
 
     name: ClassVar[str] = ""
@@ -157,6 +159,7 @@ class Method:
     measure_every: ClassVar[int] = 10
     generation: int = 0
     begun: int = 0
+    deadline: float = math.inf
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
@@ -215,7 +218,7 @@ class Work:
         return False
 
     def snapshot(self) -> dict[str, Tensor]:
-        """What there is now, to be put back later."""
+        """What there is now, to be put back later; empty where what comes last counts, not the best."""
         raise NotImplementedError
 
     def put_back(self, best: dict[str, Tensor]) -> None:
@@ -233,6 +236,10 @@ class Work:
     def net_at(self, now: dict[str, Tensor] | None) -> BumpNet | None:
         """The bumps of a snapshot, or those that there are now."""
         return None
+
+    def share(self, done: int, most: int) -> float | None:
+        """How much is done after ``done`` of at most ``most`` iterations."""
+        return done / most if most else None
 
     def state_dict(self) -> dict[str, Any]:
         """All that it remembers: plain values and tensors."""
@@ -337,7 +344,7 @@ class Run:
                 self.work.put_back(self.best["work"])
             if self.work.begin(self.stage):
                 self.best = {"loss": math.inf, "work": {}}
-        method.begun = self.begun
+        method.begun, method.deadline = self.begun, self._deadline
         method.start(self.work, self.limits[self.stage])
         if resumed is not None:
             with self.store.reading():
@@ -435,7 +442,8 @@ class Run:
 
     def _share(self) -> float | None:
         """How much of the run is done, by whichever limit is nearest."""
-        shares = [self.done / total] if (total := sum(self.limits)) else []
+        share = self.work.share(self.done, sum(self.limits))
+        shares = [] if share is None else [share]
         shares += [self.seconds / (self._deadline - self._began)] if self._deadline < math.inf else []
         return min(1.0, max(shares)) if shares else None
 

@@ -54,7 +54,7 @@ def write(path: str | os.PathLike, content: dict[str, Any]) -> None:
 class File(os.PathLike):
     """The file of a run's state.  A solver takes one in the place of the path.
 
-    Raises if the first write fails; later failures only give a :class:`~bumpnet_fast.core.files.CheckpointWarning`, the run
+    Raises if the first write fails; later failures only give a ``CheckpointWarning``, the run
     continues, and the next write is a new attempt.
 
     Parameters

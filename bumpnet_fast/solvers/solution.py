@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +29,7 @@ def as_points(x: Any, like: Tensor) -> tuple[Tensor, torch.dtype]:
     ValueError
         If their shape is another one.
     """
-    given = x if isinstance(x, Tensor) else torch.as_tensor(x)
+    given = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))  # torch would round lists to float32
     if given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"x must be of real numbers, got {given.dtype}")
     if given.dim() != 2:

@@ -147,7 +147,7 @@ def interrupt_at(time, error):
     @contextlib.contextmanager
     def progress(arguments):
         def report(progress):
-            if progress.time >= time:
+            if progress.entry["time"] >= time:
                 raise error
 
         yield report
