@@ -12,10 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bumpnet_fast import checkpoint, evolution_checkpoint, recording, results
-from bumpnet_fast.checkpoint_operator import load_operator
 from bumpnet_fast.cli import main as command_line
 from bumpnet_fast.cli import writing
+from bumpnet_fast.io import recording, results
+from bumpnet_fast.io import saved as checkpoint
+from bumpnet_fast.io import saved_evolution as evolution_checkpoint
+from bumpnet_fast.io.saved_operator import load_operator
 
 FOLDERS = sorted(Path(__file__).with_name("data").glob("version-*"))
 EXPECTED = {folder: json.loads((folder / "expected.json").read_text(encoding="utf-8")) for folder in FOLDERS}

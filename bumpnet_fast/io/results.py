@@ -21,7 +21,7 @@ from ..problems.base import Problem
 from ..problems.sampling import lattice
 from ..solvers import Evolution, March, Solution
 from ..solvers.operators import OperatorSolution
-from ..solvers.operators.run import relative_errors
+from ..solvers.operators.task import relative_errors
 from . import saved, saved_evolution
 from .fields import field_of
 from .saved import CheckpointError, Model, read_model
@@ -165,9 +165,10 @@ def _operator(file: Path, problem: Any, history: list[dict], summary: dict[str, 
     data, test = operator.generate(count + tested, summary["seed"] or 0).split(count)
     test = test if tested else None
     keys = ("method", "physics", "train_rel_l2", "rel_l2", "projection_rel_l2", "parameters", "seconds", "iterations")
-    numbers = {key: summary[key] for key in (*keys, "stop_reason")} | {"loss": _number(summary["loss"])}
+    numbers = {key: summary[key] for key in keys} | {"loss": _number(summary["loss"]), "stop": summary["stop_reason"]}
     errors = relative_errors(net, data if test is None else test)
-    return OperatorSolution(net, operator, data=data, test=test, history=history, errors=errors, **numbers)
+    more = {"data": data, "test": test, "history": history, "errors": errors}
+    return OperatorSolution(net=net, problem=operator, **more | numbers)
 
 
 __all__ = ["HISTORY", "MODEL", "SUMMARY", "UNKNOWN", "load"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.files import CheckpointError
 from ..solvers import evolution, marching, run_state, stationary, strategies
-from ..solvers.operators import stored, train
+from ..solvers.operators import learn, stored
 
 #: The solvers that keep their state in a ``Store``, and what a resumption may change.
 _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
@@ -18,7 +18,7 @@ _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "evolve": (evolution.evolve, ("max_seconds",)),
     "grow": (strategies.grow, ()),
     "reach": (strategies.reach, ("score",)),
-    "operator": (train, ("max_seconds", "net", "test")),
+    "operator": (learn, ("max_seconds", "net", "test")),
 }
 _FOLLOWING = ("every_seconds", "callback")
 
