@@ -170,7 +170,7 @@ def progress(arguments: argparse.Namespace) -> Iterator[Callable[[Progress], Non
 
 def _finish(run: Evolution, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path) -> int:
     """Write and show an evolution; the exit code."""
-    from ..io.saved_evolution import save
+    from ..io import save
 
     summary = _summary(run, arguments, settings)
     drawn = pictures.of_evolution(run, not arguments.no_animation)

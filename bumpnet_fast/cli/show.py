@@ -84,7 +84,7 @@ def _show(arguments: argparse.Namespace) -> int:
 def _load(path: Path) -> Any:
     """The result in a folder or file; what is not known of it is said."""
     from ..core.files import CheckpointError
-    from ..io.results import UNKNOWN, load
+    from ..io.saved import UNKNOWN, load
 
     try:
         result = load(path)

@@ -29,7 +29,7 @@ from .writing import check_writable, show, surroundings, write_results
 if TYPE_CHECKING:
     from ..nets.bumpnet import BumpNet
     from ..problems.base import Problem
-    from ..solvers import March, Solution
+    from ..solvers import March, Solution, run_state
 
 #: Those of solvers.least_squares, which it would take torch to import.
 METHODS = ("auto", "varpro", "gauss-newton", "lm")
@@ -224,15 +224,14 @@ def _finish(
     solution: Solution | March, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path
 ) -> int:
     """Write and show a solution; the exit code."""
-    from ..io.saved import save
+    from ..io import save
     from ..nets.events import with_events
 
     summary = _summary(solution, arguments, settings)
-    nets = _nets(solution) if hasattr(solution, "parts") else solution.net
     write_results(
         folder,
         arguments.json,
-        lambda path: save(path, nets, problem=solution.problem, boundary=solution.boundary),
+        lambda path: save(path, solution),
         with_events(solution.history, getattr(solution, "events", ())),
         summary,
         pictures.of_solution(solution, resume.recorded_frames(folder) if arguments.animate else []),

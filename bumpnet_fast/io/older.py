@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from ..solvers import run_state
-from ..solvers.evolution import older as evolution
-from ..solvers.operators import older as operators
 
 #: The last format of those runs.
 _LAST = 2
@@ -25,12 +23,14 @@ _ADAM = ("learning_rate", "batch", "resample", "prune_threshold", "prune_every",
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of the file of a run in the form of this version; unchanged if it has that already."""
+    """The content of the file of a run in the form of this version; unchanged if it has that already.
+
+    Those of ``evolve`` and ``learn`` take more than the file to be converted: these two do it themselves.
+    """
     if content["version"] > _LAST:
         return content
     convert: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "solve": _solve, "train": _train, "march": _journal, "prune": _journal, "grow": _journal, "reach": _journal,
-        "evolve": evolution.from_version_2, "operator": operators.from_version_2,
     }  # fmt: skip
     return convert.get(content["solver"], lambda same: same)(content) | {"version": run_state.VERSION}
 

@@ -45,6 +45,7 @@ from ..solvers.loop import StopReason
 from ..solvers.marching import March, chain
 from ..solvers.operators import OperatorSolution
 from ..solvers.operators.stored import operator_settings
+from ..solvers.operators.task import relative_errors
 from ..solvers.run_state import plain
 from ..solvers.solution import ErrorMeasure, FieldResult, Result, Solution
 from .recording import KIND as RECORDING
@@ -111,8 +112,8 @@ def save(
         space = {"frame": what.space.frame.cpu(), "images": list(what.space.images)}
         more = {"evolution": more.pop("result") | tensors | space}
     if isinstance(what, OperatorSolution):
-        tested = 0 if what.test is None else len(what.test.inputs)
-        more["result"] |= {"functions": [len(what.data.inputs), tested]}
+        counts = [0 if pairs is None else len(pairs.inputs) for pairs in (what.data, what.test)]
+        more["result"] |= {"functions": counts if what.problem is not None and what.data is not None else None}
     content = {
         "version": VERSION,
         "kwargs": operator_settings(net) if isinstance(net, BumpDeepONet) else net_settings(net),
@@ -364,9 +365,26 @@ def _operator(
     operator = operator or saved_problem(file, content, get_operator, needed=False)
     with damaged(file):
         found = _how_learned(content, history, summary)
-        functions, seed = found.pop("functions", None), found.get("seed", 0)
-        data = test = None
+        functions, data, test = found.pop("functions", None), None, None
         if operator is not None and functions:
-            data, test = operator.generate(sum(functions), seed).split(functions[0])
+            data, test = operator.generate(sum(functions), found["seed"]).split(functions[0])
             test = test if functions[1] else None
-        return OperatorSolution.of(net, operator, data, test, found)
+        errors = torch.empty(0) if data is None else relative_errors(net, data if test is None else test)
+        return OperatorSolution(net=net, problem=operator, data=data, test=test, errors=errors, **found)
+
+
+def _how_learned(content: dict[str, Any], history: list | None, summary: dict | None) -> dict[str, Any]:
+    """How an operator was learned: from its file, from a folder of an older version, or unknown."""
+    if "result" in content:
+        return dict(content["result"])
+    numbers = ("train_rel_l2", "rel_l2", "projection_rel_l2", "loss")
+    if not summary:
+        unknown = {"method": "", "physics": False, "parameters": 0, "iterations": 0, "seconds": 0.0, "history": []}
+        return unknown | dict.fromkeys(numbers, math.nan) | {"stop": StopReason.UNKNOWN}
+    keys = ("method", "physics", "parameters", "seconds", "iterations", "functions")
+    found = {key: summary[key] for key in keys} | {key: _number(summary[key]) for key in numbers}
+    return found | {"history": history, "stop": summary["stop_reason"], "seed": summary["seed"] or 0}
+
+
+__all__ = ["HISTORY", "MODEL", "SUMMARY", "UNKNOWN", "load", "net_settings", "problem_settings", "save",
+           "saved_problem"]  # fmt: skip
