@@ -55,7 +55,7 @@ def descend(model, point: Point, damping: float, step_cap: float) -> Iterator[Po
                 continue
             velocity = ranks.agreed(-torch.cholesky_solve(gradient[:, None], L)[:, 0])
             slope, size = float(gradient @ velocity), float(metric @ velocity.square())
-            cap = min(1.0, step_cap / float(velocity[model.stepped :].abs().max()))
+            cap = min(1.0, step_cap / max(float(velocity[model.stepped :].abs().max()), 1e-300))
             velocity *= cap
             # (H + damping metric) velocity = -gradient spares H @ velocity.
             predicted = -2 * cap * slope + cap**2 * (slope + damping * size)
