@@ -22,7 +22,9 @@ from ..jet import Jet
 from ..layer import BumpNet
 from ..problems.base import Condition, Problem
 from ..problems.sampling import lattice
+from ..rows import bounded_atanh
 from . import runs
+from .grad_mode import differentiating
 from .journal import Journal
 from .least_squares import Progress, Solution
 from .placement import drop_outside, grade
@@ -182,8 +184,7 @@ class March:
         rows = torch.cat([part.net.rows.detach() for part in self.parts])
         centres = torch.cat([part.net.centres.detach()[:, axis] for part in self.parts])
         unit = (2 * centres - frame[0, axis] - frame[1, axis]) / (frame[1, axis] - frame[0, axis])
-        most = 1 - torch.finfo(unit.dtype).eps  # a centre may have gone all the way to the end of its box
-        rows[:, axis] = torch.atanh(unit.clamp(-most, most))
+        rows[:, axis] = bounded_atanh(unit)  # a centre may have gone all the way to the end of its box
         return BumpNet.from_rows(rows, frame, self.problem.domain, first.tied)
 
     def jet(self, x: Tensor, want: str = "value") -> Jet:
@@ -195,6 +196,7 @@ class March:
         return self.jet(x).value
 
 
+@differentiating
 def march(
     problem: Problem,
     bumps: int | tuple[int, ...] | None = None,

@@ -19,7 +19,7 @@ from ...jet import Jet
 from ...layer import BumpNet
 from ...problems import sampling
 from ...problems.base import Problem
-from ...rows import RowLayout, pack
+from ...rows import RowLayout, bounded_atanh, pack
 
 #: An edge this many widths away is flat: exp(-2 * 18) is rounding.
 _FLAT = 18.0
@@ -232,7 +232,7 @@ def uniform_net(problem: Problem, bumps: int | tuple[int, ...] | None = None, **
     stretch = (box / (hi - lo))[held]
     with torch.no_grad():
         rows = net.rows
-        rows[:, held] = torch.atanh(stretch * torch.tanh(rows[:, held]))
+        rows[:, held] = bounded_atanh(stretch * torch.tanh(rows[:, held]))
         rows[:, layout.size][:, held] += torch.log(stretch)
         if options["sharpness"] is None:
             change = math.log(problem.default_sharpness) - 0.5 * float(torch.log(stretch).sum()) / layout.dim

@@ -18,14 +18,16 @@ from torch import Tensor
 from ...layer import BumpNet
 from ...problems.evolution.base import EvolutionProblem
 from ...problems.sampling import lattice
+from ...rows import bounded_atanh
 from .. import runs
 from ..checks import check_net
+from ..grad_mode import differentiating
 from ..threads import few_threads
 from .basis import Space, quadrature, uniform_net
 from .integrators import StepTooSmall
 from .method import METHODS, RK4_STABLE, marcher, spectral_radius
 from .models import Frozen, Moving, Report, fitted_shapes
-from .result import Evolution, EvolutionProgress
+from .result import ROUNDING, Evolution, EvolutionProgress
 
 SHAPES = ("frozen", "evolve")
 INITIAL_SHAPES = ("uniform", "fit")
@@ -44,6 +46,7 @@ _FEW = 1024
 _TIMED = 50
 
 
+@differentiating
 def evolve(
     problem: EvolutionProblem,
     net: BumpNet | int | tuple[int, ...] | None = None,
@@ -183,12 +186,14 @@ def _times(times: int | Sequence[float], final: float) -> list[float]:
     if isinstance(times, int) and not isinstance(times, bool):
         if times < 1:
             raise ValueError(f"times must be at least 1, or ascending and above 0, got {times!r}")
-        return [final * i / times for i in range(1, times + 1)]
+        return [*(final * i / times for i in range(1, times)), final]  # final * times / times may miss it by rounding
     try:
         ends = [float(t) for t in times]
     except (TypeError, ValueError):
         raise ValueError(f"times must be an integer, or ascending numbers above 0, got {times!r}") from None
     ends = ends[1:] if ends[:1] == [0.0] else ends
+    if ends and abs(ends[-1] - final) <= ROUNDING * math.ulp(final):
+        ends[-1] = final
     if not ends or not all(a < b < math.inf for a, b in zip([0.0, *ends], ends, strict=False)):
         raise ValueError(f"times must be an integer, or ascending numbers above 0, got {times!r}")
     return ends
@@ -201,7 +206,7 @@ def _roomy(problem: EvolutionProblem, net: BumpNet) -> BumpNet:
     for j in problem.periodic_axes:
         width = domain[1, j] - domain[0, j]
         frame[0, j], frame[1, j] = domain[0, j] - width, domain[1, j] + width
-        rows[:, j] = torch.atanh((2 * centres[:, j] - frame[0, j] - frame[1, j]) / (frame[1, j] - frame[0, j]))
+        rows[:, j] = bounded_atanh((2 * centres[:, j] - frame[0, j] - frame[1, j]) / (frame[1, j] - frame[0, j]))
     return BumpNet.from_rows(rows, frame, net.domain, net.tied)
 
 
