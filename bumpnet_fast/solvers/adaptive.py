@@ -25,6 +25,7 @@ from ..layer import BumpNet
 from ..problems.base import Problem
 from ..rows import grid_centres
 from . import runs
+from .grad_mode import differentiating
 from .journal import Journal
 from .least_squares import Progress, Solution
 from .system import System, blocks, check_fit, collocation
@@ -39,6 +40,7 @@ _SHRINK = 0.8
 Score = Callable[[Solution], Tensor]
 
 
+@differentiating
 def removal_costs(solution: Solution, points=None, sampling: str = "grid", seed: int = 0, group: Any = None) -> Tensor:
     """Increase of the loss [M] if one bump goes and the amplitudes of all others are solved for again.
 
@@ -131,6 +133,7 @@ def _trace(
         yield _Trace(Journal(store, start), callback, options)
 
 
+@differentiating
 def prune(
     problem: Problem,
     net: BumpNet,
@@ -186,6 +189,7 @@ def prune(
     return trace.whole(solution, solution.stop_reason)
 
 
+@differentiating
 def grow(
     problem: Problem,
     net: BumpNet,
@@ -222,6 +226,7 @@ def grow(
     return trace.whole(solution, solution.stop_reason)
 
 
+@differentiating
 def reach(
     problem: Problem,
     net: BumpNet,

@@ -25,6 +25,7 @@ from ..layer import BumpNet
 from ..problems.base import Problem
 from . import runs
 from .batches import Batches
+from .grad_mode import differentiating
 from .least_squares import ErrorMeasure, Progress, Solution
 from .settings import Settings, check_ending, check_settings, extended
 from .sharing import check_same, check_unstored
@@ -38,6 +39,7 @@ _MEASURE_EVERY = 10
 _KEYS = ("unknowns", "progress", "best", "stage", "batches", "random")
 
 
+@differentiating
 def train(
     problem: Problem,
     net: BumpNet,
@@ -177,6 +179,7 @@ def train(
     return run.follow(began, max_seconds, checkpoint, every, callback)
 
 
+@differentiating
 def resume(
     path: str | os.PathLike,
     problem: Problem,

@@ -29,6 +29,7 @@ from ..problems.base import Problem
 from ..problems.sampling import lattice
 from . import runs
 from .descent import descend
+from .grad_mode import differentiating
 from .models import Joint, Projected, Separable
 from .refine import refined
 from .sharing import check_same, check_unstored, interrupts_shared
@@ -113,6 +114,7 @@ class Solution:
         return self.jet(x).value
 
 
+@differentiating
 def solve(
     problem: Problem,
     net: BumpNet,
