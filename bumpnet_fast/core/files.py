@@ -145,7 +145,8 @@ def read(path: str | os.PathLike, kinds: Mapping[str, tuple[int, Sequence[str]]]
                 wrong = archive.testzip()  # torch.load does not look at the checksums that torch.save writes
             if wrong is None:
                 file.seek(0)
-                content = torch.load(file, map_location="cpu", weights_only=True)
+                with torch.inference_mode(False):  # tensors that can be trained, in whatever mode they are read
+                    content = torch.load(file, map_location="cpu", weights_only=True)
                 if _exceeds(content, os.fstat(file.fileno()).st_size):
                     raise ValueError("a tensor is larger than the file")
         except Exception as error:  # of any kind, as damaged bytes are; torch's message advises to load them unsafely

@@ -15,6 +15,7 @@ from ...core.jet import Jet
 from ...nets.deeponet import BumpDeepONet
 from ...problems.operators.base import Operator, OperatorData
 from .. import run_state
+from ..grad_mode import differentiating
 from ..loop import Callback, Run, Stop
 from ..solution import Result, as_points
 from . import older, stored
@@ -123,6 +124,7 @@ class OperatorSolution(Result):
         return self.predict(f, y)
 
 
+@differentiating
 def learn(
     operator_or_data: Operator | OperatorData,
     net: BumpDeepONet | int | tuple[int, ...] | None = None,
