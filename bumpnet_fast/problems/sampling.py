@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..rows import check_memory
+from ..core.rows import check_memory
 
 KINDS = ("grid", "chebyshev", "sobol", "uniform")
 
