@@ -142,7 +142,8 @@ def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) 
                 wrong = archive.testzip()  # torch.load does not look at the checksums that torch.save writes
             if wrong is None:
                 file.seek(0)
-                content = torch.load(file, map_location="cpu", weights_only=True)
+                with torch.inference_mode(False):  # tensors that can be trained, in whatever mode they are read
+                    content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # of any kind, as damaged bytes are; torch's message advises to load them unsafely
             raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from error
     if wrong is not None:

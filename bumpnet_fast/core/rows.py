@@ -250,6 +250,16 @@ def chain_to_rows(packed: Packed, rows: Tensor, frame: Tensor, tied: bool, dV, d
     return torch.cat(columns, -1)
 
 
+def bounded_atanh(unit: Tensor) -> Tensor:
+    """Centre columns of centres ``unit`` in a box [-1, 1]; finite at its ends too, and beyond them as there.
+
+    >>> bounded_atanh(torch.tensor([-2.0, 0.0, 0.5, 1.0])).tanh()
+    tensor([-1.0000,  0.0000,  0.5000,  1.0000])
+    """
+    most = 1 - torch.finfo(unit.dtype).eps
+    return torch.atanh(unit.clamp(-most, most))
+
+
 def split_grid(bumps: int, widths: tuple[float, ...]) -> tuple[int, ...]:
     """Number of grid cells per axis, about ``bumps`` in all, with cells as square as possible.
 

@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from ..core.jet import Jet
+from ..core.rows import bounded_atanh
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition, Problem
 from . import run_state
 from .arguments import check, check_problem, integer, number, positive
+from .grad_mode import differentiating
 from .journal import Journal
 from .loop import Progress, StopReason
 from .placement import drop_outside, grade
@@ -194,11 +196,11 @@ def _joined(problem: Problem, nets: Sequence[BumpNet]) -> BumpNet:
     rows = torch.cat([net.rows.detach() for net in nets])
     centres = torch.cat([net.centres.detach()[:, axis] for net in nets])
     unit = (2 * centres - frame[0, axis] - frame[1, axis]) / (frame[1, axis] - frame[0, axis])
-    most = 1 - torch.finfo(unit.dtype).eps  # a centre may have gone all the way to the end of its box
-    rows[:, axis] = torch.atanh(unit.clamp(-most, most))
+    rows[:, axis] = bounded_atanh(unit)  # a centre may have gone all the way to the end of its box
     return BumpNet.from_rows(rows, frame, problem.domain, first.tied)
 
 
+@differentiating
 def march(
     problem: Problem,
     bumps: int | tuple[int, ...] | None = None,

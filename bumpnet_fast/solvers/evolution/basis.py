@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...core.functional import bump_basis, bump_design, bump_jet
 from ...core.jet import Jet
-from ...core.rows import RowLayout, pack
+from ...core.rows import RowLayout, bounded_atanh, pack
 from ...nets.bumpnet import BumpNet
 from ...problems.base import Problem
 from ..arguments import check_points, counts
@@ -217,7 +217,7 @@ def uniform_net(problem: Problem, bumps: int | tuple[int, ...] | None = None, **
     stretch = (box / (hi - lo))[held]
     with torch.no_grad():
         rows = net.rows
-        rows[:, held] = torch.atanh(stretch * torch.tanh(rows[:, held]))
+        rows[:, held] = bounded_atanh(stretch * torch.tanh(rows[:, held]))
         rows[:, layout.size][:, held] += torch.log(stretch)
         if options["sharpness"] is None:
             change = math.log(problem.default_sharpness) - 0.5 * float(torch.log(stretch).sum()) / layout.dim

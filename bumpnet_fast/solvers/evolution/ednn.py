@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from ...core.files import CheckpointError
+from ...core.rows import bounded_atanh
 from ...nets.bumpnet import BumpNet
 from ...problems.evolution.base import EvolutionProblem
 from ...problems.sampling import lattice
 from .. import run_state
 from ..arguments import check, check_net, choice, positive
+from ..grad_mode import differentiating
 from ..loop import Callback, Run, Stop, StopReason
 from ..solution import errors
 from ..threads import few_threads
@@ -29,7 +31,7 @@ from .basis import Space, quadrature, uniform_net
 from .method import METHODS, Advance, check_method
 from .models import FixedBasis, MovingBasis, Report, fitted_shapes
 from .older import from_version_2
-from .result import Evolution
+from .result import ROUNDING, Evolution
 from .task import Evolving
 
 SHAPES = ("frozen", "evolve")
@@ -51,6 +53,7 @@ _SLACK = 1.5
 _POOR_FIT, _POOR_RESIDUAL = 1e-2, 0.3
 
 
+@differentiating
 def evolve(
     problem: EvolutionProblem,
     net: BumpNet | int | tuple[int, ...] | None = None,
@@ -149,7 +152,7 @@ def evolve(
     torch.Size([3, 1])
     """
     started = time.perf_counter()
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         if not isinstance(problem, EvolutionProblem):
             raise TypeError(f"problem must be an EvolutionProblem, got {type(problem).__name__}")
         stop = _stop(stop, max_seconds)
@@ -255,12 +258,14 @@ def _times(times: int | Sequence[float], final: float) -> list[float]:
     if isinstance(times, int) and not isinstance(times, bool):
         if times < 1:
             raise ValueError(f"times must be at least 1, or ascending and above 0, got {times!r}")
-        return [final * i / times for i in range(1, times + 1)]
+        return [*(final * i / times for i in range(1, times)), final]  # final * times / times may miss it by rounding
     try:
         ends = [float(t) for t in times]
     except (TypeError, ValueError):
         raise ValueError(f"times must be an integer, or ascending numbers above 0, got {times!r}") from None
     ends = ends[1:] if ends[:1] == [0.0] else ends
+    if ends and abs(ends[-1] - final) <= ROUNDING * math.ulp(final):
+        ends[-1] = final
     if not ends or not all(a < b < math.inf for a, b in zip([0.0, *ends], ends, strict=False)):
         raise ValueError(f"times must be an integer, or ascending numbers above 0, got {times!r}")
     return ends
@@ -273,7 +278,7 @@ def _roomy(problem: EvolutionProblem, net: BumpNet) -> BumpNet:
     for j in problem.periodic_axes:
         width = domain[1, j] - domain[0, j]
         frame[0, j], frame[1, j] = domain[0, j] - width, domain[1, j] + width
-        rows[:, j] = torch.atanh((2 * centres[:, j] - frame[0, j] - frame[1, j]) / (frame[1, j] - frame[0, j]))
+        rows[:, j] = bounded_atanh((2 * centres[:, j] - frame[0, j] - frame[1, j]) / (frame[1, j] - frame[0, j]))
     return BumpNet.from_rows(rows, frame, net.domain, net.tied)
 
 

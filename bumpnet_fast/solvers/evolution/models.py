@@ -16,6 +16,7 @@ from torch import Tensor
 from ...core.jet import Jet
 from ...core.ranks import ALONE
 from ...core.reference import DIAGONAL, WANTS, second_shape
+from ...core.rows import bounded_atanh
 from ..elimination import Separable, ridge_solve
 from ..levenberg_marquardt import descend
 from ..residual import Block, Coefficients, linearise
@@ -78,6 +79,9 @@ class Model:
 
     def _values(self, values: Tensor, what: str) -> Tensor:
         n, k = len(self.x), self.layout.outputs
+        if not isinstance(values, Tensor):
+            name, got = self.problem.name, type(values).__name__
+            raise ValueError(f"{what} of problem {name!r} must give a tensor [{n}, {k}], got {got}")
         if values.shape != (n, k) and (k > 1 or values.shape != (n,)):
             wanted = f"[{n}, {k}]" if k > 1 else f"[{n}] or [{n}, 1]"
             got = tuple(values.shape)
@@ -292,7 +296,7 @@ class MovingBasis(Model):
             half, middle = 0.5 * (hi[j] - lo[j]), 0.5 * (hi[j] + lo[j])
             centre = middle + half * torch.tanh(rows[:, j])
             centre = domain[0, j] + torch.remainder(centre - domain[0, j], domain[1, j] - domain[0, j])
-            rows[:, j] = torch.atanh((centre - middle) / half)
+            rows[:, j] = bounded_atanh((centre - middle) / half)
         return rows.flatten()
 
     def report(self, t: float, y: Tensor) -> Report:

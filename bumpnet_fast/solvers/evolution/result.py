@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,17 @@ import torch
 from torch import Tensor
 
 from ...core.jet import Jet
+from ...core.rows import bounded_atanh
 from ...nets.bumpnet import BumpNet
 from ..solution import Result, as_points
 from .basis import Space
 
 if TYPE_CHECKING:
     from ...problems.evolution.base import EvolutionProblem
+
+
+#: A time so many units in the last place beyond an end is that end.
+ROUNDING = 4
 
 
 @dataclass(kw_only=True)
@@ -138,10 +144,16 @@ class Evolution(Result):
         return lambda t: (basis @ self._rows(t)[:, self.net.layout.amplitude] + lift).to(dtype)
 
     def _rows(self, t: float) -> Tensor:
-        first, last = float(self.times[0]), float(self.times[-1])
-        if not first <= t <= last:
-            raise ValueError(f"t must be from {first:g} to {last:g}, got {t!r}")
-        after = int(torch.searchsorted(self.times, torch.tensor(float(t), dtype=torch.float64)))
+        first, last, given = float(self.times[0]), float(self.times[-1]), t
+        try:
+            t = float(t)
+        except (TypeError, ValueError):
+            t = math.nan
+        slack = ROUNDING * math.ulp(last)
+        if not first - slack <= t <= last + slack:
+            raise ValueError(f"t must be from {first:g} to {last:g}, got {given!r}")
+        t = min(max(t, first), last)
+        after = int(torch.searchsorted(self.times, torch.tensor(t, dtype=torch.float64)))
         if float(self.times[after]) == t:
             return self.states[after]
         span = float(self.times[after] - self.times[after - 1])
@@ -168,7 +180,7 @@ def interpolate(space: Space, a: Tensor, da: Tensor, b: Tensor, db: Tensor, span
         b[:, j] -= width[j] * torch.round((b[:, j] - a[:, j]) / width[j])
     r = 1 - s
     rows = r * r * (1 + 2 * s) * a + s * s * (1 + 2 * r) * b + span * s * r * (r * da - s * db)
-    rows[:, layout.centre] = torch.atanh((rows[:, layout.centre] - middle) / half)
+    rows[:, layout.centre] = bounded_atanh((rows[:, layout.centre] - middle) / half)  # a cubic may overshoot
     return rows
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...nets.deeponet import BumpDeepONet
 from ...problems.operators.base import Operator, OperatorData
 from .. import run_state
+from ..grad_mode import differentiating
 from ..loop import Progress
 from ..threads import few_threads
 from . import branch as branches
@@ -81,6 +82,7 @@ class OperatorSolution:
     stop_reason: str
 
 
+@differentiating
 def train(
     data: Operator | OperatorData,
     net: BumpDeepONet,

@@ -240,6 +240,56 @@ def test_between_the_times_u_is_interpolated():
             run.predict(x, t)
 
 
+@pytest.mark.parametrize(("final", "times"), [(0.35, 3), (0.1, 3), (0.7, 10), (1.1, 7), (0.35, [0.1, 0.35 * 3 / 3])])
+def test_the_last_time_is_the_final_one(final, times):
+    run = evolve(Heat(final_time=final), 12, times=times, measure=False)
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+    assert float(run.times[-1]) == final and (run.times.diff() > 0).all()
+    torch.testing.assert_close(run.predict(x, final)[:, 0], run.problem.exact(x, final), rtol=0, atol=1e-3)
+    for near in (math.nextafter(final, 2), final + 3 * math.ulp(final), torch.tensor(final, dtype=torch.float64)):
+        assert torch.equal(run.predict(x, near), run.predict(x, final))
+    assert torch.equal(run.at(-1e-17).rows, run.at(0.0).rows)
+    for t in (final * (1 + 1e-12), math.nan, math.inf, -1e-9, None, "late", torch.tensor(math.nan)):
+        with pytest.raises(ValueError, match="t must be from 0 to"):
+            run.predict(x, t)
+
+
+def test_a_time_within_rounding_of_the_final_one_is_that():
+    run = evolve(Heat(final_time=0.35), 12, times=[0.1, math.nextafter(0.35, 0)], measure=False)
+    assert float(run.times[-1]) == 0.35
+    assert float(evolve(Heat(final_time=0.35), 12, times=[0.3, 0.349], measure=False).times[-1]) == 0.349
+
+
+@pytest.mark.parametrize("given", [[1.0], 0.0, None])
+def test_what_is_no_right_hand_side_is_named(given):
+    class Wrong(Heat):
+        def rhs(self, x, u, t):
+            return given
+
+    with pytest.raises(ValueError, match=rf"rhs\(x, u, t\) of .* must give a tensor .*, got {type(given).__name__}"):
+        evolve(Wrong(), 12)
+
+
+def test_centres_that_reach_the_end_of_their_box_stay_finite():
+    problem = Heat(periodic=False)
+    net = uniform_net(problem, 12)
+    space, a = Space.of(problem, net), net.rows.detach().double()
+    rates = torch.zeros_like(a)
+    rates[:, 0] = 1e3  # a cubic between two states overshoots
+    for s in (0.25, 0.5, 0.75):
+        between = interpolate(space, a, rates, a, -rates, 1.0, s)
+        assert torch.isfinite(between).all()
+    run = evolve(Heat(), BumpNet.from_rows(_at_the_end(net), net.frame, net.domain), times=1, shapes="evolve",
+                 initial_shapes="uniform", measure=False, max_seconds=1e-9)  # fmt: skip
+    assert torch.isfinite(run.states).all()
+
+
+def _at_the_end(net):
+    rows = net.rows.detach().clone()
+    rows[0, 0], rows[-1, 0] = -40.0, 40.0
+    return rows
+
+
 def test_the_net_of_a_time_carries_its_amplitudes():
     run = evolve(Burgers(nu=0.1), 16, times=4, measure=False)
     net = run.at(float(run.times[2]))
