@@ -22,7 +22,7 @@ from .common import (
     print_settable,
     scoped,
 )
-from .running import computing_threads, display, followed
+from .running import computing_threads, display, followed, mistakes
 from .writing import check_writable, show, surroundings, write_results
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ def _evolve(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
         problem, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", f"evolve-{arguments.problem}")
         check_writable(folder, arguments.json)
-        options = settings["solver"] | {"checkpoint": folder / resume.STATE}
-        with resume.remembered(folder, "evolve", arguments, _RECORDED, settings):
-            run = _run(arguments, _call(problem, net, arguments, options))
-        return _finish(run, arguments, settings, folder)
+        with resume.alone(folder, f"evolve {arguments.problem}"):
+            state = resume.state_of(folder, "evolve", arguments, _RECORDED, settings)
+            run = _run(arguments, _call(problem, net, arguments, settings["solver"] | {"checkpoint": state}))
+            return _finish(run, arguments, settings, folder)
 
 
 def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
@@ -108,9 +108,9 @@ def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
     resume.refuse_others(arguments, defaults, ("max_seconds",), ("no_animation",))
     folder = arguments.resume
     check_writable(folder, arguments.json, create=False)
-    settings = resume.recall(folder, "evolve", arguments, _RECORDED)
-    with computing_threads(arguments.threads):
-        run = _run(arguments, resume.call(folder, arguments, settings))
+    with resume.alone(folder, "evolve --resume"), computing_threads(arguments.threads):
+        settings, state = resume.recall(folder, "evolve", arguments, _RECORDED)
+        run = _run(arguments, resume.call(state, arguments, settings))
         return _finish(run, arguments, settings, folder)
 
 
@@ -122,16 +122,14 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     from ..solvers import uniform_net
 
     perturb = perturbation(arguments, settings)
-    try:
+    with mistakes():
         problem = get_evolution(arguments.problem, **settings["problem"])
         net = uniform_net(problem, arguments.bumps, dtype=arguments.dtype, **settings["net"])
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    if perturb:
-        net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
-        if problem.periodic_axes:  # images of rotated bumps do not add up
-            with torch.no_grad():
-                net.rows[:, net.layout.skew] = 0
+        if perturb:
+            net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
+            if problem.periodic_axes:  # images of rotated bumps do not add up
+                with torch.no_grad():
+                    net.rows[:, net.layout.skew] = 0
     return problem, net
 
 
@@ -172,7 +170,7 @@ def progress(arguments: argparse.Namespace) -> Iterator[Callable[[Progress], Non
 
 def _finish(run: Evolution, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path) -> int:
     """Write and show an evolution; the exit code."""
-    from ..io.saved_evolution import save
+    from ..io import save
 
     summary = _summary(run, arguments, settings)
     drawn = pictures.of_evolution(run, not arguments.no_animation)

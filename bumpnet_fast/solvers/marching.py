@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..core.jet import Jet
-from ..core.rows import bounded_atanh
+from ..core.rows import RowLayout, bounded_atanh, check_memory
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition, Problem
 from . import run_state
@@ -147,9 +147,10 @@ def chained_jet(parts: Sequence[Part], x: Tensor, want: str) -> Jet:
     return Jet(want, *(None if column[0] is None else torch.cat(column)[back] for column in columns))
 
 
-def _edges(problem: Problem, windows: int) -> list[float]:
+def _edges(problem: Problem, windows: int) -> Iterator[float]:
     first, last = problem.lower[problem.time], problem.upper[problem.time]
-    return [first + (last - first) * k / windows for k in range(windows)] + [last]
+    yield from (first + (last - first) * k / windows for k in range(windows))
+    yield last
 
 
 @dataclass(kw_only=True)
@@ -266,6 +267,8 @@ def march(
     bumps, net = bumps or problem.default_bumps, {"dtype": "float64"} | dict(net or {})
     settings = options | {"bumps": bumps, "windows": windows, "net": net, "graded": graded, "perturb": perturb}
     settings |= {"seed": seed}
+    counts = bumps if isinstance(bumps, (tuple, list)) else (bumps,)
+    check_memory("windows", windows, (windows, *counts), RowLayout(len(problem.lower), problem.outputs).columns)
     store = run_state.opened(checkpoint, every_seconds, lambda: run_state.content("march", problem, None, settings))
     solutions: list[Solution] = []
     worst = math.inf

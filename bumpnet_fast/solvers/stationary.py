@@ -125,7 +125,7 @@ def solve(
     (True, torch.Size([2, 1]))
     """
     started = time.perf_counter()
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         methods, stop = configured(method, stop, options)
         net = net if isinstance(net, BumpNet) else new_net(problem, net)
         check_kinds(problem, net)

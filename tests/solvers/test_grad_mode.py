@@ -8,7 +8,7 @@ from bumpnet_fast import BumpDeepONet, BumpNet
 from bumpnet_fast.io import saved as checkpoint
 from bumpnet_fast.problems import Condition, get
 from bumpnet_fast.problems.evolution import Burgers
-from bumpnet_fast.problems.operators import get_operator
+from bumpnet_fast.problems.operators import OperatorData, get_operator
 from bumpnet_fast.solvers import evolve, grow, march, prune, solve, train, uniform_net
 from bumpnet_fast.solvers.grad_mode import ordinary
 from bumpnet_fast.solvers.operators import train as train_operator
@@ -123,6 +123,11 @@ def test_what_allows_gradients_is_left_alone():
     net = BumpNet(2, 4)
     rows, x = net.rows, torch.rand(3)
     assert ordinary(net) is net and net.rows is rows and ordinary(x) is x and ordinary("adam") == "adam"
+    data = OperatorData(x, x, x)
+    assert ordinary(data) is data
+    with torch.inference_mode():
+        made = OperatorData(x, x, x + 1)
+    assert not ordinary(made).points.is_inference() and torch.equal(ordinary(made).points, x + 1)
     with torch.inference_mode():
         shared = nn.Linear(2, 2)
         both = nn.Sequential(shared, nn.ReLU(), nn.Linear(2, 2))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...core.functional import bump_basis, bump_design, bump_jet
 from ...core.jet import Jet
-from ...core.rows import RowLayout, bounded_atanh, pack
+from ...core.rows import RowLayout, bounded_atanh, check_memory, pack
 from ...nets.bumpnet import BumpNet
 from ...problems.base import Problem
 from ..arguments import check_points, counts
@@ -25,7 +25,7 @@ from ..arguments import check_points, counts
 #: An edge this many widths away is flat: exp(-2 * 18) is rounding.
 _FLAT = 18.0
 #: More images along an axis than that mean bumps far wider than the domain.
-_IMAGES_MOST = 64
+IMAGES_MOST = 64
 #: Pairs of points and bumps that are summed over images at a time.
 _CHUNK = 8192
 #: Collocation points per bump along an axis, by dimension; the last for all higher ones.
@@ -135,7 +135,7 @@ def _images(problem: Problem, rows: Tensor, frame: Tensor, tied: bool, slack: fl
         reach = slack * (packed.A[:, j] + _FLAT) / packed.V[:, j, j].abs()
         farthest = torch.maximum(hi[j] - packed.c[:, j], packed.c[:, j] - lo[j])
         needed = float(((reach + farthest) / period - 1).max())
-        if not needed <= _IMAGES_MOST:
+        if not needed <= IMAGES_MOST:
             raise ValueError(f"net has bumps so wide that {needed:.0f} images do not make them periodic: sharpen them")
         copies[j] = max(1, math.ceil(needed))
     return tuple(copies)
@@ -167,6 +167,7 @@ def quadrature(problem: Problem, net: BumpNet, points) -> tuple[Tensor, Tensor]:
         numbers = counts(points, _DENSITY[min(d, len(_DENSITY)) - 1] ** d * bumps, domain, net)
         if points is None and d == 1:
             numbers = (max(_FEWEST, *numbers),)
+        check_memory("points", points, numbers, d)
         axes = [_rule(domain[:, j], n, periodic=j in problem.periodic_axes) for j, n in enumerate(numbers)]
         x = torch.cartesian_prod(*(ticks for ticks, _ in axes)).reshape(-1, d).to(net.rows.device)
         weights = torch.cartesian_prod(*(w for _, w in axes)).reshape(-1, d).prod(1).to(net.rows.device)

@@ -51,6 +51,8 @@ _TOLERANCE, _TOLERANCE_MOVING = 1e-8, 1e-3
 _SLACK = 1.5
 #: A fit of the start, or a part of u_t not followed, beyond this earns a warning.
 _POOR_FIT, _POOR_RESIDUAL = 1e-2, 0.3
+#: Most times of the output; the states at all of them are kept.
+_TIMES_MOST = 10_000_000
 
 
 @differentiating
@@ -258,6 +260,8 @@ def _times(times: int | Sequence[float], final: float) -> list[float]:
     if isinstance(times, int) and not isinstance(times, bool):
         if times < 1:
             raise ValueError(f"times must be at least 1, or ascending and above 0, got {times!r}")
+        if times > _TIMES_MOST:
+            raise ValueError(f"times must be at most {_TIMES_MOST:,}, as the states at all are kept, got {times!r}")
         return [*(final * i / times for i in range(1, times)), final]  # final * times / times may miss it by rounding
     try:
         ends = [float(t) for t in times]
