@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...core.jet import Jet
+from ...core.scopes import torch_threads
 from ..base import settle_fields
 from . import fields as random_fields
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bumpnet_fast import use_backend
-from bumpnet_fast.io.saved import CheckpointError, resume
+from bumpnet_fast.core.files import CheckpointError
+from bumpnet_fast.io import resume
 from bumpnet_fast.problems.evolution import get_evolution
 from bumpnet_fast.solvers import evolve, run_state
 from bumpnet_fast.solvers.evolution import integrators
