@@ -167,8 +167,8 @@ def frames_of(path: str | os.PathLike, content: dict[str, Any]) -> list[Frame]:
     with damaged(path):
         names = [field.name for field in fields(Frame)]
         frames = [Frame(**{name: frame[name] for name in names}) for frame in content["frames"]]
-        for frame in frames:
-            _ = frame.net  # which can be made
+        if not all(torch.equal(frame.net.domain, frame.domain) for frame in frames):
+            raise ValueError("the domain of a frame is not that of its net")
         return frames
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -21,6 +18,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from scipy.spatial import ConvexHull
 
 from ..io.fields import Slice, middles
@@ -36,7 +34,7 @@ DECADES = 4  # how far below its maximum an error is resolved
 MARKERS = {"prune": "v", "grow": "^", "restore": "D", "restart": "s"}  # of events
 OUTLINE = 1.4  # width of the line around the domain
 CELLS, CURVE = 200, 1001  # points along the longest side of a picture, and of a curve
-PER_SECOND, PAUSE = 12, 17  # frames of an animation; its last one stays for so many more
+PER_SECOND, LAST = 12, 1500  # frames of an animation, and milliseconds of its last one
 MARGIN = 0.15  # how much of the surroundings the picture of the bumps shows, in domain widths
 
 
@@ -265,21 +263,20 @@ def _signed_norm(peaks: np.ndarray) -> Normalize:
 
 
 def write_gif(figure: Figure, moments: Sequence[Any], update: Callable[[Any], None], file: BinaryIO) -> None:
-    """Write a figure as it is after ``update(moment)`` for all moments to a file, and pause at the end."""
-    FigureCanvasAgg(figure)
+    """Write a figure as it is after ``update(moment)`` for all moments to a file; the last picture stays for a while.
+
+    Pillow chooses the colours.  matplotlib's writer does the same, but writes to paths only, and has no such pause.
+    """
+    canvas, images = FigureCanvasAgg(figure), []
     update(moments[0])
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # once laid out is enough
-    writer = PillowWriter(PER_SECOND)
-    with tempfile.TemporaryDirectory() as folder:  # it writes to files only
-        path = Path(folder, "animation.gif")
-        with writer.saving(figure, path, figure.dpi):
-            for moment in moments:
-                update(moment)
-                writer.grab_frame()
-            for _ in range(PAUSE):  # Pillow makes one longer frame of equal ones
-                writer.grab_frame()
-        file.write(path.read_bytes())
+    for moment in moments:
+        update(moment)
+        canvas.draw()
+        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    durations = [1000 // PER_SECOND] * (len(images) - 1) + [LAST]
+    images[0].save(file, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 
 # --- convergence ---------------------------------------------------------------------------------
