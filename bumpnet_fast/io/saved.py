@@ -154,7 +154,7 @@ def _found(result: Result) -> dict[str, Any]:
 
 
 def _state(net: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().cpu() for key, value in net.state_dict().items()}
+    return run_state.plain(dict(net.state_dict()))
 
 
 def net_settings(net: BumpNet) -> dict[str, Any]:
