@@ -8,13 +8,14 @@ from typing import Any
 
 from .. import problems
 from ..core.files import CheckpointError, damaged, one_line
-from ..problems.evolution import get_evolution
-from ..problems.operators import get_operator
+from ..problems.base import Problem
+from ..problems.evolution import EvolutionProblem, get_evolution
+from ..problems.operators import Operator, OperatorData, get_operator
 from ..solvers import evolution, marching, operators, run_state, stationary, strategies
 from ..solvers.operators import stored
 from ..solvers.solution import Result
 from . import older
-from .saved import saved_problem
+from .saved import given, saved_problem
 
 #: The solvers, and what a resumption may change.
 _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
@@ -29,6 +30,8 @@ _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
 _FOLLOWING = ("every_seconds", "callback", "callbacks")
 #: What finds the problem of a run, where that is not :func:`bumpnet_fast.problems.get`.
 _REGISTRIES = {"evolve": get_evolution, "operator": get_operator}
+#: What that is, where it is no :class:`Problem`.
+_KINDS: dict[str, tuple[type, ...]] = {"evolve": (EvolutionProblem,), "operator": (Operator, OperatorData)}
 
 
 def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **options: Any) -> Result:
@@ -59,7 +62,7 @@ def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **o
         If there is no such file.
     CheckpointError
         If it is no state of a run, is damaged, or comes from a newer version.
-    ValueError
+    TypeError, ValueError
         For another problem than that of the run, or for a number out of range.
 
     Examples
@@ -76,7 +79,7 @@ def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **o
     content = run_state.load(path)
     file = path if isinstance(path, run_state.File) else run_state.File(path, content.get("command"))
     name = content["solver"]
-    if problem is None:
+    if given(problem, *_KINDS.get(name, (Problem,))) is None:
         problem = saved_problem(file.path, content, _REGISTRIES.get(name, problems.get), needed=True)
     described = stored.described if name == "operator" else run_state.described
     run_state.check_same(file.path, "problem", content["problem"], described(problem))

@@ -42,7 +42,7 @@ RUNS = {
 
 def stopping(at):
     def callback(progress):
-        if progress.iteration == at:
+        if progress.iteration >= at:
             raise KeyboardInterrupt
 
     return callback
@@ -67,11 +67,11 @@ one = pytest.mark.parametrize("run", ["solve"], indirect=True)
 
 @pytest.mark.parametrize("run, name", [(name, name) for name in RUNS], indirect=["run"])
 def test_every_run_goes_on_to_its_end(run, name):
-    told, more = [], []
-    ended, whole = resume(run, callback=told.append, callbacks=[more.append]), RUNS[name]()
+    told = []
+    ended, whole = resume(run, callback=told.append), RUNS[name]()
     assert type(ended) is type(whole) and torch.equal(ended.net.rows, whole.net.rows)
     assert (ended.stop_reason, len(ended.history)) == (whole.stop_reason, len(whole.history))
-    assert told == more and told[0].iteration > 2
+    assert told[0].iteration > 2
     again = resume(run)  # an end is an end
     assert torch.equal(again.net.rows, ended.net.rows) and again.stop_reason == ended.stop_reason
 
@@ -101,7 +101,7 @@ def test_what_defines_a_run_cannot_be_changed(run):
 @pytest.mark.parametrize("run", ["solve", "evolve", "operator"], indirect=True)
 @pytest.mark.parametrize("problem", ["poisson", 3, [1]])
 def test_what_is_no_problem(run, problem):
-    with pytest.raises(TypeError, match="problem must be "):
+    with pytest.raises(TypeError, match=r"problem must be of .*, or None, got"):
         resume(run, problem=problem)
 
 
@@ -114,7 +114,6 @@ def test_what_is_no_problem(run, problem):
     ({"problem": None}, "run.pt"),
     ({"problem": {"name": "poisson"}}, "run.pt"),
     ({"problem": {"name": "helmholtz", "settings": {"a9": 1}}}, "needs its problem, helmholtz has no field 'a9'"),
-    ({"net": None}, "run.pt"),
     ({"net": {}}, "run.pt"),
     ({"settings": None}, "run.pt"),
     ({"settings": {"method": 3}}, "run.pt"),
