@@ -203,8 +203,11 @@ def configured(
     limits = {key: left.pop(key) for key in ("iterations", "max_seconds") if key in left}
     if stop is not None and limits:
         raise TypeError(f"{', '.join(limits)} must go into stop, which is given as well")
+    positive(optional=True).check("max_seconds", limits.get("max_seconds"))
     if stop is None:
         stop = Stop(limits.get("iterations"), limits.get("max_seconds"))
+    if not isinstance(stop, Stop):
+        raise TypeError(f"stop must be a Stop, got {type(stop).__name__}")
     if isinstance(method, str):
         kinds = [_named(name, method) for name in method.split("+")]
         fields = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
