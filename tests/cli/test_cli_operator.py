@@ -15,8 +15,8 @@ from bumpnet_fast.cli import main
 from bumpnet_fast.cli import operator as command
 from bumpnet_fast.io.saved_operator import load_operator
 from bumpnet_fast.problems.operators import OPERATORS, OperatorData, get_operator
-from bumpnet_fast.solvers import deeponet
-from bumpnet_fast.solvers.operators.run import relative_errors
+from bumpnet_fast.solvers import operators
+from bumpnet_fast.solvers.operators.task import relative_errors
 
 TINY = ("--set", "functions=40", "--set", "test_functions=10", "--set", "trunk_iterations=3", "--set", "iterations=8",
         "--threads", "1")  # fmt: skip
@@ -172,7 +172,7 @@ def test_a_mistake_costs_one_line(line, message, tmp_path, monkeypatch, capsys):
 
 def test_the_choices_are_those_of_the_training(capsys):
     assert main(["operator", "heat", "--method", "no such"]) == 2
-    assert f"(choose from {', '.join(deeponet.METHODS)})" in capsys.readouterr().err.replace("'", "")
+    assert f"(choose from {', '.join(operators.METHODS)})" in capsys.readouterr().err.replace("'", "")
 
 
 @pytest.mark.parametrize("name", OPERATORS)
