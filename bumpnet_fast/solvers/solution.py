@@ -31,6 +31,8 @@ def as_points(x: Any, like: Tensor, name: str = "x", shape: str = "[N, d]") -> t
         If their shape is another one.
     """
     given = x if isinstance(x, Tensor) else torch.as_tensor(x)
+    if not hasattr(x, "dtype") and given.is_floating_point():
+        given = torch.as_tensor(x, dtype=torch.float64)  # torch makes float32 of Python's numbers
     if given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"{name} must be of real numbers, got {given.dtype}")
     if given.dim() != 2:
