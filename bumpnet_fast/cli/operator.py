@@ -20,7 +20,7 @@ from .common import (
     print_settable,
     scoped,
 )
-from .running import computing_threads, followed, progress
+from .running import computing_threads, followed, mistakes, progress
 from .writing import check_writable, show, surroundings, write_results
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ def _operator(arguments: argparse.Namespace, defaults: argparse.Namespace) -> in
         operator, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", arguments.problem)
         check_writable(folder, arguments.json)
-        options = settings["solver"] | {"checkpoint": folder / resume.STATE}
-        with resume.remembered(folder, "operator", arguments, _RECORDED, settings):
-            solution = _run(arguments, _call(operator, net, arguments, options))
-        return _finish(solution, arguments, settings, folder)
+        with resume.alone(folder, f"operator {arguments.problem}"):
+            state = resume.state_of(folder, "operator", arguments, _RECORDED, settings)
+            solution = _run(arguments, _call(operator, net, arguments, settings["solver"] | {"checkpoint": state}))
+            return _finish(solution, arguments, settings, folder)
 
 
 def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
@@ -114,9 +114,9 @@ def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
     resume.refuse_others(arguments, defaults, ("max_seconds",))
     folder = arguments.resume
     check_writable(folder, arguments.json, create=False)
-    settings = resume.recall(folder, "operator", arguments, _RECORDED)
-    with computing_threads(arguments.threads):
-        solution = _run(arguments, resume.call(folder, arguments, settings))
+    with resume.alone(folder, "operator --resume"), computing_threads(arguments.threads):
+        settings, state = resume.recall(folder, "operator", arguments, _RECORDED)
+        solution = _run(arguments, resume.call(state, arguments, settings))
         return _finish(solution, arguments, settings, folder)
 
 
@@ -124,12 +124,10 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     from ..problems.operators import get_operator
     from ..solvers.operators import new_net
 
-    try:
+    with mistakes():
         operator = get_operator(arguments.problem, **settings["problem"])
         chosen = {"branch": arguments.branch, "seed": arguments.seed or 0, "dtype": arguments.dtype}
         net = new_net(operator, arguments.bumps, **chosen | settings["net"])
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
     return operator, net
 
 
@@ -155,13 +153,13 @@ def _finish(
     solution: OperatorSolution, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path
 ) -> int:
     """Write and show an operator; the exit code."""
-    from ..io.saved_operator import save_operator
+    from ..io import save
 
     summary = _summary(solution, arguments, settings)
     write_results(
         folder,
         arguments.json,
-        lambda path: save_operator(path, solution.net, operator=solution.operator),
+        lambda path: save(path, solution),
         solution.history,
         summary,
         pictures.of_operator(solution),

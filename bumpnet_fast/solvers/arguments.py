@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,7 @@ class Rule:
             return False
         low = self.least < value if self.open in ("low", "both") else self.least <= value
         high = value < self.most if self.open in ("high", "both") else value <= self.most
-        return low and high and math.isfinite(value)
+        return low and high and abs(value) <= sys.float_info.max  # of which a long integer makes no float
 
     def __str__(self) -> str:
         if self.choices:

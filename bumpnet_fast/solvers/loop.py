@@ -148,6 +148,8 @@ class Method:
         Goes up when the loss becomes another function: losses are only compared within one generation.
     begun : int
         Iterations of the run before this stage; set before :meth:`start`.
+    deadline : float
+        By ``time.perf_counter()``, likewise: a step that takes long raises :class:`Ended` beyond it.
     """
 
     name: ClassVar[str] = ""
@@ -159,6 +161,7 @@ class Method:
     measure_every: ClassVar[int] = 10
     generation: int = 0
     begun: int = 0
+    deadline: float = math.inf
 
     def __init_subclass__(cls, listed: bool = True, **options: Any):
         super().__init_subclass__(**options)
@@ -217,7 +220,7 @@ class Work:
         return False
 
     def snapshot(self) -> dict[str, Tensor]:
-        """What there is now, to be put back later."""
+        """What there is now, to be put back later; empty where what comes last counts, not the best."""
         raise NotImplementedError
 
     def put_back(self, best: dict[str, Tensor]) -> None:
@@ -235,6 +238,10 @@ class Work:
     def net_at(self, now: dict[str, Tensor] | None) -> BumpNet | None:
         """The bumps of a snapshot, or those that there are now."""
         return None
+
+    def share(self, done: int, most: int) -> float | None:
+        """How much is done after ``done`` of at most ``most`` iterations."""
+        return done / most if most else None
 
     def state_dict(self) -> dict[str, Any]:
         """All that it remembers: plain values and tensors."""
@@ -339,13 +346,15 @@ class Run:
                 self.work.put_back(self.best["work"])
             if self.work.begin(self.stage):
                 self.best = {"loss": math.inf, "work": {}}
-        method.begun = self.begun
+        method.begun, method.deadline = self.begun, self._deadline
         method.start(self.work, self.limits[self.stage])
         if resumed is not None:
             with self.store.reading():
                 method.load_state_dict(resumed["method"])
                 run_state.set_random_state(resumed["random"], self.work.device)
             self._resumed = None
+            if not self.best["work"]:
+                self._consider(method.loss(), method, method.best())
         self._torn = False
         try:
             with run_state.interrupts_held(not (method.steady and self.ranks.alone)) as self._release:
@@ -436,7 +445,8 @@ class Run:
 
     def _share(self) -> float | None:
         """How much of the run is done, by whichever limit is nearest."""
-        shares = [self.done / total] if (total := sum(self.limits)) else []
+        share = self.work.share(self.done, sum(self.limits))
+        shares = [] if share is None else [share]
         shares += [self.seconds / (self._deadline - self._began)] if self._deadline < math.inf else []
         return min(1.0, max(shares)) if shares else None
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,9 +31,7 @@ def as_points(x: Any, like: Tensor, name: str = "x", shape: str = "[N, d]") -> t
     ValueError
         If their shape is another one.
     """
-    given = x if isinstance(x, Tensor) else torch.as_tensor(x)
-    if not hasattr(x, "dtype") and given.is_floating_point():
-        given = torch.as_tensor(x, dtype=torch.float64)  # torch makes float32 of Python's numbers
+    given = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))  # torch would round lists to float32
     if given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"{name} must be of real numbers, got {given.dtype}")
     if given.dim() != 2:

@@ -15,6 +15,7 @@ from ...core.jet import Jet
 from ...nets.deeponet import BumpDeepONet
 from ...problems.operators.base import Operator, OperatorData
 from .. import run_state
+from ..grad_mode import differentiating
 from ..loop import Callback, Run, Stop
 from ..solution import Result, as_points
 from . import older, stored
@@ -60,6 +61,8 @@ class OperatorSolution(Result):
         All trainable numbers of the net.
     iterations : int
         Steps of all stages.
+    seed : int
+        Of an operator's functions.
     """
 
     net: BumpDeepONet
@@ -75,6 +78,7 @@ class OperatorSolution(Result):
     loss: float
     parameters: int
     iterations: int
+    seed: int = 0
 
     @property
     def operator(self) -> Operator | None:
@@ -120,6 +124,7 @@ class OperatorSolution(Result):
         return self.predict(f, y)
 
 
+@differentiating
 def learn(
     operator_or_data: Operator | OperatorData,
     net: BumpDeepONet | int | tuple[int, ...] | None = None,
@@ -230,7 +235,7 @@ def learn(
         tolerance, ridge, max_seconds, seed,
     )  # fmt: skip
     callbacks = (*callbacks, *([] if callback is None else [callback]))
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         if net is None or isinstance(net, (int, tuple, list)):
             net = new_net(operator_or_data, net, seed=seed)
         check_kinds(operator_or_data, net, test)
@@ -257,7 +262,7 @@ def learn(
             net=net, problem=operator, method=method, physics=physics, data=data, test=test, history=run.history,
             train_rel_l2=float(relative_errors(net, data).mean()), rel_l2=float(errors.mean()),
             projection_rel_l2=projection_error(net, task.measured), errors=errors, loss=run.best["loss"],
-            parameters=sum(p.numel() for p in net.parameters()), iterations=run.done, stop=reason, **about,
+            parameters=sum(p.numel() for p in net.parameters()), iterations=run.done, stop=reason, seed=seed, **about,
         )  # fmt: skip
 
 

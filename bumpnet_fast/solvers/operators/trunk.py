@@ -42,7 +42,7 @@ def modes(functions: Tensor, count: int) -> Tensor:
 def scaled_qr(A: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
     """QR of A [R, M] with its columns divided by the lengths, the third result, and with rows of a ridge below."""
     length = torch.linalg.vector_norm(A, dim=0)
-    length = length.clamp_min(_SHORTEST * float(length.max()))
+    length = length.clamp_min(_SHORTEST * float(length.max()) or 1.0)
     Q, R = torch.linalg.qr(torch.cat([A / length, math.sqrt(ridge) * torch.eye(A.shape[1]).to(A)]))
     return Q, R, length
 
