@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from bumpnet_fast import BumpDeepONet
-from bumpnet_fast.io.saved import CheckpointError, resume
+from bumpnet_fast.core.files import CheckpointError
+from bumpnet_fast.io import resume
 from bumpnet_fast.problems.operators import get_operator
 from bumpnet_fast.solvers import run_state
 from bumpnet_fast.solvers.operators import learn, task
@@ -167,5 +168,5 @@ def test_another_operator_is_refused(tmp_path):
     run("linear", checkpoint=path, callback=interrupt_at(3))
     with pytest.raises(ValueError, match=r"about another problem: .*antiderivative.*, not .*burgers"):
         resume(path, problem=get_operator("burgers"))
-    with pytest.raises(ValueError, match="takes max_seconds, net, test, every_seconds, callback, got iterations"):
+    with pytest.raises(ValueError, match=r"takes max_seconds, net, test, .*, callbacks, got iterations"):
         resume(path, iterations=3)
