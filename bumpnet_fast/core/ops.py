@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from . import backends as native  # native loads the extension, which registers 
 from . import reference
 from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
 from .rows import RowLayout
+from .types import Precision
 
 _LIBRARY = torch.library.Library("bumpnet_fast", "DEF")
 
@@ -349,7 +351,7 @@ for _name in OPERATORS:
 # --- many outputs ------------------------------------------------------------------------------
 
 #: How float32 matrix products of these operators' CUDA kernels are taken; nothing else looks at it.
-PRECISIONS = ("tf32", "tf32x3", "ieee")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _COMBINED = "Tensor h, Tensor x, Tensor rows, Tensor frame, bool tied, str precision"
 _COMBINE_SCHEMAS = {
     "combine": f"({_COMBINED}) -> Tensor",
