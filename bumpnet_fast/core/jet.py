@@ -237,9 +237,7 @@ class Jet:
             return other  # type: ignore[return-value]
         if isinstance(other, (list, tuple)) or hasattr(other, "__array__"):
             kind = type(other).__name__
-            raise TypeError(
-                f"a jet goes with jets, tensors and numbers, got {kind}: torch.as_tensor makes a tensor of it"
-            )
+            raise TypeError(f"a jet goes with jets, tensors and numbers, got {kind}: use torch.as_tensor")
         return None
 
     def _times(self, other: tuple[Tensor, Tensor | None, Tensor | None]) -> Jet:

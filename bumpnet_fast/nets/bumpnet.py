@@ -361,7 +361,7 @@ def _psi_at_centre(packed: Packed) -> Tensor:
 
 def _is_points(x: Tensor, dim: int) -> bool:
     """Whether this is a point [dim], or points [..., dim], that :func:`bump_jet` can take flattened."""
-    return 0 < x.dim() and not x.is_nested and x.layout == torch.strided and x.shape[-1] == dim
+    return x.dim() > 0 and not x.is_nested and x.layout == torch.strided and x.shape[-1] == dim
 
 
 def _no_option(given: dict[str, Any]) -> str:

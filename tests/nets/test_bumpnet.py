@@ -161,11 +161,9 @@ def test_the_former_order_is_refused_with_what_to_write(order, want):
 def test_what_is_no_tensor_is_refused_with_what_to_write(x):
     net = BumpNet(2, 4)
     for call in (net, net.jet, net.basis):
-        with pytest.raises(
-            TypeError, match=r"x must be .*: torch.as_tensor\(..., dtype=torch.float32\) makes one of it"
-        ):
+        with pytest.raises(TypeError, match=r"x must be .*: torch.as_tensor\(..., dtype=torch.float32\) makes"):
             call(x)
-    with pytest.raises(TypeError, match="x must be a torch.Tensor, got str$"):
+    with pytest.raises(TypeError, match=r"x must be a torch.Tensor, got str$"):
         net("x")
 
 
