@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .solvers.evolution import evolve
     from .solvers.loop import Progress, Stop
     from .solvers.marching import march
-    from .solvers.operators import train as learn
+    from .solvers.operators.train import train as learn
     from .solvers.solution import Solution
     from .solvers.stationary import solve
 
@@ -36,7 +36,7 @@ _LATER = {
     "Solution": ("solvers.solution", "Solution"),
     "Stop": ("solvers.loop", "Stop"),
     "evolve": ("solvers.evolution", "evolve"),
-    "learn": ("solvers.operators", "train"),
+    "learn": ("solvers.operators.train", "train"),
     "load": ("io.saved", "load"),
     "march": ("solvers.marching", "march"),
     "problems": ("problems", None),

@@ -168,7 +168,8 @@ class Jet:
         >>> Jet("value", torch.ones(5, 1)).map(Tensor.double).value.dtype
         torch.float64
         """
-        return Jet(self.want, *(None if t is None else f(t) for t in (self.value, self.gradient, self.second)))
+        gradient, second = (None if t is None else f(t) for t in (self.gradient, self.second))
+        return Jet(self.want, f(self.value), gradient, second)
 
     # --- arithmetic ------------------------------------------------------------------------------
 
@@ -180,8 +181,9 @@ class Jet:
 
     def __add__(self, other: Jet | Tensor | complex) -> Jet:
         if isinstance(other, Jet):
-            parts = zip(self.parts(), other._parts_as(self.want), strict=True)
-            return Jet(self.want, *(None if a is None or b is None else a + b for a, b in parts))
+            value, *others = other._parts_as(self.want)
+            pairs = zip((self.gradient, self.second), others, strict=True)
+            return Jet(self.want, self.value + value, *(None if a is None or b is None else a + b for a, b in pairs))
         constant = self._constant(other)
         if constant is None:
             return NotImplemented

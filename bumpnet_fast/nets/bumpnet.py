@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,12 @@ class BumpNet(nn.Module):
     (torch.Size([5, 1]), torch.Size([5, 1]))
     """
 
+    rows: nn.Parameter
+    frame: Tensor
+    domain: Tensor
+    layout: RowLayout
+    tied: bool
+
     def __init__(
         self,
         dim: int,
@@ -154,6 +160,10 @@ class BumpNet(nn.Module):
         return net
 
     # --- evaluation ----------------------------------------------------------------------------
+
+    if TYPE_CHECKING:  # torch says that it may be anything
+
+        def __call__(self, x: Tensor) -> Tensor: ...
 
     def forward(self, x: Tensor) -> Tensor:
         """Value [N, K] at the points ``x`` [N, d]; as for :class:`torch.nn.Linear`, N may be any number of dimensions.
@@ -433,7 +443,7 @@ def _scale(scale, dim: int) -> str | tuple[float, ...]:
 
 
 def _float_type(dtype: torch.dtype | str | None) -> torch.dtype:
-    wanted = torch.get_default_dtype() if dtype is None else dtype
+    wanted: Any = torch.get_default_dtype() if dtype is None else dtype
     wanted = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted
     if wanted not in (torch.float32, torch.float64):
         raise TypeError(f"dtype must be float32 or float64, got {wanted if dtype is None else dtype!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,13 @@ class BumpDeepONet(nn.Module):
     440
     """
 
+    rows: nn.Parameter
+    frame: Tensor
+    domain: Tensor
+    shifts: Tensor
+    layout: RowLayout
+    tied: bool
+
     def __init__(
         self,
         sensors: int,
@@ -103,9 +110,9 @@ class BumpDeepONet(nn.Module):
         return width * width.new_tensor(list(itertools.product(*steps)))
 
     def _default_branch(self) -> nn.Module:
-        like = {"dtype": self.rows.dtype, "device": self.rows.device}
+        like: dict[str, Any] = {"dtype": self.rows.dtype, "device": self.rows.device}
         layers: list[nn.Module] = []
-        sizes = (self.sensors, *self.hidden)
+        sizes = (self.sensors, *(self.hidden or ()))
         for inputs, outputs in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, outputs, **like), nn.Tanh()]
         last = nn.Linear(sizes[-1], len(self.rows), **like)
@@ -114,6 +121,10 @@ class BumpDeepONet(nn.Module):
         return nn.Sequential(*layers, last) if layers else last
 
     # --- evaluation ----------------------------------------------------------------------------
+
+    if TYPE_CHECKING:  # torch says that it may be anything
+
+        def __call__(self, f: Tensor, y: Tensor) -> Tensor: ...
 
     def forward(self, f: Tensor, y: Tensor) -> Tensor:
         """Output functions [B, N] at the points ``y`` [N, d] for the input functions ``f`` [B, S]."""

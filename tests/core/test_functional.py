@@ -210,14 +210,6 @@ def test_the_backend_is_the_fastest_variant_or_the_reference():
     assert backend() == (native.variants() or ("reference",))[-1]
 
 
-def test_public_names():
-    assert set(bumpnet_fast.__all__) == {
-        "BumpDeepONet", "BumpNet", "Jet", "__version__", "backend", "use_backend",
-        "bump_basis", "bump_combine", "bump_compact", "bump_design", "bump_jet", "compile_step",
-    }  # fmt: skip
-    assert all(hasattr(bumpnet_fast, name) for name in bumpnet_fast.__all__)
-
-
 @pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
 def test_a_traced_jet_is_the_operator():
     """A traced module with a function of Python in it could not be saved."""
