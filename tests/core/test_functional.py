@@ -7,7 +7,6 @@ import oracle
 import pytest
 import torch
 
-import bumpnet_fast
 from bumpnet_fast import Jet, backend, bump_basis, bump_design, bump_jet, use_backend
 from bumpnet_fast.core import backends as native
 from bumpnet_fast.core import reference
