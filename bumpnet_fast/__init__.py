@@ -13,14 +13,14 @@ from .nets.step import compile_step
 
 if TYPE_CHECKING:
     from . import problems
-    from .io.saved import load, resume, save
+    from .io import load, resume, save
     from .problems.base import Condition, Problem
     from .problems.evolution.base import EvolutionProblem
     from .problems.operators.base import Operator as OperatorProblem
     from .solvers.evolution import evolve
     from .solvers.loop import Progress, Stop
     from .solvers.marching import march
-    from .solvers.operators.train import train as learn
+    from .solvers.operators.learn import learn
     from .solvers.solution import Solution
     from .solvers.stationary import solve
 
@@ -36,12 +36,12 @@ _LATER = {
     "Solution": ("solvers.solution", "Solution"),
     "Stop": ("solvers.loop", "Stop"),
     "evolve": ("solvers.evolution", "evolve"),
-    "learn": ("solvers.operators.train", "train"),
-    "load": ("io.saved", "load"),
+    "learn": ("solvers.operators.learn", "learn"),
+    "load": ("io", "load"),
     "march": ("solvers.marching", "march"),
     "problems": ("problems", None),
-    "resume": ("io.saved", "resume"),
-    "save": ("io.saved", "save"),
+    "resume": ("io", "resume"),
+    "save": ("io", "save"),
     "solve": ("solvers.stationary", "solve"),
 }
 

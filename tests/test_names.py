@@ -53,6 +53,10 @@ def test_dir_lists_what_there_is():
     ("solvers", "Solution", "Solution"),
     ("solvers", "Stop", "Stop"),
     ("solvers", "Progress", "Progress"),
+    ("solvers", "learn", "learn"),
+    ("io", "save", "save"),
+    ("io", "load", "load"),
+    ("io", "resume", "resume"),
 ])  # fmt: skip
 def test_a_name_means_the_same_everywhere(module, name, at_the_top):
     assert getattr(bumpnet_fast, at_the_top) is getattr(importlib.import_module(f"bumpnet_fast.{module}"), name)

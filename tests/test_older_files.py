@@ -12,10 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bumpnet_fast import checkpoint, evolution_checkpoint, recording, results
-from bumpnet_fast.checkpoint_operator import load_operator
 from bumpnet_fast.cli import main as command_line
 from bumpnet_fast.cli import writing
+from bumpnet_fast.io import recording, results
+from bumpnet_fast.io import saved as checkpoint
+from bumpnet_fast.io import saved_evolution as evolution_checkpoint
+from bumpnet_fast.io.saved_operator import load_operator
 
 FOLDERS = sorted(Path(__file__).with_name("data").glob("version-*"))
 EXPECTED = {folder: json.loads((folder / "expected.json").read_text(encoding="utf-8")) for folder in FOLDERS}
@@ -64,7 +66,7 @@ def resumed(path):
     """The result of a run that goes on, and the iterations, or times, of which its callback was told."""
     told = []
     result = checkpoint.resume(path, callback=told.append)
-    return result, [progress.time if hasattr(progress, "time") else progress.iteration for progress in told]
+    return result, [progress.entry.get("time", progress.iteration) for progress in told]
 
 
 def resumed_command(command, folder, json_file, monkeypatch):
@@ -90,6 +92,8 @@ def numbers(result):
 #: Numbers that are rounded; float32 has so few digits that a second processor takes another path.
 ROUNDED = ("loss", "rel_l2", "norm", "unknowns")
 DIGITS, DIGITS_FLOAT32 = 1e-6, 3e-2
+#: Whose integrator of scipy begins anew: in version 0.1.0 its internals were stored, which are not read any more.
+ANEW, DIGITS_ANEW = ("evolve-bdf", "evolve-dop853"), 1e-4
 
 
 def assert_values(values, expected):
@@ -146,14 +150,16 @@ def test_recordings(folder, name, expected):
 
 @entries("runs")
 def test_unfinished_runs(folder, name, expected, tmp_path):
-    path, digits = tmp_path / "run.pt", DIGITS_FLOAT32 if "float32" in name else DIGITS
+    path, digits, ended = tmp_path / "run.pt", DIGITS_FLOAT32 if "float32" in name else DIGITS, expected["ended"]
+    if folder.name == "version-0.1.0" and name in ANEW:
+        digits, ended = DIGITS_ANEW, {key: value for key, value in ended.items() if key != "steps"}
     shutil.copy(folder / "runs" / f"{name}.pt", path)
     result, told = resumed(path)
     stopped = dict(expected["stopped"])
     last = result.history[stopped.pop("entries") - 1]
     assert {key: last[key] for key in stopped} == stopped  # what was done is kept as it was
     assert told[0] > stopped.get("time", stopped.get("iteration"))  # and not done again
-    assert_numbers(result, expected["ended"], digits)
+    assert_numbers(result, ended, digits)
 
 
 @entries("commands")

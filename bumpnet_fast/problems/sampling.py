@@ -10,6 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from ..core.rows import check_memory
 from ..core.types import Sampling
 
 KINDS: tuple[Sampling, ...] = get_args(Sampling)
@@ -56,6 +57,7 @@ def interior(domain: Tensor, counts: tuple[int, ...], kind: Sampling = "grid", s
     lo, hi = domain.double()
     if len(counts) != len(lo) or min(counts) < 1:
         raise ValueError(f"points must be {len(lo)} positive counts, one per dimension, got {tuple(counts)}")
+    check_memory("points", tuple(counts), counts, len(lo))
     n, generator = math.prod(counts), torch.Generator().manual_seed(seed)
     if kind == "grid":
         unit = torch.cartesian_prod(*((torch.arange(k, dtype=torch.float64) + 0.5) / k for k in counts))

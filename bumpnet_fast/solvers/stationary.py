@@ -17,6 +17,7 @@ from ..problems.base import Problem
 from ..problems.sampling import KINDS
 from . import run_state
 from .arguments import check, check_fit, check_kinds, check_options, choice, integer, positive
+from .grad_mode import differentiating
 from .levenberg_marquardt import LeastSquares
 from .loop import Callback, Method, Run, Stop
 from .solution import Solution
@@ -32,6 +33,7 @@ _RULES = {
 }
 
 
+@differentiating
 def solve(
     problem: Problem,
     net: BumpNet | int | tuple[int, ...] | None = None,
@@ -125,7 +127,7 @@ def solve(
     (True, torch.Size([2, 1]))
     """
     started = time.perf_counter()
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         methods, stop = configured(method, stop, options)
         net = net if isinstance(net, BumpNet) else new_net(problem, net)
         check_kinds(problem, net)
