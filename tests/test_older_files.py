@@ -14,10 +14,8 @@ import torch
 
 from bumpnet_fast.cli import main as command_line
 from bumpnet_fast.cli import writing
-from bumpnet_fast.io import recording, results
-from bumpnet_fast.io import saved as checkpoint
-from bumpnet_fast.io import saved_evolution as evolution_checkpoint
-from bumpnet_fast.io.saved_operator import load_operator
+from bumpnet_fast.io import load, resume
+from bumpnet_fast.solvers import March
 
 FOLDERS = sorted(Path(__file__).with_name("data").glob("version-*"))
 EXPECTED = {folder: json.loads((folder / "expected.json").read_text(encoding="utf-8")) for folder in FOLDERS}
@@ -34,38 +32,38 @@ def entries(part):
 
 def loaded_model(path, expected):
     """What a saved model is, and its values ``u(x)`` in float64."""
-    x = torch.tensor(expected["x"], dtype=torch.float64)
+    x, result = torch.tensor(expected["x"], dtype=torch.float64), load(path)
     if "t" in expected:
-        run = evolution_checkpoint.load(path)
-        return SimpleNamespace(values=run.predict(x, expected["t"]))
+        return SimpleNamespace(values=result.predict(x, expected["t"]))
     if "f" in expected:
-        model = load_operator(path)
-        return SimpleNamespace(values=model(torch.tensor(expected["f"], dtype=torch.float64), x))
-    model = checkpoint.load(path)
-    dtype, parts = str(model.net.rows.dtype).removeprefix("torch."), len(model.windows)
-    model.net.double()
-    return SimpleNamespace(values=model(x), dtype=dtype, boundary=model.boundary, windows=parts)
+        return SimpleNamespace(values=result.predict(torch.tensor(expected["f"], dtype=torch.float64), x))
+    dtype = str(result.net.rows.dtype).removeprefix("torch.")
+    parts = result.parts if isinstance(result, March) else []
+    for part in [result, *parts]:
+        part.net.double()
+    boundary = result.boundary if result.problem.name != "a net" else None
+    return SimpleNamespace(values=result.predict(x), dtype=dtype, boundary=boundary, windows=len(parts))
 
 
 def loaded_result(folder, expected):
     """The result of a run from its folder, and its values ``u(x)``."""
-    x, result = torch.tensor(expected["x"], dtype=torch.float64), results.load(folder)
+    x, result = torch.tensor(expected["x"], dtype=torch.float64), load(folder)
     if "t" in expected:
         return result, result.predict(x, expected["t"])
     if "f" in expected:
-        return result, result.net(torch.tensor(expected["f"], dtype=torch.float64), x)
+        return result, result.predict(torch.tensor(expected["f"], dtype=torch.float64), x)
     return result, result.predict(x)
 
 
 def recorded_bumps(path):
     """Iteration and number of bumps of every frame of a record."""
-    return [[frame.iteration, len(frame.rows)] for frame in recording.load(path)]
+    return [[frame.iteration, len(frame.rows)] for frame in load(path)]
 
 
 def resumed(path):
     """The result of a run that goes on, and the iterations, or times, of which its callback was told."""
     told = []
-    result = checkpoint.resume(path, callback=told.append)
+    result = resume(path, callback=told.append)
     return result, [progress.entry.get("time", progress.iteration) for progress in told]
 
 
@@ -74,7 +72,7 @@ def resumed_command(command, folder, json_file, monkeypatch):
     monkeypatch.setattr(writing, "write_picture", lambda *_: None)
     line = [command, "--resume", str(folder), "--threads", "1", "--quiet", "--json", str(json_file)]
     assert command_line(line) == 0
-    return results.load(folder)
+    return load(folder)
 
 
 def numbers(result):

@@ -7,7 +7,7 @@ from torch import nn
 from bumpnet_fast import BumpDeepONet, BumpNet, checkpoint
 from bumpnet_fast.problems import Condition, get
 from bumpnet_fast.problems.evolution import Burgers
-from bumpnet_fast.problems.operators import get_operator
+from bumpnet_fast.problems.operators import OperatorData, get_operator
 from bumpnet_fast.solvers import evolve, grow, march, prune, solve, train, uniform_net
 from bumpnet_fast.solvers.adaptive import removal_costs
 from bumpnet_fast.solvers.deeponet import train as train_operator
@@ -122,6 +122,11 @@ def test_what_allows_gradients_is_left_alone():
     net = BumpNet(2, 4)
     rows, x = net.rows, torch.rand(3)
     assert ordinary(net) is net and net.rows is rows and ordinary(x) is x and ordinary("adam") == "adam"
+    data = OperatorData(x, x, x)
+    assert ordinary(data) is data
+    with torch.inference_mode():
+        made = OperatorData(x, x, x + 1)
+    assert not ordinary(made).points.is_inference() and torch.equal(ordinary(made).points, x + 1)
     with torch.inference_mode():
         shared = nn.Linear(2, 2)
         both = nn.Sequential(shared, nn.ReLU(), nn.Linear(2, 2))

@@ -268,6 +268,15 @@ def test_a_column_for_every_point_of_a_condition_is_refused(function, period):
         _system(problem)
 
 
+def test_a_table_that_multiplies_is_refused_at_more_than_a_few_points():
+    """At every point it looks like as many equations as there are points, and nothing else is wrong with them."""
+    problem = _line(lambda x, u: u.laplacian - torch.linspace(1, 2, len(x)).to(x) * u.value)
+    net = net_for(problem)
+    x = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
+    with pytest.raises(ValueError, match=r"must have shape \[40\] or \[40, equations\], got \(40, 40\)"):
+        System(blocks(problem, "soft", (40,), x, 1.0), net)
+
+
 @pytest.mark.parametrize(("equations", "function"), _RIGHT.values(), ids=_RIGHT)
 def test_as_many_equations_as_points_are_fine(equations, function):
     assert _system(_line(function, want="diagonal")).size == 5 * equations
