@@ -125,17 +125,20 @@ class Ended(Exception):
         self.reason, self.warning = reason, warning
 
 
+@dataclass
 class Method:
     """A way to solve: the base class of every solver, and of one's own.
 
-    A subclass is a dataclass of its options, declared by :func:`~bumpnet_fast.solvers.arguments.option`.  It says how
-    it starts, takes a step, and what its state is; progress, limits, interrupts, checkpoints and the result come from
-    the run loop.  The object that a user makes is never changed: a run works with a copy.
+    A subclass is a dataclass of its options, declared by :func:`~bumpnet_fast.solvers.arguments.option`.  It defines
+    :meth:`start`, :meth:`step` and :meth:`loss`, and :meth:`state_dict` and :meth:`load_state_dict` if it remembers
+    anything.  Progress, limits, interrupts, checkpoints and the result come from the run loop.  The object that a
+    user makes is never changed: a run works with a copy.
 
     Attributes
     ----------
     name : str
-        For ``solve(..., method=name)`` and for checkpoints; a subclass with a name is known by it from then on.
+        For ``solve(..., method=name)`` and for checkpoints; a subclass with a name of its own is known by it from
+        then on.
     iterations : int
         How many there are unless :class:`Stop` says otherwise.
     log_every : int
@@ -146,6 +149,41 @@ class Method:
         Goes up when the loss becomes another function: losses are only compared within one generation.
     begun : int
         Iterations of the run before this stage; set before :meth:`start`.
+
+    Notes
+    -----
+    In ``solve``, ``work`` is a :class:`~bumpnet_fast.solvers.task.Task`.  It offers
+
+    - ``net``: the net to be trained in place; its ``rows`` are at the start what :meth:`start` begins with;
+    - ``problem``, ``seed``, ``device``: what is solved, the seed that the user gave, and where;
+    - ``loss()``: what all solvers minimise, for the net and unknowns as they are now;
+    - ``solve_amplitudes()``: sets the amplitudes, and the unknowns of the equation, to the best for the shapes;
+    - ``is_linear()``: whether the problem is;
+    - ``objective(batch)``: the same loss and its gradient, in batches if one likes;
+    - ``system``: the rows whose sum of squares the loss is, and their derivatives.
+
+    The run keeps the rows with the smallest :meth:`loss`, and stores the present ones with :meth:`state_dict`, so a
+    method that changes ``work.net.rows`` in place has nothing else to do.
+
+    Examples
+    --------
+    The smallest method: a random walk.
+
+    >>> from bumpnet_fast import problems
+    >>> from bumpnet_fast.solvers import solve
+    >>> class Walk(Method):
+    ...     def start(self, work, iterations):
+    ...         self.work = work
+    ...         torch.manual_seed(work.seed)
+    ...     def step(self, most):
+    ...         self.work.net.rows += 0.01 * torch.randn_like(self.work.net.rows)
+    ...         self.work.solve_amplitudes()
+    ...         return 1
+    ...     def loss(self):
+    ...         return self.work.loss()
+    >>> solution = solve(problems.get("poisson"), (3, 3), method=Walk(), iterations=20)
+    >>> solution.iterations, solution.loss < solution.history[0]["loss"]
+    (20, True)
     """
 
     name: ClassVar[str] = ""
@@ -155,19 +193,22 @@ class Method:
     known: ClassVar[dict[str, type[Method]]] = {}
     log_every: ClassVar[int] = 1
     measure_every: ClassVar[int] = 10
-    generation: int = 0
-    begun: int = 0
+    generation: ClassVar[int] = 0
+    begun: ClassVar[int] = 0
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
-        if cls.name:
+        if vars(cls).get("name"):  # not one that it inherits, which means its base
             Method.known[cls.name] = cls
 
     def check(self, settings: dict[str, Any], iterations: int) -> None:
         """Raise ValueError, before any work, for options that do not suit the arguments of the solver."""
 
+    def check_work(self, work: Any) -> None:
+        """Raise ValueError, before the first stage begins, for a work that this method cannot do."""
+
     def start(self, work: Any, iterations: int) -> None:
-        """Begin with ``work`` as it is now; at most ``iterations`` will follow.  Raise ValueError if it cannot be."""
+        """Begin with ``work`` as it is now; at most ``iterations`` will follow."""
         raise NotImplementedError(f"{type(self).__name__} must define start(work, iterations)")
 
     def step(self, most: int) -> int:
@@ -179,7 +220,10 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} must define loss()")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it remembers between two steps beside what the work remembers: plain values and tensors."""
+        """All that it remembers between two steps beside the net and what else the work stores: plain values, tensors.
+
+        Among it must be whatever :meth:`start` took from the net, which is another one when a run is resumed.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -337,30 +381,34 @@ class Run:
                 self.work.put_back(self.best["work"])
             if self.work.begin(self.stage):
                 self.best = {"loss": math.inf, "work": {}}
-        method.begun = self.begun
-        method.start(self.work, self.limits[self.stage])
-        if resumed is not None:
-            with self.store.reading():
-                method.load_state_dict(resumed["method"])
-                run_state.set_random_state(resumed["random"], self.work.device)
-            self._resumed = None
-        self._torn = False
+        method.begun, started, self._torn = self.begun, False, True
         try:
+            method.start(self.work, self.limits[self.stage])
+            if resumed is not None:
+                with self.store.reading():
+                    method.load_state_dict(resumed["method"])
+                    run_state.set_random_state(resumed["random"], self.work.device)
+                self._resumed = None
+            started, self._torn = True, False
             with run_state.interrupts_held(not (method.steady and self.ranks.alone)) as self._release:
                 reason = self._steps(method, fresh=resumed is None)
         except KeyboardInterrupt:
+            if not self.history:
+                raise  # there is no result yet
             reason = StopReason.INTERRUPTED
         except Ended as end:
             reason = end.reason
             self.warnings += [end.warning] if end.warning else []
         except BaseException:
-            method.finish()
+            if started:
+                method.finish()
             raise
         finally:
             self.store.flush()
         if reason in (StopReason.TIME, StopReason.INTERRUPTED) and not method.steady and not self._torn:
             self._look(method, last=True, silent=True)  # a run that is resumed has not seen what is here
-        method.finish()
+        if started:
+            method.finish()
         return reason
 
     def _steps(self, method: Method, fresh: bool) -> StopReason:

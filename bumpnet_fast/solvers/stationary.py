@@ -14,7 +14,7 @@ import torch
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
 from . import run_state
-from .arguments import check, check_fit, check_kinds, check_options, choice, integer, positive
+from .arguments import check, check_fit, check_options, check_problem, choice, integer, positive
 from .levenberg_marquardt import LeastSquares
 from .loop import Callback, Method, Run, Stop
 from .solution import Solution
@@ -125,8 +125,8 @@ def solve(
     started = time.perf_counter()
     with torch.inference_mode(False), torch.no_grad():
         methods, stop = configured(method, stop, options)
+        check_problem(problem)
         net = net if isinstance(net, BumpNet) else new_net(problem, net)
-        check_kinds(problem, net)
         task = Task(problem, net, boundary, group)
         settings = {
             "method": described(methods), "iterations": stop.iterations, "boundary": task.boundary, "points": points,
@@ -140,11 +140,16 @@ def solve(
             if store.on and not task.ranks.alone:
                 what = f"checkpoint is for runs of one process, and this one has {task.ranks.count} ranks"
                 raise ValueError(f"{what}: save the rows")
+            if store.on:
+                for m in methods:
+                    _check_name(m)
             return store
 
         store = task.ranks.checked(opened)
         task.check_same("solve", settings)
         task.collocate(points, sampling, condition_weight, refine, seed)
+        for m in methods:
+            m.check_work(task)
         methods, stop = _rounds(methods, stop, refine)
         callbacks = (*callbacks, *([] if callback is None else [callback]))
         with store, few_threads(task.entries):
@@ -201,6 +206,7 @@ def configured(
     limits = {key: left.pop(key) for key in ("iterations", "max_seconds") if key in left}
     if stop is not None and limits:
         raise TypeError(f"{', '.join(limits)} must go into stop, which is given as well")
+    positive(optional=True).check("max_seconds", limits.get("max_seconds"))
     if stop is None:
         stop = Stop(limits.get("iterations"), limits.get("max_seconds"))
     if isinstance(method, str):
@@ -227,6 +233,13 @@ def _named(name: str, whole: str) -> type[Method]:
     if name not in Method.known:
         raise ValueError(f"method must be of {', '.join(Method.known)}, joined by '+', got {whole!r}")
     return Method.known[name]
+
+
+def _check_name(method: Method) -> None:
+    """Raise ValueError for a method that a checkpoint cannot name."""
+    kind = type(method)
+    if Method.known.get(kind.name) is not kind:
+        raise ValueError(f"method must have a name of its own for a checkpoint: set {kind.__name__}.name, {kind.name!r}")
 
 
 def described(methods: Sequence[Method]) -> list[dict[str, Any]]:
