@@ -14,10 +14,10 @@ from ..solvers.operators import stored, train
 _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "solve": (stationary.solve, ("iterations", "max_seconds")),
     "march": (marching.march, ("iterations", "max_seconds")),
-    "prune": (strategies.prune, ("score",)),
+    "prune": (strategies.prune, ("max_seconds", "score")),
     "evolve": (evolution.evolve, ("max_seconds",)),
-    "grow": (strategies.grow, ()),
-    "reach": (strategies.reach, ("score",)),
+    "grow": (strategies.grow, ("max_seconds",)),
+    "reach": (strategies.reach, ("max_seconds", "score")),
     "operator": (train, ("max_seconds", "net", "test")),
 }
 _FOLLOWING = ("every_seconds", "callback")
@@ -37,9 +37,9 @@ def resume(path: str | os.PathLike, problem: Any, content: dict[str, Any], **opt
     store = run_state.Store(path, run_state.checked_seconds(options.pop("every_seconds", run_state.EVERY)), content)
     start = _operator_start(store, options) if name == "operator" else _start(store)
     with store.reading():
-        settings = dict(content["settings"])
-        if name == "solve":
-            settings["method"] = stationary.rebuilt(settings["method"])
+        settings = stationary.from_settings(dict(content["settings"]))
+        longer = {key: value for key, value in options.items() if key == "iterations"}
+        store.content = content | {"settings": content["settings"] | longer}
     return solver(problem, *start, **settings | options, checkpoint=store)
 
 

@@ -158,6 +158,7 @@ class Method:
     - ``problem``, ``seed``, ``device``: what is solved, the seed that the user gave, and where;
     - ``loss()``: what all solvers minimise, for the net and unknowns as they are now;
     - ``solve_amplitudes()``: sets the amplitudes, and the unknowns of the equation, to the best for the shapes;
+    - ``snapshot()``, ``put_back(snapshot)``: rows and unknowns, to be kept and taken up again;
     - ``is_linear()``: whether the problem is;
     - ``objective(batch)``: the same loss and its gradient, in batches if one likes;
     - ``system``: the rows whose sum of squares the loss is, and their derivatives.

@@ -239,12 +239,31 @@ def _check_name(method: Method) -> None:
     """Raise ValueError for a method that a checkpoint cannot name."""
     kind = type(method)
     if Method.known.get(kind.name) is not kind:
-        raise ValueError(f"method must have a name of its own for a checkpoint: set {kind.__name__}.name, {kind.name!r}")
+        raise ValueError(
+            f"method must have a name of its own for a checkpoint: set {kind.__name__}.name, {kind.name!r}"
+        )
 
 
 def described(methods: Sequence[Method]) -> list[dict[str, Any]]:
     """Plain values that rebuild the methods, see :func:`rebuilt`."""
     return [{"name": m.name, "options": dataclasses.asdict(m)} for m in methods]
+
+
+def as_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of :func:`solve` as a file can keep them; raises ValueError for a method that it cannot name."""
+    method = options.get("method", "auto")
+    if isinstance(method, str):
+        return dict(options)
+    methods = [method] if isinstance(method, Method) else list(method)
+    for m in methods:
+        _check_name(m)
+    return options | {"method": described(methods)}
+
+
+def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The options that :func:`as_settings` was given."""
+    method = settings.get("method", "auto")
+    return settings if isinstance(method, str) else settings | {"method": rebuilt(method)}
 
 
 def rebuilt(description: Sequence[dict[str, Any]]) -> list[Method]:
@@ -281,4 +300,14 @@ def _check(settings: dict[str, Any], problem: Problem, net: BumpNet, methods: Se
         m.check(settings, limit)
 
 
-__all__ = ["configured", "described", "new_net", "options_of", "rebuilt", "solve", "train"]
+__all__ = [
+    "as_settings",
+    "configured",
+    "described",
+    "from_settings",
+    "new_net",
+    "options_of",
+    "rebuilt",
+    "solve",
+    "train",
+]
