@@ -18,14 +18,10 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def computing_threads(number: int | None) -> Iterator[None]:
     """Compute with at most ``number`` threads; None keeps those of torch."""
-    import torch
+    from ..core.scopes import torch_threads
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
+    with contextlib.nullcontext() if number is None else torch_threads(number):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...core.jet import Jet
+from ...core.scopes import torch_threads
 from ..base import settle_fields
 from . import fields as random_fields
 
@@ -226,10 +227,6 @@ class Operator:
         """
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ValueError(f"count must be a positive integer, got {count!r}")
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the eigenvectors of a covariance hang on the number of threads, in the seventh digit
-        try:
+        with torch_threads(1):  # the eigenvectors of a covariance depend on the number, in the seventh digit
             f = self.inputs(count, seed)
             return OperatorData(self.at_sensors(f), self.apply(f), self.points)
-        finally:
-            torch.set_num_threads(threads)

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from ...core.functional import bump_basis, bump_design, bump_jet
@@ -194,11 +195,8 @@ def _rule(ends: Tensor, n: int, periodic: bool) -> tuple[Tensor, Tensor]:
         return lo + (hi - lo) * (torch.arange(n, dtype=torch.float64) + 0.5) / n, torch.full(
             (n,), 1 / n, dtype=torch.float64
         )
-    # The eigenvalues of the Jacobi matrix of Legendre's polynomials (Golub and Welsch, 1969).
-    k = torch.arange(1, n, dtype=torch.float64)
-    beside = k / torch.sqrt(4 * k * k - 1)
-    nodes, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
-    return 0.5 * (lo + hi) + 0.5 * (hi - lo) * nodes, vectors[0].square()
+    nodes, weights = (torch.from_numpy(part) for part in leggauss(n))  # on [-1, 1], of sum 2
+    return 0.5 * (lo + hi) + 0.5 * (hi - lo) * nodes, 0.5 * weights
 
 
 def uniform_net(problem: Problem, bumps: int | tuple[int, ...] | None = None, **options) -> BumpNet:

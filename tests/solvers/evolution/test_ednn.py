@@ -11,7 +11,7 @@ from bumpnet_fast import BumpNet
 from bumpnet_fast.problems import Poisson
 from bumpnet_fast.problems.evolution import Advection, AllenCahn, Burgers, Heat, Heat2D
 from bumpnet_fast.solvers import evolve, uniform_net
-from bumpnet_fast.solvers.evolution.basis import Space, quadrature
+from bumpnet_fast.solvers.evolution.basis import Space, _rule, quadrature
 from bumpnet_fast.solvers.evolution.models import Frozen, Moving, fitted_shapes
 from bumpnet_fast.solvers.evolution.result import interpolate
 
@@ -139,6 +139,17 @@ def test_quadrature_integrates():
         x, weights = quadrature(problem, uniform_net(problem, 20), 36)
         assert float(weights @ integral(x)) == pytest.approx(0.1, rel=1e-12)
         assert float(weights.sum()) == pytest.approx(1) and (weights > 0).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 64, 301])
+def test_a_rule_of_gauss_is_exact_to_its_degree(n):
+    lo, hi = -0.5, 2.0
+    x, weights = _rule(torch.tensor([lo, hi], dtype=torch.float64), n, periodic=False)
+    assert x.shape == weights.shape == (n,) and bool((x.diff() > 0).all()) and lo < x[0] and x[-1] < hi
+    s = (2 * x - lo - hi) / (hi - lo)
+    for degree in {0, 1, n, 2 * n - 2, 2 * n - 1}:
+        wanted = 1 / (degree + 1) if degree % 2 == 0 else 0.0
+        assert float(weights @ s**degree) == pytest.approx(wanted, rel=1e-10, abs=1e-13)
 
 
 def test_the_basis_is_factorised_once(monkeypatch):
