@@ -521,6 +521,9 @@ class Run:
         self._resumed = state
         if not 0 <= self.stage < len(self.methods) or self.done < self.begun:
             raise ValueError(f"there is no stage {self.stage} with {self.done - self.begun} iterations")
+        losses = [float(entry["loss"]) for entry in self.history if 0 <= entry["iteration"] <= self.done]
+        if not losses or len(losses) != len(self.history) or not {"loss", "work"} <= self.best.keys():
+            raise ValueError("history or best have not the entries of a run")
 
 
 __all__ = ["Callback", "Ended", "Method", "Progress", "Run", "Stop", "StopReason", "Work"]

@@ -124,10 +124,10 @@ def solve(
     """
     started = time.perf_counter()
     with torch.inference_mode(False), torch.no_grad():
-        methods, stop = configured(method, stop, options)
         check_problem(problem)
         net = net if isinstance(net, BumpNet) else new_net(problem, net)
         task = Task(problem, net, boundary, group)
+        methods, stop = task.ranks.checked(lambda: configured(method, stop, options))
         settings = {
             "method": described(methods), "iterations": stop.iterations, "boundary": task.boundary, "points": points,
             "sampling": sampling, "condition_weight": condition_weight, "refine": refine, "seed": seed,
@@ -218,7 +218,7 @@ def configured(
         pairs = zip(kinds, fields, strict=True)
         methods = [kind(**{key: value for key, value in left.items() if key in names}) for kind, names in pairs]
     else:
-        methods = [method] if isinstance(method, Method) else list(method)
+        methods = list(method) if isinstance(method, (list, tuple)) else [method]
         if not methods or not all(isinstance(m, Method) for m in methods):
             raise TypeError(f"method must be a name, a Method or several of them, got {method!r}")
         if left:
@@ -254,7 +254,7 @@ def as_settings(options: dict[str, Any]) -> dict[str, Any]:
     method = options.get("method", "auto")
     if isinstance(method, str):
         return dict(options)
-    methods = [method] if isinstance(method, Method) else list(method)
+    methods = configured(method, None, {})[0]
     for m in methods:
         _check_name(m)
     return options | {"method": described(methods)}
