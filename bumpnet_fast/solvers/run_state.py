@@ -5,13 +5,9 @@ The file holds tensors and plain values only, and ``torch.load(path, weights_onl
 ========= =======================================================================
 kind      "run", which tells it from a saved model
 version   format of the file, :data:`VERSION`
-solver    whose run it is: "train", "solve", "march", "evolve", "operator", ...
+solver    whose run it is: "solve", "march", "evolve", "operator", ...
 problem   ``{"name": ..., "settings": {...}}``
 settings  what defines the run besides
-net       what the run began with; in training by first-order methods, its rows now
-state     where it is, in the solver's own terms; None at the start
-command   what the command line wants again in a resumption; only in its own runs
-========= =======================================================================
 
 Training by first-order methods has, in the place of ``state``:
 
@@ -22,6 +18,10 @@ best      loss, rows and unknowns of the best rows seen
 stage     the state of optimiser and schedule
 batches   the points and what comes next of them
 random    the state of torch's random numbers
+=======
+net       what the run began with
+state     where it is, see :meth:`bumpnet_fast.solvers.loop.Run`; None at the start
+command   what the command line wants again in a resumption; only in its own runs
 ========= =======================================================================
 """
 
@@ -31,10 +31,11 @@ import contextlib
 import math
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -44,8 +45,8 @@ from torch import Tensor
 from ..core.files import CheckpointError, CheckpointWarning, atomic, one_line, read, sweep
 from ..nets.bumpnet import BumpNet
 
-#: Format of the files; in 1 all runs were of "train".
-VERSION = 2
+#: Format of the files; in 1 all runs were of "train", until 2 every solver had a form of its own for its state.
+VERSION = 3
 #: What every file has.
 KEYS = ("problem", "settings", "net")
 #: Seconds between two writes, if nothing else is asked for.
@@ -64,8 +65,8 @@ def write(path: str | os.PathLike, content: dict[str, Any]) -> None:
 class File(os.PathLike):
     """The file of a run's state.  A solver takes one in the place of the path.
 
-    Raises if the first write fails; later failures only give a :class:`~bumpnet_fast.core.files.CheckpointWarning`, the
-    run continues, and the next write is a new attempt.
+    Raises if the first write fails; later failures only give a ``CheckpointWarning``, the run
+    continues, and the next write is a new attempt.
 
     Parameters
     ----------
@@ -119,9 +120,9 @@ def as_file(path: str | os.PathLike) -> File:
     return path if isinstance(path, File) else File(path)
 
 
-def load(path: str | os.PathLike, keys: Sequence[str] = ()) -> dict[str, Any]:
+def load(path: str | os.PathLike) -> dict[str, Any]:
     """Read what :func:`write` wrote; raises as :func:`bumpnet_fast.core.files.read`."""
-    return {"solver": "train"} | read(path, "run", VERSION, (*KEYS, *keys))
+    return {"solver": "train"} | read(path, {"run": (VERSION, KEYS)})
 
 
 def plain(value: Any) -> Any:
@@ -312,7 +313,7 @@ def opened(checkpoint: Any, every: float, describe: Callable[[], dict[str, Any]]
 
 def checked_seconds(every: float) -> float:
     """Seconds between two writes; ValueError if they cannot be."""
-    if not isinstance(every, (int, float)) or isinstance(every, bool) or not 0 <= every < math.inf:
+    if not isinstance(every, (int, float)) or isinstance(every, bool) or not 0 <= every <= sys.float_info.max:
         raise ValueError(f"every_seconds must be at least 0, got {every!r}")
     return float(every)
 

@@ -24,6 +24,7 @@ from ..nets.events import Event
 from ..problems.base import Problem
 from . import run_state
 from .arguments import check, check_fit, integer, positive
+from .grad_mode import differentiating
 from .journal import Journal
 from .loop import Callback, Progress, StopReason
 from .solution import Solution
@@ -43,6 +44,7 @@ _CUT_SHORT = (StopReason.INTERRUPTED, StopReason.TIME)
 Score = Callable[[Solution], Tensor]
 
 
+@differentiating
 def removal_costs(solution: Solution, points=None, sampling: str = "grid", seed: int = 0, group: Any = None) -> Tensor:
     """Increase of the loss [M] if one bump goes and the amplitudes of all others are solved for again.
 
@@ -179,6 +181,7 @@ def _searched(
             return trace.whole(solution, StopReason.INTERRUPTED)
 
 
+@differentiating
 def prune(
     problem: Problem,
     net: BumpNet,
@@ -244,6 +247,7 @@ def prune(
     return _searched("prune", problem, net, settings, options, follow, search)
 
 
+@differentiating
 def grow(
     problem: Problem,
     net: BumpNet,
@@ -288,6 +292,7 @@ def grow(
     return _searched("grow", problem, net, settings, options, follow, search)
 
 
+@differentiating
 def reach(
     problem: Problem,
     net: BumpNet,

@@ -189,3 +189,12 @@ def test_a_dying_bump_gets_no_boundless_amplitude():
     A[1] *= 1e-250
     h, residual, *_ = ridge_solve(A, noise(20, seed=1), 1e-12)
     assert torch.isfinite(h).all() and h.abs().max() < 1e9 and torch.isfinite(residual).all()
+
+
+def test_a_ridge_solve_of_nothing_is_nothing():
+    target = noise(7)
+    for A in (torch.zeros(3, 7).double(), torch.cat([torch.ones(1, 7), torch.zeros(2, 7)]).double()):
+        h, residual, fit, loss = ridge_solve(A, target, 0.0)
+        assert torch.isfinite(h).all() and not h[1:].any()
+        torch.testing.assert_close(residual, A.T @ h - target)
+        assert loss == pytest.approx(float(residual.square().sum())) and torch.isfinite(fit.length).all()
