@@ -20,7 +20,7 @@ from toy_solver import RandomRestarts
 
 from bumpnet_fast import BumpNet
 from bumpnet_fast.core.files import CheckpointWarning
-from bumpnet_fast.io.saved import resume
+from bumpnet_fast.io import resume
 from bumpnet_fast.problems import get
 from bumpnet_fast.solvers import StopReason, grow, march, prune, reach, residual, run_state, solve
 from bumpnet_fast.solvers.task import Task

@@ -18,7 +18,7 @@ import torch
 
 from bumpnet_fast import BumpNet
 from bumpnet_fast.core import files
-from bumpnet_fast.io.saved import resume
+from bumpnet_fast.io import resume
 from bumpnet_fast.problems import get
 from bumpnet_fast.problems.evolution import get_evolution
 from bumpnet_fast.solvers import evolve, march, run_state, solve, train
@@ -131,7 +131,7 @@ def same(one, other):
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
-        keys = {key for key in one if not key.endswith("seconds")} - {"ended"}
+        keys = {key for key in one if not str(key).endswith("seconds")} - {"ended"}
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in keys)
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
