@@ -383,7 +383,9 @@ def show(report: dict[str, Any], file: IO[str] | None = None) -> None:
     console.print(table)
     console.print("Points x bumps.  forward: the loss; backward: with its gradient to all parameters, also in ns/pair;")
     console.print("adam: with a step of Adam, also in units of ours.")
-    console.print(f"Medians.  Bumps served by {report['backend']}, torch {report['torch']}, {report['machine']}.")
+    console.print(
+        f"Medians.  Bumps served by {report['backend']}, torch {report['torch']}, {report['machine']}.", markup=False
+    )
 
 
 __all__ = [

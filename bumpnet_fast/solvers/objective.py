@@ -38,6 +38,9 @@ class Objective:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with these."""
 
+    def finish(self) -> None:
+        """The stage is over: undo what was done to the parameters for its sake."""
+
 
 class RowsObjective(Objective):
     """The sum of squares of the rows of a problem, in float64: what all solvers minimise.

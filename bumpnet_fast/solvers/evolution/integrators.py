@@ -224,7 +224,7 @@ class Marcher:
         """What it remembers between two calls of :meth:`advance`."""
         return {"steps": self.steps, "last": self.last, "prepared": getattr(self.method, "prepared_for", None)}
 
-    def load_state_dict(self, state: dict[str, Any], t: float, y: Tensor) -> None:
+    def load_state_dict(self, state: dict[str, Any], t: float, y: Tensor, same: bool = True) -> None:
         """Go on from what another one of the same method remembered at ``t`` and ``y``."""
         self.steps, self.last = int(state["steps"]), float(state["last"])
         if state["prepared"] is not None:
@@ -336,14 +336,15 @@ class ScipyMarcher:
         """What it remembers between two calls of :meth:`advance`."""
         return {"steps": self.steps, "begun": None if self.solver is None else self.begun}
 
-    def load_state_dict(self, state: dict[str, Any], t: float, y: Tensor) -> None:
+    def load_state_dict(self, state: dict[str, Any], t: float, y: Tensor, same: bool = True) -> None:
         """Go on from what another one of the same method remembered at ``t`` and ``y``.
 
-        A fresh integrator starts there if the steps come out otherwise than they did, as on another machine, and
-        for states of older versions, which have the numbers of scipy's integrator ("solver").
+        A fresh integrator starts there if y is not the ``same`` that it was, in other coordinates; if the steps come
+        out otherwise than they did, as on another machine; and for states of older versions, which have the numbers
+        of scipy's integrator ("solver").
         """
         self.steps, self.solver = int(state["steps"]), None
-        begun = None if "solver" in state else state["begun"]
+        begun = state["begun"] if same and "solver" not in state else None
         if begun is None:
             return
         start, first = float(begun["t"]), begun["first"]
@@ -401,7 +402,7 @@ class TorchdiffeqMarcher:
         """What it remembers between two calls of :meth:`advance`, which begins anew every time."""
         return {"steps": self.steps}
 
-    def load_state_dict(self, state: dict[str, Any], t: float, y: Tensor) -> None:
+    def load_state_dict(self, state: dict[str, Any], t: float, y: Tensor, same: bool = True) -> None:
         """Go on from what another one remembered."""
         self.steps = int(state["steps"])
 
