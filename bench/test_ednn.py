@@ -16,7 +16,7 @@ import torch
 from bumpnet_fast.problems.evolution import Advection, Burgers, Heat
 from bumpnet_fast.solvers import evolve, uniform_net
 from bumpnet_fast.solvers.evolution.basis import Space, quadrature
-from bumpnet_fast.solvers.evolution.models import Frozen
+from bumpnet_fast.solvers.evolution.models import FixedBasis
 
 POINTS, BUMPS = 256, 40
 SOLVE = "solve for the evolution of the weights, 256 points, float64"
@@ -28,7 +28,7 @@ PULSE = Advection(narrow=2.0)
 def bumps():
     net = uniform_net(PULSE, BUMPS)
     with torch.no_grad():
-        return Frozen(Space.of(PULSE, net), net.rows.double(), *quadrature(PULSE, net, POINTS))
+        return FixedBasis(Space.of(PULSE, net), net.rows.double(), *quadrature(PULSE, net, POINTS))
 
 
 @pytest.fixture(scope="module")

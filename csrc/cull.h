@@ -7,7 +7,6 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -22,8 +21,8 @@ constexpr int64_t kSlab = 64;        // tiles of a task, a multiple of every vec
 constexpr double kWorthwhile = 0.4;  // of the pairs of tiles and bumps may be active
 
 enum Culling { kNever, kAuto, kAlways };
-inline std::atomic<int>& chosen_culling() {
-  static std::atomic<int> culling{kAuto};
+inline int& chosen_culling() {  // of the calling thread
+  static thread_local int culling{kAuto};
   return culling;
 }
 

@@ -9,7 +9,6 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <optional>
 #include <tuple>
@@ -39,8 +38,9 @@ inline bool runs(int variant) {
   return false;
 }
 
-inline std::atomic<int>& chosen_variant() {
-  static std::atomic<int> variant{runs(kAvx512) ? kAvx512 : runs(kAvx2) ? kAvx2 : kBaseline};
+// Of the calling thread, which is the one that starts an operator.
+inline int& chosen_variant() {
+  static thread_local int variant{runs(kAvx512) ? kAvx512 : runs(kAvx2) ? kAvx2 : kBaseline};
   return variant;
 }
 

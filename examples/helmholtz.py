@@ -3,7 +3,7 @@
 import torch
 
 from bumpnet_fast import BumpNet, problems
-from bumpnet_fast.io import saved as checkpoint
+from bumpnet_fast.io import load, resume, save
 from bumpnet_fast.plotting import solution_figure
 from bumpnet_fast.solvers import solve
 

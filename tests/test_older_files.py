@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bumpnet_fast import checkpoint, evolution_checkpoint, recording, results
-from bumpnet_fast.checkpoint_operator import load_operator
 from bumpnet_fast.cli import main as command_line
 from bumpnet_fast.cli import writing
+from bumpnet_fast.io import load, resume
+from bumpnet_fast.solvers import March
 
 FOLDERS = sorted(Path(__file__).with_name("data").glob("version-*"))
 EXPECTED = {folder: json.loads((folder / "expected.json").read_text(encoding="utf-8")) for folder in FOLDERS}
@@ -32,39 +32,39 @@ def entries(part):
 
 def loaded_model(path, expected):
     """What a saved model is, and its values ``u(x)`` in float64."""
-    x = torch.tensor(expected["x"], dtype=torch.float64)
+    x, result = torch.tensor(expected["x"], dtype=torch.float64), load(path)
     if "t" in expected:
-        run = evolution_checkpoint.load(path)
-        return SimpleNamespace(values=run.predict(x, expected["t"]))
+        return SimpleNamespace(values=result.predict(x, expected["t"]))
     if "f" in expected:
-        model = load_operator(path)
-        return SimpleNamespace(values=model(torch.tensor(expected["f"], dtype=torch.float64), x))
-    model = checkpoint.load(path)
-    dtype, parts = str(model.net.rows.dtype).removeprefix("torch."), len(model.windows)
-    model.net.double()
-    return SimpleNamespace(values=model(x), dtype=dtype, boundary=model.boundary, windows=parts)
+        return SimpleNamespace(values=result.predict(torch.tensor(expected["f"], dtype=torch.float64), x))
+    dtype = str(result.net.rows.dtype).removeprefix("torch.")
+    parts = result.parts if isinstance(result, March) else []
+    for part in [result, *parts]:
+        part.net.double()
+    boundary = result.boundary if result.problem.name != "a net" else None
+    return SimpleNamespace(values=result.predict(x), dtype=dtype, boundary=boundary, windows=len(parts))
 
 
 def loaded_result(folder, expected):
     """The result of a run from its folder, and its values ``u(x)``."""
-    x, result = torch.tensor(expected["x"], dtype=torch.float64), results.load(folder)
+    x, result = torch.tensor(expected["x"], dtype=torch.float64), load(folder)
     if "t" in expected:
         return result, result.predict(x, expected["t"])
     if "f" in expected:
-        return result, result.net(torch.tensor(expected["f"], dtype=torch.float64), x)
+        return result, result.predict(torch.tensor(expected["f"], dtype=torch.float64), x)
     return result, result.predict(x)
 
 
 def recorded_bumps(path):
     """Iteration and number of bumps of every frame of a record."""
-    return [[frame.iteration, len(frame.rows)] for frame in recording.load(path)]
+    return [[frame.iteration, len(frame.rows)] for frame in load(path)]
 
 
 def resumed(path):
     """The result of a run that goes on, and the iterations, or times, of which its callback was told."""
     told = []
-    result = checkpoint.resume(path, callback=told.append)
-    return result, [progress.time if hasattr(progress, "time") else progress.iteration for progress in told]
+    result = resume(path, callback=told.append)
+    return result, [progress.entry.get("time", progress.iteration) for progress in told]
 
 
 def resumed_command(command, folder, json_file, monkeypatch):
@@ -72,7 +72,7 @@ def resumed_command(command, folder, json_file, monkeypatch):
     monkeypatch.setattr(writing, "write_picture", lambda *_: None)
     line = [command, "--resume", str(folder), "--threads", "1", "--quiet", "--json", str(json_file)]
     assert command_line(line) == 0
-    return results.load(folder)
+    return load(folder)
 
 
 def numbers(result):
@@ -90,6 +90,8 @@ def numbers(result):
 #: Numbers that are rounded; float32 has so few digits that a second processor takes another path.
 ROUNDED = ("loss", "rel_l2", "norm", "unknowns")
 DIGITS, DIGITS_FLOAT32 = 1e-6, 3e-2
+#: Whose integrator of scipy begins anew: in version 0.1.0 its internals were stored, which are not read any more.
+ANEW, DIGITS_ANEW = ("evolve-bdf", "evolve-dop853"), 1e-4
 
 
 def assert_values(values, expected):
@@ -146,14 +148,16 @@ def test_recordings(folder, name, expected):
 
 @entries("runs")
 def test_unfinished_runs(folder, name, expected, tmp_path):
-    path, digits = tmp_path / "run.pt", DIGITS_FLOAT32 if "float32" in name else DIGITS
+    path, digits, ended = tmp_path / "run.pt", DIGITS_FLOAT32 if "float32" in name else DIGITS, expected["ended"]
+    if folder.name == "version-0.1.0" and name in ANEW:
+        digits, ended = DIGITS_ANEW, {key: value for key, value in ended.items() if key != "steps"}
     shutil.copy(folder / "runs" / f"{name}.pt", path)
     result, told = resumed(path)
     stopped = dict(expected["stopped"])
     last = result.history[stopped.pop("entries") - 1]
     assert {key: last[key] for key in stopped} == stopped  # what was done is kept as it was
     assert told[0] > stopped.get("time", stopped.get("iteration"))  # and not done again
-    assert_numbers(result, expected["ended"], digits)
+    assert_numbers(result, ended, digits)
 
 
 @entries("commands")

@@ -281,7 +281,8 @@ def test_a_checkout_on_the_path_has_its_own_triton_kernels(tmp_path, flags):
     shutil.copytree(ROOT / "bumpnet_fast", tmp_path / "bumpnet_fast", ignore=shutil.ignore_patterns("kernels", "_C*"))
     shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     code = (
-        "import sys; from bumpnet_fast.diagnostics import info; from bumpnet_fast.core import ops; print('triton' in sys.modules);"
+        "import sys; from bumpnet_fast.diagnostics import info; from bumpnet_fast.core import ops;"
+        "print('triton' in sys.modules);"
         "print(info.report()['triton']); print(ops._triton_kernels().__file__)"
     )
     path = os.pathsep.join([str(tmp_path), sysconfig.get_path("purelib")])
@@ -345,7 +346,8 @@ def test_a_wheel_with_cuda_code_has_the_architectures_asked_for(small_tree, scri
         assert "PyInit__C_cuda" in symbols.stdout and not re.search(r" cuda[A-Z]", symbols.stdout)
 
     code = (
-        "import torch; from bumpnet_fast.diagnostics import info; from bumpnet_fast.core import backends as native; assert native.missing_cuda is None, native.missing_cuda;"
+        "import torch; from bumpnet_fast.diagnostics import info; from bumpnet_fast.core import backends as native;"
+        "assert native.missing_cuda is None, native.missing_cuda;"
         "print(torch._C._dispatch_has_kernel_for_dispatch_key('bumpnet_fast::compact', 'CUDA'));"
         "print(info.format_report(info.report()))"
     )

@@ -7,7 +7,8 @@ import pytest
 import torch
 from interpreted import INTERPRETED
 
-from bumpnet_fast import BumpNet, bump_basis, bump_combine, bump_compact, bump_design, bump_jet
+from bumpnet_fast import BumpNet, bump_basis, bump_combine, bump_compact, bump_design, bump_jet, use_backend
+from bumpnet_fast.core import backends as native
 from bumpnet_fast.nets.adapt import add_bumps, keep_bumps
 
 # --- bad input -----------------------------------------------------------------------------------------------
@@ -127,23 +128,38 @@ def everything(seed):
     return [t.detach() for t in (jet.value, jet.hessian, gx, grows, second, *matrices, many, *kept)]
 
 
+@pytest.fixture
+def chosen(backend):
+    """Makes a function run on the backend of the test in any thread: the choice of a thread is its own."""
+    name, when = "auto" if backend == "culled" else backend, native.culling()
+
+    def wrap(function):
+        def call(argument):
+            with use_backend(name), native.use_culling(when):
+                return function(argument)
+
+        return call
+
+    return wrap
+
+
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter of Triton is not for several threads")
-def test_many_threads_get_the_bits_of_one(backend):
+def test_many_threads_get_the_bits_of_one(backend, chosen):
     seeds = [seed % 4 for seed in range(24)]
     alone = {seed: everything(seed) for seed in set(seeds)}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        for seed, results in zip(seeds, pool.map(everything, seeds), strict=True):
+        for seed, results in zip(seeds, pool.map(chosen(everything), seeds), strict=True):
             for got, wanted in zip(results, alone[seed], strict=True):
                 assert torch.equal(got, wanted)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter of Triton is not for several threads")
-def test_threads_share_a_net(backend):
+def test_threads_share_a_net(backend, chosen):
     net, x = BumpNet(2, 25, dtype="float64"), oracle.points(2, 300)
     torch.nn.init.ones_(net.amplitudes.data)
     wanted = net.jet(x).hessian
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        for got in pool.map(lambda _: net.jet(x).hessian, range(24)):
+        for got in pool.map(chosen(lambda _: net.jet(x).hessian), range(24)):
             assert torch.equal(got, wanted)
 
 

@@ -52,8 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    print("bumpnet: error:", " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    if len(line) > _LONGEST:  # a value of thousands of digits: what is wrong with it stands before or behind it
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    print("bumpnet: error:", line, file=sys.stderr)
     return code
+
+
+#: Most letters of an error.
+_LONGEST = 1500
 
 
 def _reason(error: OSError) -> str:

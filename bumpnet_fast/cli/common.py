@@ -7,12 +7,16 @@ import ast
 import inspect
 import math
 import os
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 #: Exit codes besides 0.
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+#: Largest whole number: those of torch have 64 bits.
+MOST = 2**63 - 1
 #: Standard deviation of the random change of the initial shapes, when a seed is given.
 PERTURB = 0.05
 #: Help on ``--seed`` and ``--set`` of the commands that start from a net of their own.
@@ -42,7 +46,10 @@ def add_output_arguments(
 
 def integer(text: str, least: int, most: float = math.inf) -> int:
     """A whole number from ``least`` to ``most``."""
-    if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
+    digits = text.isascii() and text.isdigit()
+    if digits and len(text) > len(str(MOST)) and most == math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is too large a number")
+    if not digits or len(text) > len(str(MOST)) or not least <= int(text) <= most:
         limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
     return int(text)
@@ -74,7 +81,7 @@ def bump_counts(text: str) -> int | tuple[int, ...]:
 
 
 def _seed(text: str) -> int:
-    return integer(text, 0, 2**63 - 1)
+    return integer(text, 0, MOST)
 
 
 def threads(text: str) -> int:
@@ -87,9 +94,28 @@ def _assignment(text: str) -> tuple[str, Any]:
     if not key or not value:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
     try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python, about what looks like a mistake in a program
+            found = ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError):
         return key, value
+    except (RecursionError, MemoryError):
+        raise argparse.ArgumentTypeError(f"the value of {key} is nested too deeply") from None
+    return key, _setting(key, found)
+
+
+def _setting(key: str, value: Any) -> Any:
+    """A value that a setting can have, with whole numbers beyond 64 bits as decimal ones."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(_setting(key, part) for part in value)
+    if isinstance(value, int) and not isinstance(value, bool) and not -MOST - 1 <= value <= MOST:
+        try:
+            return float(value)
+        except OverflowError:
+            raise argparse.ArgumentTypeError(f"{key} must be a smaller number: beyond 1e308 there are none") from None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise argparse.ArgumentTypeError(f"{key} must be a number, a word, or several with commas, got {value!r}")
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -124,7 +150,7 @@ def scoped(name: str, settable: dict[str, dict[str, Any]], assignments: Sequence
 def perturbation(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> float:
     """How much to change the initial shapes at random; written into ``settings``, too."""
     perturb = settings["run"].setdefault("perturb", 0.0 if arguments.seed is None else PERTURB)
-    if not isinstance(perturb, (int, float)) or not 0 <= perturb < math.inf:
+    if not isinstance(perturb, (int, float)) or not 0 <= perturb <= sys.float_info.max:
         raise UsageError(f"perturb must be a finite number of at least 0, got {perturb!r}")
     return perturb
 

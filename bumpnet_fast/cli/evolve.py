@@ -22,13 +22,13 @@ from .common import (
     print_settable,
     scoped,
 )
-from .running import computing_threads, display, followed
+from .running import computing_threads, display, followed, mistakes
 from .writing import check_writable, show, surroundings, write_results
 
 if TYPE_CHECKING:
     from ..nets.bumpnet import BumpNet
     from ..problems.evolution.base import EvolutionProblem
-    from ..solvers.evolution.result import Evolution, EvolutionProgress
+    from ..solvers import Evolution, Progress
 
 #: Arguments that a resumption must know.
 _RECORDED = ("problem", "method", "shapes", "dtype", "seed")
@@ -97,10 +97,10 @@ def _evolve(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
         problem, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", f"evolve-{arguments.problem}")
         check_writable(folder, arguments.json)
-        options = settings["solver"] | {"checkpoint": folder / resume.STATE}
-        with resume.remembered(folder, "evolve", arguments, _RECORDED, settings):
-            run = _run(arguments, _call(problem, net, arguments, options))
-        return _finish(run, arguments, settings, folder)
+        with resume.alone(folder, f"evolve {arguments.problem}"):
+            state = resume.state_of(folder, "evolve", arguments, _RECORDED, settings)
+            run = _run(arguments, _call(problem, net, arguments, settings["solver"] | {"checkpoint": state}))
+            return _finish(run, arguments, settings, folder)
 
 
 def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
@@ -108,9 +108,9 @@ def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
     resume.refuse_others(arguments, defaults, ("max_seconds",), ("no_animation",))
     folder = arguments.resume
     check_writable(folder, arguments.json, create=False)
-    settings = resume.recall(folder, "evolve", arguments, _RECORDED)
-    with computing_threads(arguments.threads):
-        run = _run(arguments, resume.call(folder, arguments, settings))
+    with resume.alone(folder, "evolve --resume"), computing_threads(arguments.threads):
+        settings, state = resume.recall(folder, "evolve", arguments, _RECORDED)
+        run = _run(arguments, resume.call(state, arguments, settings))
         return _finish(run, arguments, settings, folder)
 
 
@@ -122,16 +122,14 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     from ..solvers import uniform_net
 
     perturb = perturbation(arguments, settings)
-    try:
+    with mistakes():
         problem = get_evolution(arguments.problem, **settings["problem"])
         net = uniform_net(problem, arguments.bumps, dtype=arguments.dtype, **settings["net"])
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    if perturb:
-        net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
-        if problem.periodic_axes:  # images of rotated bumps do not add up
-            with torch.no_grad():
-                net.rows[:, net.layout.skew] = 0
+        if perturb:
+            net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
+            if problem.periodic_axes:  # images of rotated bumps do not add up
+                with torch.no_grad():
+                    net.rows[:, net.layout.skew] = 0
     return problem, net
 
 
@@ -151,7 +149,7 @@ def _run(arguments: argparse.Namespace, call: Callable[..., Evolution]) -> Evolu
 
 
 @contextlib.contextmanager
-def progress(arguments: argparse.Namespace) -> Iterator[Callable[[EvolutionProgress], None]]:
+def progress(arguments: argparse.Namespace) -> Iterator[Callable[[Progress], None]]:
     """A bar on the terminal that follows the time."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
@@ -159,9 +157,10 @@ def progress(arguments: argparse.Namespace) -> Iterator[Callable[[EvolutionProgr
     columns = TextColumn("[bold]{task.description}"), BarColumn(), TextColumn(text), TimeElapsedColumn()
     with display(arguments, *columns, steps=0, error="unknown") as update:
 
-        def report(progress: EvolutionProgress) -> None:
+        def report(progress: Progress) -> None:
             error = "unknown" if progress.rel_l2 is None else f"{progress.rel_l2:.2e}"
-            update(total=progress.final_time, completed=progress.time, steps=progress.steps, error=error)
+            entry = progress.entry
+            update(total=entry["final_time"], completed=entry["time"], steps=entry["steps"], error=error)
 
         yield report
 
@@ -171,7 +170,7 @@ def progress(arguments: argparse.Namespace) -> Iterator[Callable[[EvolutionProgr
 
 def _finish(run: Evolution, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path) -> int:
     """Write and show an evolution; the exit code."""
-    from ..io.saved_evolution import save
+    from ..io import save
 
     summary = _summary(run, arguments, settings)
     drawn = pictures.of_evolution(run, not arguments.no_animation)

@@ -20,7 +20,7 @@ from .common import (
     print_settable,
     scoped,
 )
-from .running import computing_threads, followed, progress
+from .running import computing_threads, followed, mistakes, progress
 from .writing import check_writable, show, surroundings, write_results
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def _branch(text: str) -> tuple[int, ...]:
 def settable(operator: type[Operator]) -> dict[str, dict[str, Any]]:
     """All that ``--set`` reaches, with the defaults, by what it belongs to."""
     from ..nets.bumpnet import BumpNet
-    from ..solvers.operators import train
+    from ..solvers.operators import learn
 
-    solver = {key: value for key, value in options_of(train).items() if key not in ("physics", "test")}
+    solver = {key: value for key, value in options_of(learn).items() if key not in ("physics", "test")}
     return {"problem": operator.settings(), "solver": solver, "net": options_of(BumpNet) | {"bias": False}}
 
 
@@ -103,10 +103,10 @@ def _operator(arguments: argparse.Namespace, defaults: argparse.Namespace) -> in
         operator, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", arguments.problem)
         check_writable(folder, arguments.json)
-        options = settings["solver"] | {"checkpoint": folder / resume.STATE}
-        with resume.remembered(folder, "operator", arguments, _RECORDED, settings):
-            solution = _run(arguments, _call(operator, net, arguments, options))
-        return _finish(solution, arguments, settings, folder)
+        with resume.alone(folder, f"operator {arguments.problem}"):
+            state = resume.state_of(folder, "operator", arguments, _RECORDED, settings)
+            solution = _run(arguments, _call(operator, net, arguments, settings["solver"] | {"checkpoint": state}))
+            return _finish(solution, arguments, settings, folder)
 
 
 def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
@@ -114,31 +114,20 @@ def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
     resume.refuse_others(arguments, defaults, ("max_seconds",))
     folder = arguments.resume
     check_writable(folder, arguments.json, create=False)
-    settings = resume.recall(folder, "operator", arguments, _RECORDED)
-    with computing_threads(arguments.threads):
-        solution = _run(arguments, resume.call(folder, arguments, settings))
+    with resume.alone(folder, "operator --resume"), computing_threads(arguments.threads):
+        settings, state = resume.recall(folder, "operator", arguments, _RECORDED)
+        solution = _run(arguments, resume.call(state, arguments, settings))
         return _finish(solution, arguments, settings, folder)
 
 
 def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> tuple[Operator, BumpDeepONet]:
-    import torch
-
-    from ..nets.deeponet import BumpDeepONet
     from ..problems.operators import get_operator
+    from ..solvers.operators import new_net
 
-    try:
+    with mistakes():
         operator = get_operator(arguments.problem, **settings["problem"])
-        branch = arguments.branch if arguments.branch is not None else () if operator.linear else (64,)
-        periodic = [operator.periodic and axis == 0 for axis in range(operator.domain.shape[1])]
-        bumps = arguments.bumps or operator.default_bumps
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(arguments.seed or 0)
-            net = BumpDeepONet(
-                operator.sensors, bumps, operator.domain, branch=branch, periodic=periodic, dtype=arguments.dtype,
-                **settings["net"],
-            )  # fmt: skip
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
+        chosen = {"branch": arguments.branch, "seed": arguments.seed or 0, "dtype": arguments.dtype}
+        net = new_net(operator, arguments.bumps, **chosen | settings["net"])
     return operator, net
 
 
@@ -146,10 +135,10 @@ def _call(
     operator: Operator, net: BumpDeepONet, arguments: argparse.Namespace, options: dict[str, Any]
 ) -> Callable[..., OperatorSolution]:
     """The call of the library that is asked for; it takes the callback."""
-    from ..solvers.operators import train
+    from ..solvers.operators import learn
 
     choices = {"method": arguments.method, "physics": arguments.physics, "seed": arguments.seed or 0}
-    return lambda callback: train(operator, net, **choices, **options, callback=callback)
+    return lambda callback: learn(operator, net, **choices, **options, callback=callback)
 
 
 def _run(arguments: argparse.Namespace, call: Callable[..., OperatorSolution]) -> OperatorSolution:
@@ -164,13 +153,13 @@ def _finish(
     solution: OperatorSolution, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path
 ) -> int:
     """Write and show an operator; the exit code."""
-    from ..io.saved_operator import save_operator
+    from ..io import save
 
     summary = _summary(solution, arguments, settings)
     write_results(
         folder,
         arguments.json,
-        lambda path: save_operator(path, solution.net, operator=solution.operator),
+        lambda path: save(path, solution),
         solution.history,
         summary,
         pictures.of_operator(solution),

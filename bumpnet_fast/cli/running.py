@@ -18,14 +18,10 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def computing_threads(number: int | None) -> Iterator[None]:
     """Compute with at most ``number`` threads; None keeps those of torch."""
-    import torch
+    from ..core.scopes import torch_threads
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
+    with contextlib.nullcontext() if number is None else torch_threads(number):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
@@ -41,17 +37,35 @@ def followed(report: Callable[[Any], None], many: str = "bumps and points") -> I
         started = True
         report(progress)
 
+    with _warnings_told(), mistakes(many, lambda: started):
+        yield follow
+
+
+@contextlib.contextmanager
+def mistakes(many: str = "bumps", started: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Tell errors of the library as mistakes of the caller: of any kind until the work has ``started``.
+
+    After that only numbers that are too large and memory that is too small are.
+    """
     try:
-        with _warnings_told():
-            yield follow
-    except (ValueError, TypeError, ModuleNotFoundError) as error:
-        if started:  # not about the arguments any more
+        yield
+    except ArithmeticError as error:
+        reason = error.args[-1] if error.args else type(error).__name__
+        raise UsageError(f"the settings are too large, or too small, to compute with: {reason}") from error
+    except MemoryError as error:
+        raise UsageError(f"not enough memory for so many {many}") from error
+    except (ValueError, TypeError, RecursionError, ModuleNotFoundError) as error:
+        if started():  # not about the arguments any more
             raise
         raise UsageError(str(error)) from error
     except RuntimeError as error:
-        if "allocate memory" not in str(error) and "not enough memory" not in str(error):
+        if not any(text in str(error) for text in _TOO_MANY):
             raise
         raise UsageError(f"not enough memory for so many {many}") from error
+
+
+#: What torch says of a tensor that has no room, or whose size is no number of 64 bits.
+_TOO_MANY = ("allocate memory", "not enough memory", "out of memory", "overflow", "Overflow", "represented as a SymInt")
 
 
 @contextlib.contextmanager
@@ -77,12 +91,13 @@ def _warnings_told() -> Iterator[None]:
 def display(arguments: argparse.Namespace, *columns: Any, **fields: Any) -> Iterator[Callable[..., None]]:
     """A line of rich's columns on the terminal; what it gives updates them.  Nothing where nobody watches."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress as Display
 
     console = Console(stderr=True)
     hidden = arguments.quiet or not console.is_terminal
     with Display(*columns, console=console, transient=True, disable=hidden) as line:
-        task = line.add_task(arguments.problem, total=None, **fields)
+        task = line.add_task(escape(arguments.problem), total=None, **fields)
         yield lambda **changes: line.update(task, **changes)
 
 

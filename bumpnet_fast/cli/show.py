@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import pictures, resume
 from .common import UsageError, integer, threads
-from .running import computing_threads
+from .running import computing_threads, mistakes
 from .writing import check_writable, write_picture
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
     if arguments.points is not None and arguments.vtk is None:
         raise UsageError("--points is for --vtk")
-    with computing_threads(arguments.threads):
+    with computing_threads(arguments.threads), mistakes("points", lambda: True):
         result = _load(arguments.result)
         is_operator = isinstance(result, OperatorSolution)
         drawn = _of_operator(result, arguments) if is_operator else _of_field(result, arguments)
@@ -84,7 +84,7 @@ def _show(arguments: argparse.Namespace) -> int:
 def _load(path: Path) -> Any:
     """The result in a folder or file; what is not known of it is said."""
     from ..core.files import CheckpointError
-    from ..io.results import UNKNOWN, load
+    from ..io.saved import UNKNOWN, load
 
     try:
         result = load(path)

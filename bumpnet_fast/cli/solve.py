@@ -23,13 +23,13 @@ from .common import (
     print_settable,
     scoped,
 )
-from .running import computing_threads, followed, progress
+from .running import computing_threads, followed, mistakes, progress
 from .writing import check_writable, show, surroundings, write_results
 
 if TYPE_CHECKING:
     from ..nets.bumpnet import BumpNet
     from ..problems.base import Problem
-    from ..solvers import March, Solution
+    from ..solvers import March, Solution, run_state
 
 #: Those of solvers.least_squares, which it would take torch to import.
 METHODS = ("auto", "varpro", "gauss-newton", "lm")
@@ -150,9 +150,10 @@ def _solve(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
         problem, net = _prepare(arguments, settings)
         folder = arguments.out or Path("runs", arguments.problem)
         check_writable(folder, arguments.json)
-        with resume.remembered(folder, "solve", arguments, _RECORDED, settings):
-            solution = _run(arguments, folder, _call(problem, net, arguments, settings, folder))
-        return _finish(solution, arguments, settings, folder)
+        with resume.alone(folder, f"solve {arguments.problem}"):
+            state = resume.state_of(folder, "solve", arguments, _RECORDED, settings)
+            solution = _run(arguments, folder, _call(problem, net, arguments, settings, state))
+            return _finish(solution, arguments, settings, folder)
 
 
 def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
@@ -160,9 +161,9 @@ def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
     resume.refuse_others(arguments, defaults, ("iterations", "max_seconds"))
     folder = arguments.resume
     check_writable(folder, arguments.json, create=False)
-    settings = resume.recall(folder, "solve", arguments, _RECORDED)
-    with computing_threads(arguments.threads):
-        solution = _run(arguments, folder, resume.call(folder, arguments, settings))
+    with resume.alone(folder, "solve --resume"), computing_threads(arguments.threads):
+        settings, state = resume.recall(folder, "solve", arguments, _RECORDED)
+        solution = _run(arguments, folder, resume.call(state, arguments, settings))
         return _finish(solution, arguments, settings, folder)
 
 
@@ -175,7 +176,7 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
     from ..solvers.placement import drop_outside, grade
 
     perturb = perturbation(arguments, settings)
-    try:
+    with mistakes():
         problem = problems.get(arguments.problem, **settings["problem"])
         bumps = arguments.bumps or problem.default_bumps
         dim, domain = problem.domain.shape[1], problem.domain
@@ -184,21 +185,19 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
             net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
         grade(net, problem, settings["run"].setdefault("graded", 0.0))
         drop_outside(net, problem)
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
     if (arguments.prune_to or 0) > len(net.rows):
         raise UsageError(f"--prune-to must be at most the number of bumps, {len(net.rows)}, got {arguments.prune_to}")
     return problem, net
 
 
 def _call(
-    problem: Problem, net: BumpNet, arguments: argparse.Namespace, settings: dict[str, Any], folder: Path
+    problem: Problem, net: BumpNet, arguments: argparse.Namespace, settings: dict[str, Any], state: run_state.File
 ) -> Callable[..., Solution | March]:
     """The call of the library that is asked for; it takes the callback."""
     from ..solvers import marching, stationary, strategies
 
     choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
-    choices |= settings["solver"] | {"checkpoint": folder / resume.STATE}
+    choices |= settings["solver"] | {"checkpoint": state}
     if arguments.reach is not None:
         return lambda callback: strategies.reach(problem, net, arguments.reach, callback=callback, **choices)
     if arguments.prune_to is not None:
@@ -213,7 +212,8 @@ def _call(
 
 def _run(arguments: argparse.Namespace, folder: Path, call: Callable[..., Solution | March]) -> Solution | March:
     kept = folder if arguments.animate else None
-    with progress(arguments) as report, resume.recorded(kept, report) as watch, followed(watch) as callback:
+    goes_on = arguments.resume is not None
+    with progress(arguments) as report, resume.recorded(kept, report, goes_on) as watch, followed(watch) as callback:
         return call(callback)
 
 
@@ -224,15 +224,14 @@ def _finish(
     solution: Solution | March, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path
 ) -> int:
     """Write and show a solution; the exit code."""
-    from ..io.saved import save
+    from ..io import save
     from ..nets.events import with_events
 
     summary = _summary(solution, arguments, settings)
-    nets = _nets(solution) if hasattr(solution, "parts") else solution.net
     write_results(
         folder,
         arguments.json,
-        lambda path: save(path, nets, problem=solution.problem, boundary=solution.boundary),
+        lambda path: save(path, solution),
         with_events(solution.history, getattr(solution, "events", ())),
         summary,
         pictures.of_solution(solution, resume.recorded_frames(folder) if arguments.animate else []),

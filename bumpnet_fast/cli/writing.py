@@ -107,6 +107,7 @@ def show(
     """The summary for people, unless they want quiet; with JSON on the output it moves to the errors."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if arguments.quiet:
         return
@@ -115,8 +116,8 @@ def show(
     table.add_column()
     for key in keys:
         if (value := summary[key]) is not None:
-            table.add_row(key.replace("_", " "), (_FORMATS | formats).get(key, str)(value))
-    table.add_row("written to", str(folder))
+            table.add_row(key.replace("_", " "), Text((_FORMATS | formats).get(key, str)(value)))
+    table.add_row("written to", Text(str(folder)))  # as text: brackets in a path are no markup
     Console(file=sys.stderr if arguments.json == "-" else sys.stdout, highlight=False).print(table)
     for warning in summary["warnings"]:
         print(f"bumpnet: warning: {warning}", file=sys.stderr)

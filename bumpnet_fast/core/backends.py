@@ -6,6 +6,7 @@ Nothing here is required: without the extension every operator is served by ``re
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import sys
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch  # the extension needs libtorch to be loaded first
+
+from .scopes import Choice
 
 VARIANTS = ("baseline", "avx2", "avx512")
 
@@ -60,13 +63,24 @@ def variants() -> tuple[str, ...]:
 
 
 def variant() -> str | None:
-    """Name of the variant in use, or None without the extension."""
+    """Name of the variant in use in this thread, or None without the extension."""
     return None if missing is not None else VARIANTS[torch.ops.bumpnet_fast._cpu_variant(-1)]
+
+
+def _tell(operator: str, index: int | None) -> None:
+    """Tell the compiled kernels what this thread chose."""
+    if missing is None:
+        getattr(torch.ops.bumpnet_fast, operator)(index)
+
+
+_variant = Choice(
+    None if missing is not None else torch.ops.bumpnet_fast._cpu_variant(-1), functools.partial(_tell, "_cpu_variant")
+)
 
 
 @contextlib.contextmanager
 def use_variant(name: str) -> Iterator[None]:
-    """Run the CPU kernels in one variant inside the block (for tests and benchmarks).
+    """Run the CPU kernels in one variant inside the block, in this thread (for tests and benchmarks).
 
     Raises
     ------
@@ -75,27 +89,25 @@ def use_variant(name: str) -> Iterator[None]:
     """
     if name not in variants():
         raise ValueError(f"variant must be one of {variants()}, got {name!r}")
-    before = torch.ops.bumpnet_fast._cpu_variant(-1)
-    torch.ops.bumpnet_fast._cpu_variant(VARIANTS.index(name))
-    try:
+    with _variant.use(VARIANTS.index(name)):
         yield
-    finally:
-        torch.ops.bumpnet_fast._cpu_variant(before)
 
 
 #: When kernels leave out pairs of points and bumps that add nothing (csrc/cull.h, kernels/cull.py).
 CULLING = ("never", "auto", "always")
-_culling = "auto"
+_culling = Choice("auto", lambda when: _tell("_cpu_culling", CULLING.index(when)))
 
 
 def culling() -> str:
-    """When pairs that add nothing are left out now: one of ``CULLING``."""
-    return _culling
+    """When pairs that add nothing are left out now, in this thread: one of ``CULLING``."""
+    return _culling.get()
 
 
 @contextlib.contextmanager
 def use_culling(when: str) -> Iterator[None]:
     """Say inside the block when the kernels' jets and their gradients skip what is zero to working precision.
+
+    It holds for the thread that enters the block, and for the backward of what is computed in the block.
 
     By default ("auto") they do where bumps are so many and so sharp that it pays; "never" and "always" are for tests
     and benchmarks.  It holds for the CPU's kernels and for Triton's; the reference takes all pairs.
@@ -113,16 +125,5 @@ def use_culling(when: str) -> Iterator[None]:
     """
     if when not in CULLING:
         raise ValueError(f"when must be one of {', '.join(CULLING)}, got {when!r}")
-    before = _culling
-    _choose(when)
-    try:
+    with _culling.use(when):
         yield
-    finally:
-        _choose(before)
-
-
-def _choose(when: str) -> None:
-    global _culling
-    _culling = when
-    if missing is None:
-        torch.ops.bumpnet_fast._cpu_culling(CULLING.index(when))

@@ -9,7 +9,7 @@ import io
 import os
 import secrets
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -106,28 +106,29 @@ def damaged(path: str | os.PathLike, how: str = "is damaged") -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except _WRONG as error:
         raise CheckpointError(f"{path} {how}: {one_line(error)}") from error
+
+
+#: What reading something else than was expected may end in.
+_WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, RuntimeError)
 
 
 def one_line(error: Exception) -> str:
     """The message of an error without its line breaks."""
-    return " ".join(str(error).split())
+    return " ".join((str(error) or type(error).__name__).split())
 
 
-def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) -> dict[str, Any]:
+def read(path: str | os.PathLike, kinds: Mapping[str, tuple[int, Sequence[str]]]) -> dict[str, Any]:
     """The dict of tensors and plain values that ``torch.save`` wrote to ``path``, on the CPU.
 
     Parameters
     ----------
     path : str or path
         The file.
-    kind : str
-        What its entry "kind" must be; without one it is a "model".
-    version : int
-        Newest format that can be read.
-    keys : sequence of str
-        Entries that must be there.
+    kinds : mapping
+        What its entry "kind" may be ("model" where it has none): the newest format of each that can be read, and
+        the entries that must be there.
 
     Raises
     ------
@@ -139,18 +140,24 @@ def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) 
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("torch.save compresses nothing, and a little may become a lot")
                 wrong = archive.testzip()  # torch.load does not look at the checksums that torch.save writes
             if wrong is None:
                 file.seek(0)
-                content = torch.load(file, map_location="cpu", weights_only=True)
+                with torch.inference_mode(False):  # tensors that can be trained, in whatever mode they are read
+                    content = torch.load(file, map_location="cpu", weights_only=True)
+                if _exceeds(content, os.fstat(file.fileno()).st_size):
+                    raise ValueError("a tensor is larger than the file")
         except Exception as error:  # of any kind, as damaged bytes are; torch's message advises to load them unsafely
             raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from error
     if wrong is not None:
         raise CheckpointError(f"{path} is damaged: the checksum of {wrong} is wrong")
     if not isinstance(content, dict) or not isinstance(content.get("version"), int):
         raise CheckpointError(f"{path} was not written by bumpnet_fast")
-    if (found := content.get("kind", "model")) != kind:
-        raise CheckpointError(f"{path} holds a {found}, not a {kind}")
+    if (found := content.get("kind", "model")) not in kinds:
+        raise CheckpointError(f"{path} holds a {found}, not a {' or '.join(kinds)}")
+    version, keys = kinds[found]
     if not 1 <= content["version"] <= version:
         known = f"this version of bumpnet_fast reads formats up to {version}"
         raise CheckpointError(f"{path} has format {content['version']}; {known}")
@@ -158,5 +165,17 @@ def read(path: str | os.PathLike, kind: str, version: int, keys: Sequence[str]) 
         raise CheckpointError(f"{path} is damaged: it has no {', '.join(missing)}")
     return content
 
+
+def _exceeds(content: Any, size: int) -> bool:
+    """Whether a tensor in ``content`` shows much more than ``size`` bytes, by strides of 0."""
+    if isinstance(content, torch.Tensor):
+        return content.nbytes > max(_SHOWN, size)
+    if isinstance(content, dict):
+        return any(_exceeds(value, size) for value in content.values())
+    return isinstance(content, (list, tuple)) and any(_exceeds(value, size) for value in content)
+
+
+#: Bytes that a tensor may show whatever its file's size.
+_SHOWN = 1 << 26
 
 __all__ = ["CheckpointError", "CheckpointWarning", "atomic", "damaged", "one_line", "read", "sweep"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,14 +18,18 @@ from . import backends, ops, reference
 from .jet import Jet
 from .reference import DIAGONAL, GRADIENT, level_of
 from .rows import RowLayout
+from .scopes import Choice
 
 _ops = torch.ops.bumpnet_fast
-_forced_reference = False
+_forced_reference = Choice(False)
 
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Serve the bumps by one backend inside the block, in the whole process: not for several threads at once.
+    """Serve the bumps by one backend inside the block, in the thread that enters it.
+
+    Blocks may overlap and be left in any order.  Other threads keep their own choice, those started inside the block
+    too.
 
     Parameters
     ----------
@@ -42,26 +47,21 @@ def use_backend(name: str) -> Iterator[None]:
     ...     backend()
     'reference'
     """
-    global _forced_reference
     if name not in (there := ("auto", "reference", *backends.variants())):
         raise ValueError(f"name must be one of {', '.join(there)}, got {name!r}")
-    before = _forced_reference
-    _forced_reference = name == "reference"
-    try:
-        with contextlib.nullcontext() if name in ("auto", "reference") else backends.use_variant(name):
-            yield
-    finally:
-        _forced_reference = before
+    variant = contextlib.nullcontext() if name in ("auto", "reference") else backends.use_variant(name)
+    with _forced_reference.use(name == "reference"), variant:
+        yield
 
 
 def backend() -> str:
-    """Name of the backend that serves CPU tensors now: "reference" or a kernel variant."""
-    return "reference" if _forced_reference else backends.variant() or "reference"
+    """Name of the backend that serves CPU tensors now, in this thread: "reference" or a kernel variant."""
+    return "reference" if _forced_reference.get() else backends.variant() or "reference"
 
 
 def _plain_torch(dim: int) -> bool:
     """Whether plain PyTorch must answer: forced, beyond the kernels' dimensions, or under a transform."""
-    return _forced_reference or dim > ops.MAX_DIM or ops.under_transform()
+    return _forced_reference.get() or dim > ops.MAX_DIM or ops.under_transform()
 
 
 def serve(name: str, *args) -> tuple[Tensor, ...]:
@@ -135,6 +135,20 @@ def _plain_tensor(x: Tensor) -> Tensor:
     return x.as_subclass(Tensor)
 
 
+@dataclass
+class Spare:
+    """What a backward may leave out; said until it runs, as the answer may come after the forward.
+
+    Attributes
+    ----------
+    points : bool
+        The gradient by the points, unless that is differentiated again.  The operators alone look at this: what
+        serves in their place leaves nothing out.
+    """
+
+    points: bool = False
+
+
 class _BumpnetJet(torch.autograd.Function):
     """The operator ``jet`` with the backward that is registered for it, and fewer layers of Python around both.
 
@@ -142,11 +156,16 @@ class _BumpnetJet(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, *args):
+    def forward(ctx, x, rows, frame, want, tied, spare: Spare | None):
+        args = x, rows, frame, want, tied
         ops.save_inputs(ctx, args, None)
+        ctx.spare = spare
         return ops.below_autograd(_ops.jet, *args)
 
-    backward = staticmethod(ops.jet_backward)
+    @staticmethod
+    def backward(ctx, *cotangents):
+        spared = ctx.spare is not None and ctx.spare.points
+        return *ops.jet_backward(ctx, *cotangents, spare_x=spared), None
 
 
 def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True) -> Jet:
@@ -188,14 +207,23 @@ def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tie
     >>> jet.value.shape, abs(jet.gradient.item()) < 1e-6, bool(jet.laplacian < 0)
     (torch.Size([1, 1]), True, True)
     """
+    return sparing_jet(None, x, rows, frame, want, tied=tied)
+
+
+def sparing_jet(
+    spare: Spare | None, x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True
+) -> Jet:
+    """:func:`bump_jet` whose backward leaves out what ``spare`` says when it runs."""
     level = level_of(want)
     x, frame = check(_plain_tensor(x), rows, frame, tied)
+    args = x, rows, frame, level, tied
     if _plain_torch(x.shape[1]):
-        function = reference.jet
+        parts = reference.jet(*args)
+    elif torch.compiler.is_compiling() or torch.jit.is_tracing():
+        parts = _ops.jet(*args)  # the graph shall have the operator
     else:
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # the graph shall have the operator
-        function = _ops.jet if traced else _BumpnetJet.apply
-    value, gradient, second = function(x, rows, frame, level, tied)
+        parts = _BumpnetJet.apply(*args, spare)
+    value, gradient, second = parts
     return Jet(want, value, gradient if level >= GRADIENT else None, second if level >= DIAGONAL else None)
 
 
@@ -395,5 +423,5 @@ def bump_compact(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
         if t.dim() < 1 or t.shape[0] != keep.shape[0]:
             raise ValueError(f"tensors[{i}] must have shape [{keep.shape[0]}, ...] as keep has, got {tuple(t.shape)}")
     keep, tensors = _plain_tensor(keep), [_plain_tensor(t) for t in tensors]
-    plain = _forced_reference or ops.under_transform()
+    plain = _forced_reference.get() or ops.under_transform()
     return ops.plain_compact(keep, tensors) if plain else _ops.compact(keep, tensors)

@@ -16,14 +16,18 @@ kernels and LAPACK want them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import os
+import warnings
 
 import torch
 from torch import Tensor
 
 from . import backends as native  # native loads the extension, which registers the CPU kernels
 from . import reference
+from .private import below_autograd, under_transform
 from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
 from .rows import RowLayout
 
@@ -137,13 +141,22 @@ for _name in OPERATORS:
 @functools.cache
 def _triton_kernels():
     """``kernels.operators``, imported when the first CUDA tensor comes: Triton is slow to start.  None without it."""
-    if os.environ.get("BUMPNET_FAST_BACKEND") == "reference":
-        return None
+    return None if os.environ.get("BUMPNET_FAST_BACKEND") == "reference" else _imported("operators")
+
+
+def _imported(name: str):
+    """A module of the Triton kernels, or None: without a word where Triton is not installed, else with a warning."""
     try:
-        from ..kernels import operators
-    except ImportError:
+        return importlib.import_module(f"bumpnet_fast.kernels.{name}")
+    except ImportError as error:
+        if not (isinstance(error, ModuleNotFoundError) and error.name == "triton"):
+            warnings.warn(
+                f"the Triton kernels could not be imported: {error!r}; "
+                "on CUDA devices plain PyTorch serves in their place, which is correct and slower",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return None
-    return operators
 
 
 def cuda_kernel(name: str, *args):
@@ -219,16 +232,6 @@ _FAKES = {
 _ops = torch.ops.bumpnet_fast
 
 
-def under_transform() -> bool:
-    """Whether a transform is active that registered operators do not take part in.
-
-    An operator with ``register_autograd`` gives a zero tangent to forward-mode differentiation
-    without any error, so an active ``torch.func`` transform or dual level is looked for.  Of the
-    ways to ask, these are the ones that torch.compile answers rightly too.
-    """
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-
-
 def _serve(name: str):
     """What a backward calls: the operator, or its reference when a transform comes in by the cotangents."""
     if under_transform():
@@ -237,14 +240,9 @@ def _serve(name: str):
     return op if torch.is_grad_enabled() else functools.partial(below_autograd, op)
 
 
-def below_autograd(op, *args):
-    """An operator whose results nobody differentiates, past autograd's layers of Python."""
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
-
-
 def save_inputs(ctx, inputs, output):
     ctx.set_materialize_grads(False)
+    ctx.culling = native.culling()  # autograd's threads for CUDA devices would not know of it
     ctx.save_for_backward(*(t for t in inputs if isinstance(t, Tensor)))
     ctx.layout = [isinstance(t, Tensor) for t in inputs]
     ctx.constants = [t for t in inputs if not isinstance(t, Tensor)]
@@ -260,10 +258,11 @@ def _asked(want: int, g0, g1, g2):
     return g0, g1 if want >= GRADIENT else None, g2 if want >= DIAGONAL else None
 
 
-def jet_backward(ctx, g0, g1, g2):
+def jet_backward(ctx, g0, g1, g2, spare_x=False):
+    """Backward of ``jet``; where ``spare_x``, without the gradient by the points unless somebody differentiates it."""
     x, rows, frame, want, tied = _saved(ctx)
     need_x, need_rows = ctx.needs_input_grad[:2]
-    need_x &= torch.is_grad_enabled() or not getattr(x, "spared", False)  # integrations/lanes.py says when
+    need_x &= torch.is_grad_enabled() or not spare_x
     g0, g1, g2 = _asked(want, g0, g1, g2)
     if g0 is None and g1 is None and g2 is None:
         return (None,) * 5
@@ -274,7 +273,9 @@ def jet_backward(ctx, g0, g1, g2):
         gx = _gradient_as_jet(g0, g1, x, rows, frame, tied)
         need_x = False
     if need_x or need_rows:
-        fused_x, grows = _serve("jet_vjp")(g0, g1, g2, x, rows, frame, want, tied, need_x, need_rows)
+        as_before = ctx.culling == native.culling()
+        with contextlib.nullcontext() if as_before else native.use_culling(ctx.culling):
+            fused_x, grows = _serve("jet_vjp")(g0, g1, g2, x, rows, frame, want, tied, need_x, need_rows)
         gx = fused_x if need_x else gx
     return gx, grows if need_rows else None, None, None, None
 
@@ -393,11 +394,7 @@ def _combine_vjp(g, h, x, rows, frame, tied, precision, need_h, need_x, need_row
 @functools.cache
 def _combine_kernels():
     """``kernels.combine_operators``, likewise."""
-    if _triton_kernels() is None:
-        return None
-    from ..kernels import combine_operators
-
-    return combine_operators
+    return None if _triton_kernels() is None else _imported("combine_operators")
 
 
 def _combine_on_cuda(name: str, *args):

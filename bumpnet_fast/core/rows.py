@@ -12,8 +12,10 @@ each coordinate) in which sizes and orientations are measured.
 from __future__ import annotations
 
 import math
+import operator
+import os
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -250,6 +252,16 @@ def chain_to_rows(packed: Packed, rows: Tensor, frame: Tensor, tied: bool, dV, d
     return torch.cat(columns, -1)
 
 
+def bounded_atanh(unit: Tensor) -> Tensor:
+    """Centre columns of centres ``unit`` in a box [-1, 1]; finite at its ends too, and beyond them as there.
+
+    >>> bounded_atanh(torch.tensor([-2.0, 0.0, 0.5, 1.0])).tanh()
+    tensor([-1.0000,  0.0000,  0.5000,  1.0000])
+    """
+    most = 1 - torch.finfo(unit.dtype).eps
+    return torch.atanh(unit.clamp(-most, most))
+
+
 def split_grid(bumps: int, widths: tuple[float, ...]) -> tuple[int, ...]:
     """Number of grid cells per axis, about ``bumps`` in all, with cells as square as possible.
 
@@ -363,3 +375,26 @@ def grid_rows(
     if not layout.tied:
         rows[:, layout.outer] = math.log(2 * p if outer is None else float(outer))
     return rows, frame
+
+
+def check_memory(name: str, value: Any, counts: Any, columns: int) -> None:
+    """Raise ValueError for an argument that asks for more numbers than the memory holds, where its size is known.
+
+    Parameters
+    ----------
+    name, value
+        Of the argument, for the message.
+    counts : int or sequence of int
+        Whose product is the number of bumps or points.
+    columns : int
+        Numbers of each.
+    """
+    try:
+        counts = counts if isinstance(counts, (tuple, list)) else (counts,)
+        size = 8 * columns * math.prod(operator.index(count) for count in counts)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (TypeError, AttributeError, ValueError, OSError):  # not on Windows; what is no count is refused elsewhere
+        return
+    if 0 < memory < size:
+        wanted = f"so few that all of them fit into the memory of {memory / 1e9:.3g} GB"
+        raise ValueError(f"{name} must be {wanted}, got {value!r}, which takes {size / 1e9:.3g} GB")

@@ -21,6 +21,7 @@ from ..core.functional import backend, bump_jet
 from ..core.jet import Jet
 from ..core.reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, WANTS
 from ..core.rows import RowLayout, grid_rows, orientation
+from ..core.scopes import torch_threads
 from ..nets.bumpnet import BumpNet
 from ..nets.step import compile_step
 
@@ -334,9 +335,7 @@ def measure(one: Case, names: Iterable[str], seconds: float = 1.0) -> dict[str, 
     >>> list(found), list(found[OURS])
     (['ours', 'eager analytic'], ['forward', 'backward', 'adam'])
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(one.threads)
-    try:
+    with torch_threads(one.threads):
         calls = {(name, stage): call for name in names for stage, call in CONTESTANTS[name](one)._asdict().items()}
         for call in calls.values():
             call()
@@ -348,8 +347,6 @@ def measure(one: Case, names: Iterable[str], seconds: float = 1.0) -> dict[str, 
                 start = time.perf_counter()
                 call()
                 times[key].append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(before)
     found: dict[str, dict[str, float]] = {}
     for (name, stage), all_of_it in times.items():
         found.setdefault(name, {})[stage] = statistics.median(all_of_it)
@@ -386,7 +383,9 @@ def show(report: dict[str, Any], file: IO[str] | None = None) -> None:
     console.print(table)
     console.print("Points x bumps.  forward: the loss; backward: with its gradient to all parameters, also in ns/pair;")
     console.print("adam: with a step of Adam, also in units of ours.")
-    console.print(f"Medians.  Bumps served by {report['backend']}, torch {report['torch']}, {report['machine']}.")
+    console.print(
+        f"Medians.  Bumps served by {report['backend']}, torch {report['torch']}, {report['machine']}.", markup=False
+    )
 
 
 __all__ = [

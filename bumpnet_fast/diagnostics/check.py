@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core import backends, ops
+from ..core.private import has_kernel
 from ..core.reference import DIAGONAL, WANTS
 from . import info
 from .cases import Case, moved, problem, questions, results, table, tolerances
@@ -141,7 +142,8 @@ def _plain(operator: str, *args) -> Sequence[Tensor]:
 
 
 def _compiled_for(operator: str, device: str) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"bumpnet_fast::{operator}", device.upper())
+    known = has_kernel(f"bumpnet_fast::{operator}", device)
+    return (backends.missing_cuda if device == "cuda" else backends.missing) is None if known is None else known
 
 
 def _variant(name: str, missing: str | None) -> Backend:

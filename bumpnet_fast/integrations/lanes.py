@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ..core.functional import bump_jet
+from ..core.functional import Spare, sparing_jet
 from ..core.jet import Jet
 from ..core.ops import under_transform
 from ..nets import bumpnet
@@ -53,22 +53,22 @@ class LazyJet:
     """
 
     def __init__(self, net: FusedNet, x: Tensor, spare: str = "never"):
-        self.x = x.view_as(x)  # what is noted on x must not be seen by other users of it
+        self.x = x
         self.outputs, self.dim = net.layout.outputs, net.layout.dim
         self._rows, self._frame, self._tied = net.rows, net.frame, net.tied  # not the net, which may go before
         self._usual = net.__dict__.setdefault("usual", {}) if net.training else {}
         origin = leaf(x)
         sampled = net.training and origin.is_leaf and not isinstance(origin, torch.nn.Parameter)
-        self._spare = sampled and spare != "never"
-        self.x.spared = sampled and spare == "always"
+        self._may_spare = sampled and spare != "never"
+        self._spare = Spare(points=sampled and spare == "always")
         self.jet = self._evaluate(self._usual.get(len(x), "value"))
         self.value = self.jet.value
 
     def _evaluate(self, want: str) -> Jet:
-        return bump_jet(self.x, self._rows, self._frame, want, tied=self._tied)
+        return sparing_jet(self._spare, self.x, self._rows, self._frame, want, tied=self._tied)
 
     def _up_to(self, want: str) -> Jet:
-        self.x.spared = self._spare
+        self._spare.points = self._may_spare
         if _ORDER.index(want) > _ORDER.index(self.jet.want):
             self.jet, self._usual[len(self.x)] = self._evaluate(want), want
         return self.jet

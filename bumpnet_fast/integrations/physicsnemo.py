@@ -12,6 +12,7 @@ from itertools import permutations
 
 from torch import Tensor, nn
 
+from ..core.private import is_view
 from .lanes import FusedNet, LazyJet, known_version
 
 #: The versions of PhysicsNeMo whose insides are known; others differentiate the net themselves.
@@ -117,7 +118,7 @@ class _Named(nn.Module):
 
 def _column(y: Tensor, value: Tensor) -> int | None:
     """Which column of ``value`` [N, K] the tensor ``y`` [N, 1] is, or None."""
-    known = y is value or (y._base is value and y.requires_grad)
+    known = y is value or (is_view(y, value) and y.requires_grad)
     if not known or y.shape != (len(value), 1) or (len(value) > 1 and y.stride(0) != value.stride(0)):
         return None
     return y.storage_offset() - value.storage_offset()

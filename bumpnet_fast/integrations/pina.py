@@ -11,13 +11,11 @@ import weakref
 import torch
 from torch import Tensor
 
+from ..core.private import plain_tensors
 from .lanes import FusedNet, LazyJet, known_version, leaf
 
 #: The versions of PINA whose operators are known; others differentiate the net themselves.
 KNOWN = ("0.3.2",)
-
-#: What every look at a ``LabelTensor`` goes through costs microseconds, and a step of ours has many.
-_raw = torch._C.DisableTorchFunctionSubclass
 
 #: Every net's latest jet: PINA takes the residual of an output before it asks for the next one.
 _LATEST: weakref.WeakKeyDictionary[BumpNet, _Served] = weakref.WeakKeyDictionary()
@@ -45,7 +43,7 @@ class BumpNet(FusedNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """Value [N, K] at the points ``x`` [N, d], a ``LabelTensor`` or not."""
-        with _raw():
+        with plain_tensors():  # a look at a LabelTensor costs microseconds, and a step of ours has many
             labelled = getattr(x, "labels", None) is not None and "pina" in sys.modules
             if not labelled or not self.jets_wanted(x) or not _wrap_operators():
                 return super().forward(x)
@@ -151,7 +149,7 @@ def _first(ours, theirs):
 
     @functools.wraps(theirs)
     def function(*args, **kwargs):
-        with _raw():
+        with plain_tensors():
             result = ours(*args, **kwargs)
         return theirs(*args, **kwargs) if result is None else result
 

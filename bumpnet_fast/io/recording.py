@@ -22,6 +22,8 @@ from ..solvers import Progress
 
 #: Format of the files.
 VERSION = 1
+#: What :func:`bumpnet_fast.core.files.read` is to expect of them.
+KIND = {"record": (VERSION, ("frames", "stride", "calls"))}
 #: Most frames of a record.
 MOST = 100
 #: Seconds between two writes.
@@ -102,7 +104,10 @@ class Recording:
         self.path, self.callback, self.most = path, callback, most
         self.frames, self._stride, self._calls, self._begun = [], 1, 0, False
         if path is not None and Path(path).exists():
-            self.frames, self._stride, self._calls = _read(path)
+            content = read(path, KIND)
+            self.frames = frames_of(path, content)
+            with damaged(path):
+                self._stride, self._calls = int(content["stride"]), int(content["calls"])
         self._written = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
@@ -157,26 +162,11 @@ class Recording:
         self.flush()
 
 
-def load(path: str | os.PathLike) -> list[Frame]:
-    """The frames that a :class:`Recording` kept in a file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    CheckpointError
-        If it is no record, is damaged, or comes from a newer version.
-    """
-    return _read(path)[0]
-
-
-def _read(path: str | os.PathLike) -> tuple[list[Frame], int, int]:
-    """Frames, stride, and the number of calls so far."""
-    content = read(path, "record", VERSION, ("frames", "stride", "calls"))
+def frames_of(path: str | os.PathLike, content: dict[str, Any]) -> list[Frame]:
+    """The frames in the content of a file; CheckpointError if they are none."""
     with damaged(path):
         names = [field.name for field in fields(Frame)]
-        frames = [Frame(**{name: frame[name] for name in names}) for frame in content["frames"]]
-        return frames, int(content["stride"]), int(content["calls"])
+        return [Frame(**{name: frame[name] for name in names}) for frame in content["frames"]]
 
 
-__all__ = ["EVERY", "MOST", "VERSION", "Frame", "Recording", "load"]
+__all__ = ["EVERY", "KIND", "MOST", "Frame", "Recording", "frames_of"]

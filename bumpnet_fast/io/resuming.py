@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped, whichever solver it is of."""
+"""Resume a run that was stopped, whichever solver it is of."""
 
 from __future__ import annotations
 
@@ -6,41 +6,101 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ..core.files import CheckpointError
-from ..solvers import evolution, marching, run_state, stationary, strategies
-from ..solvers.operators import stored, train
+from .. import problems
+from ..core.files import CheckpointError, damaged, one_line
+from ..problems.evolution import get_evolution
+from ..problems.operators import get_operator
+from ..solvers import evolution, marching, operators, run_state, stationary, strategies
+from ..solvers.operators import stored
+from ..solvers.solution import Result
+from . import older
+from .saved import saved_problem
 
-#: The solvers that keep their state in a ``Store``, and what a resumption may change.
+#: The solvers, and what a resumption may change.
 _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "solve": (stationary.solve, ("iterations", "max_seconds")),
     "march": (marching.march, ("iterations", "max_seconds")),
     "prune": (strategies.prune, ("score",)),
-    "evolve": (evolution.evolve, ("max_seconds",)),
     "grow": (strategies.grow, ()),
     "reach": (strategies.reach, ("score",)),
-    "operator": (train, ("max_seconds", "net", "test")),
+    "evolve": (evolution.evolve, ("max_seconds",)),
+    "operator": (operators.learn, ("max_seconds", "net", "test")),
 }
-_FOLLOWING = ("every_seconds", "callback")
+_FOLLOWING = ("every_seconds", "callback", "callbacks")
+#: What finds the problem of a run, where that is not :func:`bumpnet_fast.problems.get`.
+_REGISTRIES = {"evolve": get_evolution, "operator": get_operator}
 
 
-def resume(path: str | os.PathLike, problem: Any, content: dict[str, Any], **options: Any) -> Any:
-    """Go on with the run in ``path``, which holds ``content``; see :func:`bumpnet_fast.io.saved.resume`."""
+def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **options: Any) -> Result:
+    """Continue the run whose state a solver wrote to its ``checkpoint``.
+
+    On the same machine, with the same number of threads, the result is identical to that of a run that was never
+    stopped, bit for bit: rows, history and the log of bumps taken out and put in.  docs/resume.md has more.
+
+    Parameters
+    ----------
+    path : str or path
+        The ``checkpoint`` of that run; it is written further.
+    problem : Problem, optional
+        Needed if it is not among the library's own; data that an operator was trained on instead of one.
+    options
+        ``callback``, ``callbacks``, ``every_seconds``; ``iterations`` and ``max_seconds`` where the solver has them.
+        What no file can hold has to be given again: ``score`` if it was a function, ``net`` if its branch was of its
+        own kind, and ``test``.  All else is as it was.
+
+    Returns
+    -------
+    Solution, March, Evolution or OperatorSolution
+        As the solver that the run is of.  Seconds, iterations and history are those of the whole run.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is no state of a run, is damaged, or comes from a newer version.
+    ValueError
+        For another problem than that of the run, or for a number out of range.
+
+    Examples
+    --------
+    >>> from bumpnet_fast import BumpNet, problems
+    >>> from bumpnet_fast.solvers import solve
+    >>> import pathlib, tempfile
+    >>> path, poisson = pathlib.Path(tempfile.mkdtemp(), "run.pt"), problems.get("poisson")
+    >>> solve(poisson, BumpNet(2, 9, poisson.domain), method="adam", iterations=20, checkpoint=path).iterations
+    20
+    >>> resume(path, iterations=30).iterations
+    30
+    """
+    content = run_state.load(path)
+    file = path if isinstance(path, run_state.File) else run_state.File(path, content.get("command"))
     name = content["solver"]
-    if name not in _SOLVERS:
-        raise CheckpointError(f"{path} holds a run of {name!r}, which is not known here")
-    solver, changeable = _SOLVERS[name]
+    if problem is None:
+        problem = saved_problem(file.path, content, _REGISTRIES.get(name, problems.get), needed=True)
+    described = stored.described if name == "operator" else run_state.described
+    run_state.check_same(file.path, "problem", content["problem"], described(problem))
+    every = run_state.checked_seconds(options.pop("every_seconds", run_state.EVERY))
+    with damaged(file.path):
+        content = older.upgraded(content)
+    if content["solver"] not in _SOLVERS:
+        raise CheckpointError(f"{file.path} holds a run of {name!r}, which is not known here")
+    solver, changeable = _SOLVERS[content["solver"]]
     if wrong := [key for key in options if key not in (*changeable, *_FOLLOWING)]:
         there = ", ".join((*changeable, *_FOLLOWING))
         raise ValueError(f"a run of {name!r} that is resumed takes {there}, got {wrong[0]}")
-    described = stored.described if name == "operator" else run_state.described
-    run_state.check_same(path, "problem", content["problem"], described(problem))
-    store = run_state.Store(path, run_state.checked_seconds(options.pop("every_seconds", run_state.EVERY)), content)
+    store = run_state.Store(file, every, content)
     start = _operator_start(store, options) if name == "operator" else _start(store)
     with store.reading():
         settings = dict(content["settings"])
-        if name == "solve":
+        if content["solver"] == "solve":
             settings["method"] = stationary.rebuilt(settings["method"])
-    return solver(problem, *start, **settings | options, checkpoint=store)
+    try:
+        return solver(problem, *start, **settings | options, checkpoint=store)
+    except (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        if store.begun or isinstance(error, CheckpointError) or set(options) - {"callback", "callbacks"}:
+            raise  # about the work, or about an argument
+        raise CheckpointError(f"{file} cannot be resumed: {one_line(error)}") from error
 
 
 def _start(store: run_state.Store) -> list[Any]:

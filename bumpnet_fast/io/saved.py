@@ -1,23 +1,30 @@
-"""Saved models: one dict per file, written all or nothing, loaded without running foreign code.
+"""Results in files: one dict per file, written all or nothing, loaded without running foreign code.
 
-The dict holds tensors and plain values only, so ``torch.load(path, weights_only=True)`` reads it
-without this package:
+The dict holds tensors and plain values only, so ``torch.load(path, weights_only=True)`` reads it without this package:
 
-======== ==========================================================================
-version  format of the file, :data:`VERSION`
-kwargs   arguments that rebuild the :class:`~bumpnet_fast.nets.bumpnet.BumpNet`
-model    its ``state_dict``
-problem  ``{"name": ..., "settings": {...}}``, or None
-boundary "hard", "soft", or None
-windows  one ``state_dict`` for every window of a solution that was marched in time, or none
-======== ==========================================================================
+========= ==========================================================================
+version   format of the file, :data:`VERSION`
+kwargs    arguments that rebuild the net
+model     its ``state_dict``
+problem   ``{"name": ..., "settings": {...}}``, or None
+boundary  "hard", "soft", or None
+windows   one ``state_dict`` for every window of a solution that was marched in time
+evolution times, states and rates of all rows, and how an evolution came about
+result    how any other result came about: history, errors, seconds, why it stopped
+========= ==========================================================================
+
+Files of older versions, and folders of the command line with ``history.json`` and ``summary.json``, are read as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,41 +32,61 @@ from torch import Tensor, nn
 
 from .. import problems
 from ..core.files import CheckpointError, atomic, damaged, one_line, read
-from ..core.jet import Jet
+from ..core.rows import RowLayout
 from ..nets.bumpnet import BumpNet
+from ..nets.deeponet import BumpDeepONet
+from ..nets.events import Event
+from ..problems.base import Problem
 from ..problems.evolution import get_evolution
 from ..problems.operators import get_operator
-from ..solvers import run_state
-from ..solvers.marching import Part, chain, chained_jet
-from . import resuming
+from ..solvers.evolution.basis import IMAGES_MOST, Space
+from ..solvers.evolution.result import Evolution
+from ..solvers.loop import StopReason
+from ..solvers.marching import March, chain
+from ..solvers.operators import OperatorSolution
+from ..solvers.operators.stored import operator_settings
+from ..solvers.operators.task import relative_errors
+from ..solvers.run_state import plain
+from ..solvers.solution import ErrorMeasure, FieldResult, Result, Solution
+from .recording import KIND as RECORDING
+from .recording import Frame, frames_of
 
 #: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
-VERSION = 2
+VERSION = 3
+#: Files of a folder that the command line wrote.
+MODEL, HISTORY, SUMMARY = "model.pt", "history.json", "summary.json"
+#: Class of a problem that is not known here.
+UNKNOWN = "Unknown"
 
-#: What finds the problem of a run, where that is not :func:`bumpnet_fast.problems.get`.
-_REGISTRIES = {"evolve": get_evolution, "operator": get_operator}
+#: So many numbers more than a file has may be asked for by its arguments; what is wrong is then said by the net.
+_SLACK = 1_000_000
+#: What of a result is made from other entries of its file.
+_MADE = {"net", "problem", "boundary", "parts", "space", "data", "test", "errors", "times", "states", "rates"}
+
+
+# --- save ----------------------------------------------------------------------------------------
 
 
 def save(
-    path: str | os.PathLike, net: BumpNet | Sequence[BumpNet], *, problem: Any = None, boundary: str | None = None
+    path: str | os.PathLike, what: Result | BumpNet | BumpDeepONet, *, problem: Any = None, boundary: str | None = None
 ) -> None:
-    """Write a net, and what it solves, to ``path``, atomically.
+    """Write a result, or a net alone, to ``path``, atomically.
 
     Parameters
     ----------
     path : str or path
         File to write; its directory must exist.
-    net : BumpNet, or sequence of them
-        The bumps; several if the problem was marched in time, one for every window.
-    problem : Problem, optional
-        What the net was trained for.  Its name and its fields are saved, not its code.
+    what : Result, BumpNet or BumpDeepONet
+        What a solver gave back, or a net.
+    problem : Problem or Operator, optional
+        What a net alone was trained for.  Of every problem the name and the fields are saved, not the code.
     boundary : "hard", "soft" or None
-        How the boundary conditions enter; "hard" needs the problem to evaluate u.
+        How boundary conditions enter the function of a net alone; "hard" needs the problem to evaluate it.
 
     Raises
     ------
     TypeError
-        If ``net`` is something else.
+        If ``what`` is something else.
     OSError
         If the file cannot be written; an older one is then untouched.
 
@@ -71,24 +98,38 @@ def save(
     >>> load(path).net
     BumpNet(dim=2, bumps=9, outputs=1, outer='tied', parameters=63, dtype=float32)
     """
-    nets = [net] if isinstance(net, BumpNet) else list(net) if isinstance(net, Sequence) else []
-    if not nets or not all(isinstance(n, BumpNet) for n in nets):
-        raise TypeError(f"net must be a BumpNet, or one for every window, got {type(net).__name__}")
-    windows = [] if isinstance(net, BumpNet) else [_state(n) for n in nets]
-    write_model(path, nets[0], net_settings(nets[0]), problem, boundary=boundary, windows=windows)
-
-
-def write_model(path: str | os.PathLike, net: nn.Module, kwargs: dict[str, Any], problem: Any, **entries: Any) -> None:
-    """Write what every checkpoint has (see above), and the ``entries`` of its kind, atomically."""
+    if not isinstance(what, (Result, BumpNet, BumpDeepONet)):
+        raise TypeError(f"only the result of a solver or a net can be saved, got {type(what).__name__}")
+    net, more = what, {}
+    if isinstance(what, Result):
+        net, problem, boundary, more = what.net, what.problem, getattr(what, "boundary", None), {"result": _found(what)}
+    if isinstance(what, March):
+        more["windows"] = [_state(part.net) for part in what.parts]
+        net = what.parts[0].net
+    if isinstance(what, Evolution):
+        net = what.at(float(what.times[-1]))
+        tensors = {name: getattr(what, name).cpu() for name in ("times", "states", "rates")}
+        space = {"frame": what.space.frame.cpu(), "images": list(what.space.images)}
+        more = {"evolution": more.pop("result") | tensors | space}
+    if isinstance(what, OperatorSolution):
+        counts = [0 if pairs is None else len(pairs.inputs) for pairs in (what.data, what.test)]
+        more["result"] |= {"functions": counts if what.problem is not None and what.data is not None else None}
     content = {
         "version": VERSION,
-        "kwargs": kwargs,
+        "kwargs": operator_settings(net) if isinstance(net, BumpDeepONet) else net_settings(net),
         "model": _state(net),
         "problem": None if problem is None else {"name": problem.name, "settings": problem_settings(problem)},
-        "boundary": None,
+        "boundary": boundary,
     }
     with atomic(path) as file:
-        torch.save(content | entries, file)
+        torch.save(content | more, file)
+
+
+def _found(result: Result) -> dict[str, Any]:
+    """How a result came about, as plain values."""
+    values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name not in _MADE}
+    events = {"events": [vars(event) for event in values["events"]]} if "events" in values else {}
+    return plain(values | events | {"stop": result.stop.value})
 
 
 def _state(net: nn.Module) -> dict[str, Tensor]:
@@ -112,62 +153,36 @@ def problem_settings(problem: Any) -> dict[str, Any]:
     return {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A loaded solution u: call it, or ask for its jet.
-
-    Attributes
-    ----------
-    net : BumpNet
-        The bumps.
-    problem : Problem or None
-        What it was trained for.
-    boundary : "hard", "soft" or None
-        How the boundary conditions enter: "hard" means ``u = lift + distance * net``.
-    windows : tuple
-        The parts of a solution that was marched in time; ``net`` is then the first part's.
-    """
-
-    net: BumpNet
-    problem: Any = None
-    boundary: str | None = None
-    windows: tuple[Part, ...] = ()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The values [N, K] of u at the points ``x`` [N, d]."""
-        return self.jet(x, "value").value
-
-    def jet(self, x: Tensor, want: str = "hessian") -> Jet:
-        """Values and derivatives of u at ``x`` [N, d]; ``want`` as in :meth:`BumpNet.jet`."""
-        if self.windows:
-            return chained_jet(self.windows, x, want)
-        if self.boundary != "hard":
-            return self.net.jet(x, want=want)
-        return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want)
+# --- load ----------------------------------------------------------------------------------------
 
 
-def load(path: str | os.PathLike, *, problem: Any = None) -> Model:
-    """Read what :func:`save` wrote.
+def load(
+    path: str | os.PathLike, *, problem: Any = None, branch: nn.Module | None = None
+) -> Solution | March | Evolution | OperatorSolution | list[Frame]:
+    """Read what :func:`save`, a command or a :class:`~bumpnet_fast.io.recording.Recording` wrote.  Nothing is trained.
 
     Parameters
     ----------
     path : str or path
-        The file.
-    problem : Problem, optional
-        Takes the place of the saved one; needed if that is not among
-        :data:`bumpnet_fast.problems.PROBLEMS`.
+        A file, or the folder of a command.
+    problem : Problem, EvolutionProblem or Operator, optional
+        Takes the place of the saved one; needed if that is not among the library's own, and u is made with it.
+    branch : nn.Module, optional
+        Takes the place of a branch of one's own, and gets its saved parameters.
 
     Returns
     -------
-    Model
-        With the net in the dtype it was saved in, on the CPU.
+    Solution, March, Evolution or OperatorSolution
+        What the solver gave back, on the CPU.  A net that was saved alone comes as the net of a solution whose history
+        is empty, and whose errors are measured anew.  Of a recording, its frames.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If there is no such file or folder.
     CheckpointError
-        If it is no checkpoint, is damaged, or comes from a newer version.
+        If it is something else, is damaged, comes from a newer version, or needs its problem or branch; if the run in
+        the folder has not ended.
 
     Examples
     --------
@@ -179,24 +194,53 @@ def load(path: str | os.PathLike, *, problem: Any = None) -> Model:
     >>> u.problem.a1, u(torch.rand(5, 2)).shape
     (2.0, torch.Size([5, 1]))
     """
-    content = read_model(path)
+    path = Path(path)
+    file, history, summary = path, None, None
+    if path.is_dir():
+        file = path / MODEL
+        if not file.exists():
+            raise CheckpointError(_without_model(path))
+    content = read(file, {"model": (VERSION, ("kwargs", "model", "problem", "boundary"))} | RECORDING)
+    if content.get("kind") == "record":
+        return frames_of(file, content)
+    if path.is_dir() and not content.keys() & {"result", "evolution"}:  # of an older version
+        history, summary = (_json(path / name, kind) for name, kind in ((HISTORY, list), (SUMMARY, dict)))
     if "evolution" in content:
-        raise CheckpointError(f"{path} holds an evolution: load it with evolution_checkpoint.load")
-    windows, boundary = content.get("windows", []), content["boundary"]
-    with damaged(path):
-        nets = [rebuilt(BumpNet, content["kwargs"], state) for state in windows or [content["model"]]]
-    if problem is None:
-        problem = saved_problem(path, content, problems.get, needed=boundary == "hard" or bool(windows))
-    return Model(nets[0], problem, boundary, tuple(chain(problem, nets, boundary)) if windows else ())
+        return _evolution(file, content, problem)
+    if "sensors" in content["kwargs"]:
+        return _operator(file, content, problem, branch, history, summary)
+    return _solution(file, content, problem, history, summary)
 
 
-def read_model(path: str | os.PathLike) -> dict[str, Any]:
-    """Read what :func:`write_model` wrote; raises as :func:`bumpnet_fast.core.files.read`."""
-    return read(path, "model", VERSION, ("kwargs", "model", "problem", "boundary"))
+def _without_model(folder: Path) -> str:
+    if (folder / "run.pt").exists():
+        return f"the run in {folder} has not ended: it has no {MODEL} yet; continue it with --resume {folder}"
+    return f"{folder} is not the folder of a run: it has no {MODEL}"
 
 
-def rebuilt(kind: Callable[..., Any], kwargs: dict[str, Any], state: dict[str, Tensor]) -> Any:
-    """A net of a checkpoint."""
+def _json(path: Path, kind: type) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} is not the whole folder of a run: it has no {path.name}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {one_line(error)}") from error
+    if not isinstance(content, kind):
+        raise CheckpointError(f"{path} is damaged: it is no {kind.__name__}")
+    return content
+
+
+def _rebuilt(kind: Callable[..., Any], kwargs: dict[str, Any], state: dict[str, Tensor]) -> Any:
+    """A net of a file; ValueError, before memory is taken, if its tensors have less than its arguments ask."""
+    counts = kwargs["bumps"] if isinstance(kwargs["bumps"], (tuple, list)) else [kwargs["bumps"]]
+    bumps, dim = math.prod(counts), len(kwargs["domain"][0])
+    asked = bumps * RowLayout(dim, kwargs.get("outputs", 0), True).columns
+    if isinstance(kwargs.get("branch"), (tuple, list)):
+        widths = (kwargs["sensors"], *kwargs["branch"], bumps)
+        asked += sum(a * b for a, b in itertools.pairwise(widths))
+    found = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
+    if not asked <= found + _SLACK:
+        raise ValueError(f"its arguments ask for {asked:.3g} numbers, and its tensors have {found}")
     net = kind(**kwargs)
     net.load_state_dict(state)
     return net
@@ -217,52 +261,130 @@ def saved_problem(path: str | os.PathLike, content: dict[str, Any], get: Callabl
         raise CheckpointError(f"{path} needs its problem, {one_line(error)}; pass it as problem=...") from error
 
 
-def resume(path: str | os.PathLike, *, problem: Any = None, **options: Any) -> Any:
-    """Go on with the run whose state one of the solvers wrote to its ``checkpoint``.
+# --- solutions -----------------------------------------------------------------------------------
 
-    On the same machine, with the same number of threads, all comes out as if the run had never been stopped, bit for
-    bit: rows, history and the log of bumps taken out and put in.  docs/resume.md has more.
 
-    Parameters
-    ----------
-    path : str or path
-        The ``checkpoint`` of that run; it is written further.
-    problem : Problem, optional
-        Needed if it is not among the library's own; data that an operator was trained on instead of one.
-    options
-        ``callback``; ``every_seconds``, or ``every`` for :func:`bumpnet_fast.solvers.train`; ``iterations`` and
-        ``max_seconds`` where the solver has them.  What no file can hold has to be given again: ``score`` if it was a
-        function, ``net`` if its branch was of its own kind, and ``test``.  All else is as it was.
-
-    Returns
-    -------
-    Solution, March, Evolution or OperatorSolution
-        As the solver that the run is of.  Seconds, iterations and history are those of the whole run.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    CheckpointError
-        If it is no state of a run, is damaged, or comes from a newer version.
-    ValueError
-        For another problem than that of the run, or for a number out of range.
-
-    Examples
-    --------
-    >>> from bumpnet_fast import problems
-    >>> from bumpnet_fast.solvers import train
-    >>> import pathlib, tempfile
-    >>> path, poisson = pathlib.Path(tempfile.mkdtemp(), "run.pt"), problems.get("poisson")
-    >>> train(poisson, BumpNet(2, 9, poisson.domain), iterations=20, checkpoint=path).iterations
-    20
-    >>> resume(path, iterations=30).iterations
-    30
-    """
-    content = run_state.load(path)
+def _solution(
+    file: Path, content: dict[str, Any], problem: Any, history: list | None, summary: dict | None
+) -> Solution | March:
+    windows, boundary = content.get("windows", []), content["boundary"]
+    with damaged(file):
+        nets = [_rebuilt(BumpNet, content["kwargs"], state) for state in windows or [content["model"]]]
     if problem is None:
-        problem = saved_problem(path, content, _REGISTRIES.get(content["solver"], problems.get), needed=True)
-    return resuming.resume(path, problem, content, **options)
+        problem = saved_problem(file, content, problems.get, needed=boundary == "hard" or bool(windows))
+    problem = problem or _unknown(nets[0], content["problem"])
+    with damaged(file):
+        found = _how(content, history, summary)
+        boundary = found.pop("boundary", boundary) or "soft"
+        if windows:
+            parts = chain(problem, nets, boundary)
+            wanted = {name: found[name] for name in found if name not in ("unknowns", "events")}
+            result: FieldResult = March(problem=problem, parts=parts, boundary=boundary, **wanted)
+        else:
+            result = Solution(net=nets[0], problem=problem, boundary=boundary, **found)
+    if result.stop is StopReason.UNKNOWN:
+        measure = ErrorMeasure(problem, nets[0].rows.device)
+        result.rel_l2, result.max_error = measure(result.predict)
+    return result
 
 
-__all__ = ["VERSION", "CheckpointError", "Model", "atomic", "load", "resume", "save"]
+def _how(content: dict[str, Any], history: list | None, summary: dict | None) -> dict[str, Any]:
+    """How a solution came about: from its file, from a folder of an older version, or unknown."""
+    if "result" in content:
+        found = dict(content["result"])
+        return found | {"events": [Event(**event) for event in found.get("events", ())]}
+    if not summary:
+        return {"history": [], "loss": math.nan, "seconds": 0.0, "stop": StopReason.UNKNOWN}
+    events = [Event(e["iteration"], e["event"], e["before"], e["bumps"], e["loss"]) for e in history if "event" in e]
+    keys = ("rel_l2", "max_error", "seconds", "iterations", "method")
+    return {key: summary[key] for key in keys} | {
+        "history": [entry for entry in history if "event" not in entry],
+        "loss": _number(summary["loss"]),
+        "stop": summary["stop_reason"],
+        "unknowns": summary.get("unknowns") or {},
+        "events": events,
+    }
+
+
+def _number(value: float | None) -> float:
+    """Null stands for what JSON has no number for."""
+    return math.nan if value is None else value
+
+
+def _unknown(net: BumpNet, saved: dict[str, Any] | None) -> Problem:
+    """A problem of which nothing is known but the domain."""
+    lo, hi = net.domain.double().tolist()
+    members = {"name": saved["name"] if saved else "a net", "outputs": net.layout.outputs, "forms": ("soft",)}
+    box = [("lower", tuple, tuple(lo)), ("upper", tuple, tuple(hi))]
+    return dataclasses.make_dataclass(UNKNOWN, box, bases=(Problem,), namespace=members)()
+
+
+# --- evolutions and operators --------------------------------------------------------------------
+
+
+def _evolution(file: Path, content: dict[str, Any], problem: Any) -> Evolution:
+    if problem is None:
+        problem = saved_problem(file, content, get_evolution, needed=True)
+    with damaged(file):
+        evolution = dict(content["evolution"])
+        evolution["stop"] = evolution.pop("stop_reason", evolution.get("stop"))  # as older versions called it
+        frame, images = evolution.pop("frame"), tuple(evolution.pop("images"))
+        last = _rebuilt(BumpNet, content["kwargs"], content["model"])
+        _check_states(evolution, last, images)
+        net = BumpNet.from_rows(evolution["states"][0].to(last.rows), frame.to(last.rows), last.domain, last.tied)
+        return Evolution(problem=problem, net=net, space=Space(problem, frame, last.tied, images), **evolution)
+
+
+def _check_states(evolution: dict[str, Any], net: BumpNet, images: tuple[int, ...]) -> None:
+    """Raise ValueError unless times, states and rates are an evolution of the bumps of ``net``."""
+    times, count = evolution["times"], len(evolution["history"])
+    shapes = {"times": (count,), "states": (count, *net.rows.shape), "rates": (count, *net.rows.shape)}
+    for name, shape in shapes.items():
+        found = evolution[name]
+        if found.dtype != torch.float64 or found.shape != shape:
+            wanted = f"float64 of shape {list(shape)}"
+            raise ValueError(f"its {name} must be {wanted}, got {found.dtype} of shape {tuple(found.shape)}")
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError(f"its {name} must be finite")
+    if not count or times[0] != 0 or not bool((times[1:] > times[:-1]).all()):
+        raise ValueError("its times must ascend from 0")
+    if len(images) != net.layout.dim or not all(type(n) is int and 0 <= n <= IMAGES_MOST for n in images):
+        raise ValueError(f"its images must be {net.layout.dim} integers from 0 to {IMAGES_MOST}, got {images}")
+
+
+def _operator(
+    file: Path, content: dict[str, Any], operator: Any, branch: nn.Module | None, history: list | None,
+    summary: dict | None,
+) -> OperatorSolution:  # fmt: skip
+    kwargs = dict(content["kwargs"])
+    if kwargs.pop("own_branch") and branch is None:
+        raise CheckpointError(f"{file} has a branch of its own kind; pass one as load(path, branch=...)")
+    with damaged(file, "is damaged or does not fit the branch"):
+        net = _rebuilt(BumpDeepONet, kwargs | ({} if branch is None else {"branch": branch}), content["model"])
+    # without an operator that somebody else defined the net is whole, too
+    operator = operator or saved_problem(file, content, get_operator, needed=False)
+    with damaged(file):
+        found = _how_learned(content, history, summary)
+        functions, data, test = found.pop("functions", None), None, None
+        if operator is not None and functions:
+            data, test = operator.generate(sum(functions), found["seed"]).split(functions[0])
+            test = test if functions[1] else None
+        errors = torch.empty(0) if data is None else relative_errors(net, data if test is None else test)
+        return OperatorSolution(net=net, problem=operator, data=data, test=test, errors=errors, **found)
+
+
+def _how_learned(content: dict[str, Any], history: list | None, summary: dict | None) -> dict[str, Any]:
+    """How an operator was learned: from its file, from a folder of an older version, or unknown."""
+    if "result" in content:
+        return dict(content["result"])
+    numbers = ("train_rel_l2", "rel_l2", "projection_rel_l2", "loss")
+    if not summary:
+        unknown = {"method": "", "physics": False, "parameters": 0, "iterations": 0, "seconds": 0.0, "history": []}
+        return unknown | dict.fromkeys(numbers, math.nan) | {"stop": StopReason.UNKNOWN}
+    keys = ("method", "physics", "parameters", "seconds", "iterations", "functions")
+    found = {key: summary[key] for key in keys} | {key: _number(summary[key]) for key in numbers}
+    return found | {"history": history, "stop": summary["stop_reason"], "seed": summary["seed"] or 0}
+
+
+__all__ = ["HISTORY", "MODEL", "SUMMARY", "UNKNOWN", "load", "net_settings", "problem_settings", "save",
+           "saved_problem"]  # fmt: skip

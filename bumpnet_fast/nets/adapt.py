@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from ..core.functional import bump_compact
+from ..core.private import forget_sizes
 from ..core.ranks import Ranks
 from .bumpnet import BumpNet, rows_to_change
 from .events import Event
@@ -249,7 +250,7 @@ def _replace(net: BumpNet, optimizer: Optimizer | None, places: Places, tensors:
         group["params"][:] = [new if p is old else p for p in group["params"]]
     if isinstance(optimizer, LBFGS):
         optimizer.state.clear()
-        optimizer._numel_cache = None  # it remembers how many numbers it trains
+        forget_sizes(optimizer)
     elif old in optimizer.state:
         optimizer.state[new] = optimizer.state.pop(old)
 

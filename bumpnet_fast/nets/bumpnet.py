@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.functional import bump_basis, bump_design, bump_jet, check
 from ..core.jet import Jet
-from ..core.rows import Packed, RowLayout, grid_rows, orientation, pack
+from ..core.rows import Packed, RowLayout, check_memory, grid_rows, orientation, pack
 
 _BY_ORDER = ("value", "gradient", "hessian")
 
@@ -107,6 +108,7 @@ class BumpNet(nn.Module):
         if _positive("centre_box", centre_box) < 1:
             raise ValueError(f"centre_box must be at least 1, or the grid would leave it, got {centre_box}")
         layout = RowLayout(dim, outputs, outer == "tied")
+        check_memory("bumps", bumps, bumps, layout.columns)
         with torch.device("cpu"):
             domain = _box(domain, dim, dtype)
             rows, frame = grid_rows(
@@ -130,6 +132,11 @@ class BumpNet(nn.Module):
     def from_rows(cls, rows: Tensor, frame: Tensor, domain: Sequence | Tensor, tied: bool = True) -> BumpNet:
         """A net of the bumps ``rows`` [M, columns], copied, in the frame [3, d].
 
+        Raises
+        ------
+        TypeError, ValueError
+            If the tensors are of the wrong kind or shape, are not finite, or span no box.
+
         Examples
         --------
         >>> net = BumpNet(1, 8)
@@ -142,7 +149,7 @@ class BumpNet(nn.Module):
         layout = RowLayout.of(rows, frame.shape[1], bool(tied))
         if layout.outputs < 1:
             raise ValueError(f"rows must have at least one amplitude, got shape {tuple(rows.shape)}")
-        if problem := _unfit(rows, layout):
+        if problem := _unfit(rows, layout) or _unfit_frame(frame, layout.dim):
             raise ValueError(problem)
         net = cls.__new__(cls)
         nn.Module.__init__(net)
@@ -310,14 +317,13 @@ class BumpNet(nn.Module):
         always.  A graph made before cannot be run backwards any more, as after every load; a new one can.
         """
         rows, saved = state_dict.get(prefix + "rows"), state_dict.get(prefix + "_extra_state")
-        problem = None
-        if saved is not None and saved.tolist() != self.get_extra_state().tolist():
-            names = "dim, outputs, tied"
-            problem = f"({names}) are {saved.tolist()} in the checkpoint and {self.get_extra_state().tolist()} here"
-        elif rows is not None:
-            problem = _unfit(rows.to(self.rows.dtype), self.layout)
+        problem, own = None, self.get_extra_state().tolist()
+        if saved is not None and (not isinstance(saved, Tensor) or saved.tolist() != own):
+            there = saved.tolist() if isinstance(saved, Tensor) else repr(saved)
+            problem = f"rows: (dim, outputs, tied) are {there} in the checkpoint and {own} here"
+        problem = problem or unfit_state(state_dict, prefix, self.layout, self.rows.dtype)
         if problem:
-            error_msgs.append(f"{prefix}rows: {problem}")
+            error_msgs.append(f"{prefix}{problem}")
             return
         if rows is not None and rows.shape != self.rows.shape:
             if local_metadata.get("assign_to_params_buffers", False):
@@ -358,6 +364,8 @@ def positive_integer(name: str, value) -> int:
 def _positive(name: str, value) -> float:
     try:
         number = float(value)
+    except OverflowError:
+        number = math.inf
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, got {value!r}") from None
     if not 0 < number < math.inf:
@@ -378,7 +386,7 @@ def _box(domain, dim: int, dtype: torch.dtype) -> Tensor:
         return torch.tensor([[-1.0] * dim, [1.0] * dim], dtype=torch.float64)
     try:
         box = torch.as_tensor(domain).detach().to("cpu", torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"domain must be numbers [[lo, ...], [hi, ...]], got {domain!r}") from None
     if box.shape != (2, dim):
         raise ValueError(f"domain must have shape [2, {dim}] (lower and upper corner), got {tuple(box.shape)}")
@@ -396,7 +404,7 @@ def _scale(scale, dim: int) -> str | tuple[float, ...]:
         return scale
     try:
         scales = torch.as_tensor(scale).flatten().tolist()
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"scale must be 'auto' or positive numbers, got {scale!r}") from None
     if len(scales) not in (1, dim):
         raise ValueError(f"scale must be one number or {dim}, one per dimension, got {scale!r}")
@@ -409,6 +417,48 @@ def _float_type(dtype: torch.dtype | str | None) -> torch.dtype:
     if wanted not in (torch.float32, torch.float64):
         raise TypeError(f"dtype must be float32 or float64, got {wanted if dtype is None else dtype!r}")
     return wanted
+
+
+def unfit_state(state_dict: Mapping[str, Any], prefix: str, layout: RowLayout, dtype: torch.dtype) -> str | None:
+    """Why rows, frame or domain in a ``state_dict`` cannot be those of a net of this layout and dtype, or None.
+
+    Of what is missing this says nothing.
+    """
+    checks = {
+        "rows": lambda rows: _unfit(rows, layout),
+        "frame": lambda frame: _unfit_frame(frame, layout.dim),
+        "domain": lambda domain: _unfit_box("domain", domain, (2, layout.dim)),
+    }
+    for name, check_one in checks.items():
+        if (value := state_dict.get(prefix + name)) is None:
+            continue
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            return f"{name}: the {name} must be a tensor of floating point numbers, got {kind}"
+        # the shape first: the memory for what a tensor claims to hold may be far more than its file has
+        if problem := (value.dim() != 2 and f"must have 2 dimensions, got shape {tuple(value.shape)}"):
+            return f"{name}: {problem}"
+        if problem := check_one(value.to(dtype)):
+            return f"{name}: {problem}"
+    return None
+
+
+def _unfit_frame(frame: Tensor, dim: int) -> str | None:
+    """Why ``frame`` cannot be the frame of a net in ``dim`` dimensions, or None."""
+    if problem := _unfit_box("frame", frame, (3, dim)):
+        return problem
+    if not bool((frame[2] > 0).all()):
+        return f"the scales of the frame, its third row, must be positive, got {frame[2].tolist()}"
+    return None
+
+
+def _unfit_box(name: str, box: Tensor, shape: tuple[int, int]) -> str | None:
+    """Why the first two rows of ``box`` cannot be the corners of one, or None."""
+    if box.shape != shape:
+        return f"the {name} must have shape {list(shape)}, got {tuple(box.shape)}"
+    if not bool(torch.isfinite(box).all()) or not bool((box[0] < box[1]).all()):
+        return f"the {name} must be finite with lower < upper in every coordinate, got {box.tolist()}"
+    return None
 
 
 def _unfit(rows: Tensor, layout: RowLayout) -> str | None:

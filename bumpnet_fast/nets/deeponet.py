@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..core.functional import bump_basis, bump_combine
 from ..core.jet import Jet
 from ..core.rows import RowLayout
-from .bumpnet import BumpNet, positive_integer
+from .bumpnet import BumpNet, positive_integer, unfit_state
 
 #: Periods to either side from which bumps reach into the domain.
 _IMAGES = 2
@@ -165,6 +165,13 @@ class BumpDeepONet(nn.Module):
         """The bumps as a net of their own, copied, each with amplitude 1; without periodic images."""
         rows = torch.cat([self.rows.detach(), torch.ones_like(self.rows[:, :1])], 1)
         return BumpNet.from_rows(rows, self.frame, self.domain, self.tied)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):
+        """As usual, but bumps that cannot be are refused before anything is changed."""
+        if problem := unfit_state(state_dict, prefix, self.layout, self.rows.dtype):
+            error_msgs.append(f"{prefix}{problem}")
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs)
 
     def extra_repr(self) -> str:
         layout, outer = self.layout, "tied" if self.tied else "free"

@@ -44,7 +44,7 @@ def operator_figure(solution: OperatorSolution) -> Figure:
     Parameters
     ----------
     solution : OperatorSolution
-        What :func:`bumpnet_fast.solvers.operators.train` returns.
+        What :func:`bumpnet_fast.solvers.operators.learn` returns.
 
     Returns
     -------
@@ -59,12 +59,9 @@ def operator_figure(solution: OperatorSolution) -> Figure:
 
     Examples
     --------
-    >>> from bumpnet_fast import BumpDeepONet
     >>> from bumpnet_fast.problems.operators import get_operator
-    >>> from bumpnet_fast.solvers.operators import train
-    >>> operator = get_operator("antiderivative")
-    >>> net = BumpDeepONet(operator.sensors, 6, operator.domain, dtype="float64")
-    >>> solution = train(operator, net, functions=50, test_functions=10, trunk_iterations=1)
+    >>> from bumpnet_fast.solvers import learn
+    >>> solution = learn(get_operator("antiderivative"), 6, functions=50, test_functions=10, trunk_iterations=1)
     >>> [axes.get_label() for axes in operator_figure(solution).axes]
     ['typical', 'hard', 'worst', 'errors', 'bumps', 'convergence']
     """
@@ -93,7 +90,7 @@ def _sample(solution: OperatorSolution, rank: float) -> tuple[np.ndarray, np.nda
     data = solution.data if solution.test is None else solution.test
     index = int(solution.errors.argsort()[round(rank * (len(solution.errors) - 1))])
     inputs, outputs, points = data.to(solution.net.rows)
-    prediction = solution.net(inputs[index : index + 1], points)[0]
+    prediction = solution.predict(inputs[index : index + 1], points)[0]
     return as_array(prediction), as_array(outputs[index]), float(solution.errors[index])
 
 

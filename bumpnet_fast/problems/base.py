@@ -397,9 +397,18 @@ def like_default(name: str, value: Any, default: Any) -> Any:
                 return numbers
         else:
             return type(default)(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
-    raise ValueError(f"{name} must be {_kind(default)}, got {value!r}")
+    raise ValueError(f"{name} must be {_kind(default)}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A value in a message; Python prints no whole number of more than some thousand digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 500 else f"{text[:450]}..."
 
 
 def _kind(default: Any) -> str:

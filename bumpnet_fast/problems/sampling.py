@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..core.rows import check_memory
+
 KINDS = ("grid", "chebyshev", "sobol", "uniform")
 
 #: Fewest points along an axis when a number of points is spread over the axes.
@@ -53,6 +55,7 @@ def interior(domain: Tensor, counts: tuple[int, ...], kind: str = "grid", seed: 
     lo, hi = domain.double()
     if len(counts) != len(lo) or min(counts) < 1:
         raise ValueError(f"points must be {len(lo)} positive counts, one per dimension, got {tuple(counts)}")
+    check_memory("points", tuple(counts), counts, len(lo))
     n, generator = math.prod(counts), torch.Generator().manual_seed(seed)
     if kind == "grid":
         unit = torch.cartesian_prod(*((torch.arange(k, dtype=torch.float64) + 0.5) / k for k in counts))

@@ -5,6 +5,7 @@ from .gradient import LBFGS, Adam, VarProAdam
 from .levenberg_marquardt import GaussNewton, LeastSquares, LevenbergMarquardt, VarPro
 from .loop import Method, Progress, Stop, StopReason
 from .marching import March, march
+from .operators import OperatorSolution, learn
 from .placement import drop_outside, grade
 from .solution import Solution
 from .stationary import solve, train
@@ -19,6 +20,7 @@ __all__ = [
     "LevenbergMarquardt",
     "March",
     "Method",
+    "OperatorSolution",
     "Progress",
     "Solution",
     "Stop",
@@ -29,6 +31,7 @@ __all__ = [
     "evolve",
     "grade",
     "grow",
+    "learn",
     "march",
     "prune",
     "reach",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,8 @@ class Rule:
         Ends of the range that are excluded: "", "low", "high" or "both".
     choices : tuple of str
         Instead of a number, one of these.
+    flag : bool
+        Instead of a number, True or False.
     optional : bool
         Whether None is allowed.
 
@@ -55,6 +58,7 @@ class Rule:
     most: float = math.inf
     open: str = ""
     choices: tuple[str, ...] = ()
+    flag: bool = False
     optional: bool = False
 
     def check(self, name: str, value: Any) -> Any:
@@ -68,15 +72,19 @@ class Rule:
     def _allows(self, value: Any) -> bool:
         if self.choices:
             return value in self.choices
+        if self.flag:
+            return isinstance(value, bool)
         if not isinstance(value, int if self.integer else (int, float)) or isinstance(value, bool):
             return False
         low = self.least < value if self.open in ("low", "both") else self.least <= value
         high = value < self.most if self.open in ("high", "both") else value <= self.most
-        return low and high and math.isfinite(value)
+        return low and high and abs(value) <= sys.float_info.max  # of which a long integer makes no float
 
     def __str__(self) -> str:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
+        if self.flag:
+            return "True or False"
         what = "an integer of " if self.integer else ""
         if self.most == math.inf:
             if self.least == -math.inf:
@@ -105,6 +113,11 @@ def positive(*, optional: bool = False) -> Rule:
 def choice(*choices: str, optional: bool = False) -> Rule:
     """One of some words."""
     return Rule(choices=choices, optional=optional)
+
+
+def flag() -> Rule:
+    """True or False."""
+    return Rule(flag=True)
 
 
 def check(rules: dict[str, Rule], values: dict[str, Any]) -> None:
@@ -205,5 +218,5 @@ def counts(points: int | Sequence[int] | None, default: int, domain: Tensor, net
 
 
 __all__ = ["BOUNDARIES", "Rule", "check", "check_domain", "check_fit", "check_kinds", "check_net", "check_options",
-           "check_points", "check_problem", "choice", "counts", "integer", "number", "option", "positive",
+           "check_points", "check_problem", "choice", "counts", "flag", "integer", "number", "option", "positive",
            "widths"]  # fmt: skip

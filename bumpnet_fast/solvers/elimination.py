@@ -20,6 +20,8 @@ from .residual import System
 _INNER_COLD, _INNER_WARM = 30, 4
 #: An inner solve is good when its next step would lower the loss by less than this fraction.
 _INNER_TOLERANCE = 0.05
+#: A ridge as small as this, on columns of length 1, is rounding; none at all leaves columns of zeros undetermined.
+_LEAST_RIDGE = 1e-32
 #: Halvings of an inner step.
 _HALVINGS = 8
 #: Rows of a block of the Gram matrix; leaving out the blocks above the diagonal saves a third.
@@ -337,8 +339,9 @@ def ridge_solve(
     n, R = A.shape
     if length is None:
         length = ranks.norm(torch.linalg.vector_norm(A, dim=1))
-        length = length.clamp_min(1e-6 * float(length.max()))
-    weight = math.sqrt(ridge) if ranks.rank == 0 else 0.0
+        # Where nothing depends on the amplitudes, as at a stationary point, they are not scaled, and stay.
+        length = length.clamp_min(1e-6 * float(length.max()) or 1.0)
+    weight = math.sqrt(max(ridge, _LEAST_RIDGE)) if ranks.rank == 0 else 0.0
     augmented = A.new_zeros(n, R + n)
     torch.div(A, length[:, None], out=augmented[:, :R])
     augmented[:, R:].diagonal().fill_(weight)

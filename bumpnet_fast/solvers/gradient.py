@@ -48,6 +48,9 @@ class _Gradient(Method):
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
 
+    def finish(self) -> None:
+        self.objective.finish()
+
 
 @dataclass
 class Adam(_Gradient):
@@ -97,7 +100,7 @@ class Adam(_Gradient):
     def start(self, work: Any, iterations: int) -> None:
         self.work, self.objective, self.taken = work, work.objective(self.batch), 0
         parameters = self.objective.parameters
-        self.optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, fused=self.objective.fused)
+        self.optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, fused=self.objective.fused or None)
         self.schedule = LambdaLR(self.optimizer, lambda step: self._cosine(step / max(1, iterations)))
         self.pruning, self.generation = None, work.generation
         if self.prune_threshold:

@@ -139,13 +139,17 @@ class Method:
     iterations : int
         How many there are unless :class:`Stop` says otherwise.
     log_every : int
-        The loss is looked at every so many iterations.
+        The loss is looked at every so many iterations of the stage.
+    measure_every : int
+        The error is measured at every so many of these looks.
     steady : bool
         Whether a step changes nothing in place before it is complete: it can then be interrupted at any moment.
     generation : int
         Goes up when the loss becomes another function: losses are only compared within one generation.
     begun : int
         Iterations of the run before this stage; set before :meth:`start`.
+    deadline : float
+        By ``time.perf_counter()``, likewise: a step that takes long raises :class:`Ended` beyond it.
     """
 
     name: ClassVar[str] = ""
@@ -157,10 +161,11 @@ class Method:
     measure_every: ClassVar[int] = 10
     generation: int = 0
     begun: int = 0
+    deadline: float = math.inf
 
-    def __init_subclass__(cls, **options: Any):
+    def __init_subclass__(cls, listed: bool = True, **options: Any):
         super().__init_subclass__(**options)
-        if cls.name:
+        if cls.name and listed:
             Method.known[cls.name] = cls
 
     def check(self, settings: dict[str, Any], iterations: int) -> None:
@@ -215,7 +220,7 @@ class Work:
         return False
 
     def snapshot(self) -> dict[str, Tensor]:
-        """What there is now, to be put back later."""
+        """What there is now, to be put back later; empty where what comes last counts, not the best."""
         raise NotImplementedError
 
     def put_back(self, best: dict[str, Tensor]) -> None:
@@ -233,6 +238,10 @@ class Work:
     def net_at(self, now: dict[str, Tensor] | None) -> BumpNet | None:
         """The bumps of a snapshot, or those that there are now."""
         return None
+
+    def share(self, done: int, most: int) -> float | None:
+        """How much is done after ``done`` of at most ``most`` iterations."""
+        return done / most if most else None
 
     def state_dict(self) -> dict[str, Any]:
         """All that it remembers: plain values and tensors."""
@@ -337,13 +346,15 @@ class Run:
                 self.work.put_back(self.best["work"])
             if self.work.begin(self.stage):
                 self.best = {"loss": math.inf, "work": {}}
-        method.begun = self.begun
+        method.begun, method.deadline = self.begun, self._deadline
         method.start(self.work, self.limits[self.stage])
         if resumed is not None:
             with self.store.reading():
                 method.load_state_dict(resumed["method"])
                 run_state.set_random_state(resumed["random"], self.work.device)
             self._resumed = None
+            if not self.best["work"]:
+                self._consider(method.loss(), method, method.best())
         self._torn = False
         try:
             with run_state.interrupts_held(not (method.steady and self.ranks.alone)) as self._release:
@@ -368,7 +379,8 @@ class Run:
         while True:
             left = self._end() - self.done
             over = left <= 0 or stuck
-            if over or fresh or self.done % method.log_every == 0:
+            ahead = method.log_every - (self.done - self.begun) % method.log_every
+            if over or fresh or ahead == method.log_every:
                 if not math.isfinite(self._look(method, last=over, fresh=fresh)):
                     return StopReason.DIVERGED
                 if (reason := method.over(self.history[self.first :])) is not None:
@@ -384,7 +396,7 @@ class Run:
             if not method.steady:
                 self.store.forget()  # what a state would be made of is about to change
             self._torn = True
-            taken = method.step(min(method.log_every - self.done % method.log_every, left))
+            taken = method.step(min(ahead, left))
             self.done, stuck, self._torn = self.done + taken, taken == 0, False
 
     def _end(self) -> int:
@@ -404,7 +416,7 @@ class Run:
             return loss
         entry = {"iteration": self.done, "seconds": self.seconds, "loss": loss, "stage": method.name}
         entry |= self.work.notes(now) | method.notes()
-        if last or self.done % (method.measure_every * method.log_every) == 0:
+        if last or (self.done - self.begun) % (method.measure_every * method.log_every) == 0:
             rel_l2 = self.work.measure(now)
             entry |= {} if rel_l2 is None else {"rel_l2": rel_l2}
         self.history.append(entry)
@@ -433,7 +445,8 @@ class Run:
 
     def _share(self) -> float | None:
         """How much of the run is done, by whichever limit is nearest."""
-        shares = [self.done / total] if (total := sum(self.limits)) else []
+        share = self.work.share(self.done, sum(self.limits))
+        shares = [] if share is None else [share]
         shares += [self.seconds / (self._deadline - self._began)] if self._deadline < math.inf else []
         return min(1.0, max(shares)) if shares else None
 
@@ -465,7 +478,8 @@ class Run:
     def _restore(self, state: dict[str, Any]) -> None:
         numbers = (int(state[key]) for key in ("stage", "begun", "first", "done"))
         self.stage, self.begun, self.first, self.done = numbers
-        self.history, self.best = [dict(entry) for entry in state["history"]], dict(state["best"])
+        self.history, best = [dict(entry) for entry in state["history"]], state["best"]
+        self.best = best | {"loss": float(best["loss"]), "work": dict(best["work"])}
         self._began -= float(state["seconds"])
         self._processor_began -= float(state["processor_seconds"])
         self.work.load_state_dict(state["work"])

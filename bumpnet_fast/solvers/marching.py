@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from ..core.jet import Jet
+from ..core.rows import RowLayout, bounded_atanh, check_memory
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition, Problem
 from . import run_state
 from .arguments import check, check_problem, integer, number, positive
+from .grad_mode import differentiating
 from .journal import Journal
 from .loop import Progress, StopReason
 from .placement import drop_outside, grade
@@ -145,9 +147,10 @@ def chained_jet(parts: Sequence[Part], x: Tensor, want: str) -> Jet:
     return Jet(want, *(None if column[0] is None else torch.cat(column)[back] for column in columns))
 
 
-def _edges(problem: Problem, windows: int) -> list[float]:
+def _edges(problem: Problem, windows: int) -> Iterator[float]:
     first, last = problem.lower[problem.time], problem.upper[problem.time]
-    return [first + (last - first) * k / windows for k in range(windows)] + [last]
+    yield from (first + (last - first) * k / windows for k in range(windows))
+    yield last
 
 
 @dataclass(kw_only=True)
@@ -194,11 +197,11 @@ def _joined(problem: Problem, nets: Sequence[BumpNet]) -> BumpNet:
     rows = torch.cat([net.rows.detach() for net in nets])
     centres = torch.cat([net.centres.detach()[:, axis] for net in nets])
     unit = (2 * centres - frame[0, axis] - frame[1, axis]) / (frame[1, axis] - frame[0, axis])
-    most = 1 - torch.finfo(unit.dtype).eps  # a centre may have gone all the way to the end of its box
-    rows[:, axis] = torch.atanh(unit.clamp(-most, most))
+    rows[:, axis] = bounded_atanh(unit)  # a centre may have gone all the way to the end of its box
     return BumpNet.from_rows(rows, frame, problem.domain, first.tied)
 
 
+@differentiating
 def march(
     problem: Problem,
     bumps: int | tuple[int, ...] | None = None,
@@ -264,6 +267,8 @@ def march(
     bumps, net = bumps or problem.default_bumps, {"dtype": "float64"} | dict(net or {})
     settings = options | {"bumps": bumps, "windows": windows, "net": net, "graded": graded, "perturb": perturb}
     settings |= {"seed": seed}
+    counts = bumps if isinstance(bumps, (tuple, list)) else (bumps,)
+    check_memory("windows", windows, (windows, *counts), RowLayout(len(problem.lower), problem.outputs).columns)
     store = run_state.opened(checkpoint, every_seconds, lambda: run_state.content("march", problem, None, settings))
     solutions: list[Solution] = []
     worst = math.inf

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .residual import System
-
-if TYPE_CHECKING:
-    from .task import Task
 
 
 class Objective:
@@ -41,20 +38,23 @@ class Objective:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with these."""
 
+    def finish(self) -> None:
+        """The stage is over: undo what was done to the parameters for its sake."""
+
 
 class RowsObjective(Objective):
     """The sum of squares of the rows of a problem, in float64: what all solvers minimise.
 
     Parameters
     ----------
-    task : Task
+    task : bumpnet_fast.solvers.task.Task
         Whose rows.
     batch : int, optional
         The points are dealt at random into batches of about this size, which are taken in an order that is
         new in every epoch; the conditions are in each of them.  By default all points are one batch.
     """
 
-    def __init__(self, task: Task, batch: int | None = None):
+    def __init__(self, task: Any, batch: int | None = None):
         self.task, self.net, self.batch, self.draws = task, task.net, batch, 0
         self.fused = task.net.rows.device.type in ("cpu", "cuda")
         self.unknowns = torch.nn.Parameter(task.unknowns.to(task.net.rows))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core.jet import Jet
+from ..core.rows import bounded_atanh
 from ..nets.adapt import keep_bumps
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
@@ -54,7 +55,8 @@ def grade(net: BumpNet, problem: Problem, share: float) -> BumpNet:
     """Move the bumps of a uniform grid, in place, along each axis but that of time.
 
     ``share`` of them go where the outline of the problem, or else its lift, has its slopes; the others stay
-    spread evenly.  Side lengths and sharpness follow the spacing.
+    spread evenly.  Side lengths and sharpness follow the spacing.  Bumps that are centred beyond an end of the domain
+    stay there, in the spacing that the end has, and inside the box of the centres.
 
     Raises
     ------
@@ -73,10 +75,13 @@ def grade(net: BumpNet, problem: Problem, share: float) -> BumpNet:
             if density is None:
                 continue
             lo, hi = (float(end[axis]) for end in net.domain)
-            centres = net.centres[:, axis]
-            moved, stretch = _warp((centres - lo) / (hi - lo), density)
-            unit = 2 * (lo + (hi - lo) * moved - frame[0, axis]) / (frame[1, axis] - frame[0, axis]) - 1
-            net.rows[:, axis] = torch.atanh(unit)
+            box_lo, box_hi = (float(end) for end in frame[:2, axis])
+            ends = (lo - box_lo) / (hi - lo), (box_hi - hi) / (hi - lo)
+            centres = net.centres[:, axis].double()
+            moved, stretch = _warp((centres - lo) / (hi - lo), density, ends)
+            unit = (2 * (lo + (hi - lo) * moved - box_lo) / (box_hi - box_lo) - 1).to(net.rows)
+            stretch = stretch.to(net.rows)
+            net.rows[:, axis] = bounded_atanh(unit)
             net.rows[:, layout.size][:, axis] += torch.log(stretch)
             net.rows[:, layout.sharpness] -= 0.5 * torch.log(stretch)
     return net
@@ -106,12 +111,29 @@ def _outline(problem: Problem, x: Tensor) -> Jet:
     return problem.compose(x, "gradient")(*[none] * len(problem.shifts()))
 
 
-def _warp(unit: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
-    """Where points of a uniform grid on [0, 1] go, and how much the spacing grows there."""
-    steps = torch.cumsum(0.5 * (density[1:] + density[:-1]), 0)
-    share = torch.cat([steps.new_zeros(1), steps / steps[-1]]).to(unit)
-    right = torch.searchsorted(share, unit.contiguous()).clamp(1, len(share) - 1)
-    left = share[right - 1]
-    width = share[right] - left
-    moved = (right - 1 + (unit - left) / width) / (len(share) - 1)
-    return moved, 1 / (width * (len(share) - 1))
+def _warp(unit: Tensor, density: Tensor, ends: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Where points of a uniform grid on [0, 1] go, and how much the spacing grows there; float64.
+
+    ``ends`` say how far the points may be below 0 and above 1.  These stay on their sides and in their order.
+    """
+    cells = 0.5 * (density[1:] + density[:-1]).to(unit)
+    cells = cells / cells.sum()
+    share = torch.cat([cells.new_zeros(1), torch.cumsum(cells, 0)])
+    within = unit.clamp(0, 1)
+    at = (torch.searchsorted(share, within.contiguous()) - 1).clamp(0, len(cells) - 1)
+    moved = (at + ((within - share[at]) / cells[at]).clamp(0, 1)) / len(cells)
+    stretch = 1 / (cells[at] * len(cells))
+    for beyond, end, reach, sign in ((-unit, 0, ends[0], -1), (unit - 1, -1, ends[1], 1)):
+        there, spacing = _beyond(beyond.clamp_min(0), 1 / float(cells[end] * len(cells)), reach)
+        moved, stretch = moved + sign * there, torch.where(beyond > 0, spacing, stretch)
+    return moved, stretch
+
+
+def _beyond(distance: Tensor, slope: float, reach: float) -> tuple[Tensor, Tensor]:
+    """How far beyond an end points go that were up to ``reach`` beyond it, and how much the spacing grows there.
+
+    It grows by ``slope`` at the end.  Where that is more than 1 it falls off, so that no point comes beyond ``reach``.
+    """
+    excess = max(slope - 1, 0.0) / reach if reach > 0 else 0.0
+    scale = 1 + excess * distance
+    return slope * distance / scale, slope / scale**2

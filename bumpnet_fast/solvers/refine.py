@@ -38,8 +38,9 @@ def refined(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Te
     generator = torch.Generator().manual_seed(seed)
     candidates = _candidates(problem, net, number * _CANDIDATES, generator, seed).to(x)
     residual, weights = _residual_and_weights(problem, net, boundary, unknowns, torch.cat([x, candidates]))
-    density = (residual * weights).square()[len(x) :].cpu()
-    density = density / density.sum() + _EVEN / len(density)
+    size = (residual * weights).abs()[len(x) :].cpu().nan_to_num(0.0)
+    density = (size / (size.max() or 1.0)).square()  # the square of the largest may be no number
+    density = density / (density.sum() or 1.0) + _EVEN / len(density)
     chosen = torch.multinomial(density, min(number, len(density)), generator=generator).to(x.device)
     return torch.cat([x, candidates[chosen]]), torch.cat([weights[: len(x)], weights[len(x) :][chosen]])
 

@@ -22,6 +22,10 @@ from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Condition, Problem
 from . import arguments
+from .grad_mode import ordinary
+
+#: So many kinds of equations may stand side by side in columns for the points, and these are still found.
+_KINDS_OF_COLUMNS = 8
 
 #: Coefficients c0, c1, c2 of the row operator of one equation for one output; None counts as zero.
 Coefficients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -32,7 +36,8 @@ class Block:
     """Rows of one kind: ``function(jet of the net at x)`` -> [n] or [n, E], times ``factor``.
 
     With ``others``, more tensors of points [n, d], the function gets the jets at these too.  It gets the
-    unknowns of the equation by name.
+    unknowns of the equation by name.  ``weights`` [n] multiply the rows of every point; ``kind`` says in messages
+    what ``name`` is the name of; ``elsewhere``, if given, makes the same block at other points.
     """
 
     name: str
@@ -41,14 +46,28 @@ class Block:
     function: Callable[..., Tensor]
     factor: float
     others: tuple[Tensor, ...] = ()
+    weights: Tensor | None = None
+    kind: str = "problem"
+    elsewhere: Callable[[Tensor], Block] | None = None
 
     def residual(self, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> Tensor:
         """[E, n]."""
-        rows = self.function(*jets, **unknowns)
-        if rows.dim() not in (1, 2) or rows.shape[0] != len(self.x):
-            wanted = f"[{len(self.x)}] or [{len(self.x)}, equations]"
-            raise ValueError(f"the residual of {self.name!r} must have shape {wanted}, got {tuple(rows.shape)}")
-        return self.factor * rows.reshape(len(self.x), -1).T
+        rows = self.rows(jets, unknowns)
+        if self.weights is not None:
+            rows = rows * self.weights[:, None]
+        return self.factor * rows.T
+
+    def rows(self, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> Tensor:
+        """What the function gives, [n, E], neither weighted nor scaled; ValueError unless it can be that."""
+        rows, n = self.function(*jets, **unknowns), len(self.x)
+        what = f"the residual of {self.kind} {self.name!r} must"
+        if not isinstance(rows, Tensor):
+            raise ValueError(f"{what} give a tensor [{n}] or [{n}, equations], got {type(rows).__name__}")
+        if rows.dim() not in (1, 2) or rows.shape[0] != n or 0 in rows.shape[1:]:
+            raise ValueError(f"{what} have shape [{n}] or [{n}, equations], got {tuple(rows.shape)}")
+        if not rows.is_floating_point():
+            raise ValueError(f"{what} give real numbers, got {rows.dtype}")
+        return rows[:, None] if rows.dim() == 1 else rows
 
 
 def blocks(
@@ -80,17 +99,21 @@ def _blocks(problem, boundary, counts, x, number, condition_weight, weights, ran
             return lambda v: v, ()
         return problem.compose(x, want), tuple(x + x.new_tensor(shift) for shift in shifts)
 
-    compose, others = composed(x, problem.want)
     factor = 1 / (problem.residual_scale * math.sqrt(max(1, number)))
 
-    def equation(*v: Jet, **unknowns: Tensor) -> Tensor:
-        residual = problem.residual(x, compose(*v), **unknowns)
-        return residual if weights is None else residual * weights.reshape(-1, *(1,) * (residual.dim() - 1))
+    def equation(x: Tensor, weights: Tensor | None = None) -> Block:
+        compose, others = composed(x, problem.want)
 
-    rows = [Block(problem.name, x, problem.want, equation, factor, others)]
+        def residual(*v: Jet, **unknowns: Tensor) -> Tensor:
+            return problem.residual(x, compose(*v), **unknowns)
+
+        name = problem.name or type(problem).__name__
+        return Block(name, x, problem.want, residual, factor, others, weights, elsewhere=equation)
+
+    rows = [equation(x, weights)]
     conditions = [*([] if hard else problem.conditions()), *problem.side_conditions()]
     for condition in conditions[ranks.rank :: ranks.count]:
-        points = condition.points(counts).to(x)
+        points = ordinary(condition.points(counts).to(x))
         factor = math.sqrt(condition_weight * condition.weight / max(1, len(points)))
         rows.append(_condition_block(condition, points, factor, composed))
     return rows
@@ -98,15 +121,17 @@ def _blocks(problem, boundary, counts, x, number, condition_weight, weights, ran
 
 def _condition_block(condition: Condition, x: Tensor, factor: float, composed: Callable) -> Block:
     here, others = composed(x, condition.want)
-    if condition.period is None:
-        return Block(condition.name, x, condition.want, lambda *v, **_: condition.residual(x, here(*v)), factor, others)
-    beyond = x + x.new_tensor(condition.period)
-    there, more = composed(beyond, condition.want)
+    function = lambda *v, **_: condition.residual(x, here(*v))  # noqa: E731
+    if condition.period is not None:
+        beyond, single = x + x.new_tensor(condition.period), 1 + len(others)
+        there, more = composed(beyond, condition.want)
+        function = lambda *v, **_: condition.residual(x, here(*v[:single]) - there(*v[single:]))  # noqa: E731
+        others = (*others, beyond, *more)
 
-    def residual(*v: Jet, **_) -> Tensor:
-        return condition.residual(x, here(*v[: 1 + len(others)]) - there(*v[1 + len(others) :]))
+    def elsewhere(x: Tensor) -> Block:
+        return _condition_block(condition, x, factor, composed)
 
-    return Block(condition.name, x, condition.want, residual, factor, (*others, beyond, *more))
+    return Block(condition.name, x, condition.want, function, factor, others, kind="condition", elsewhere=elsewhere)
 
 
 class System:
@@ -142,8 +167,16 @@ class System:
         self._zero = [self._constant(block, 0.0) for block in blocks]
         named = self._named(None)
         pairs = [*zip(blocks, self._zero, strict=True)]
-        self._equations = ranks.checked(lambda: [len(block.residual(jets, named)) for block, jets in pairs])
+        self._equations = ranks.checked(lambda: [self._number(block, jets, named) for block, jets in pairs])
         self.size = sum(e * len(block.x) for e, block in zip(self._equations, blocks, strict=True))
+
+    def _number(self, block: Block, zero: tuple[Jet, ...], named: dict[str, Tensor]) -> int:
+        """How many equations a block has at every point; ValueError if these are columns for the points."""
+        number = block.rows(zero, named).shape[1]
+        if number >= len(block.x) > 1:  # rare, but for columns
+            generator = torch.Generator().manual_seed(0)
+            check_broadcast(block, number, [self._constant(block, 1.0, generator) for _ in range(2)], named)
+        return number
 
     def _named(self, unknowns: Tensor | None) -> dict[str, Tensor]:
         values = self.guesses if unknowns is None else unknowns
@@ -276,13 +309,99 @@ class System:
         return out
 
 
+def check_broadcast(block: Block, equations: int, jets: list[tuple[Jet, ...]], unknowns: dict[str, Tensor]) -> None:
+    """Raise ValueError if equations of a block are columns for its points, from [n, 1] combined with [n].
+
+    It is for blocks with at least as many equations as points.  That alone says nothing: two equations at two points
+    are fine.  Three signs tell.
+
+    1. The rows of a point depend on the jet at another one: ``u.laplacian[:, 0] - f(x)[:, None]``.
+    2. At fewer points there are another number of equations: ``u.laplacian - f(x)``.  A function that has a table of
+       values for its points may fail there, which says nothing.
+    3. As many columns as there are points differ by constants only: ``u.value - data``, with data [n].  Such
+       equations contradict one another.
+
+    A table [n] that multiplies what is [n, 1] looks like n equations with coefficients of their own, and passes.
+
+    Parameters
+    ----------
+    block : Block
+        The rows.
+    equations : int
+        How many it has at every point.
+    jets : list of tuple of Jet
+        Two samples of the arguments of its function, neither of them special.
+    unknowns : dict of str to Tensor
+        The unknowns of the equation by name.
+    """
+    n, cuda = len(block.x), [block.x.device] if block.x.is_cuda else []
+    with torch.random.fork_rng(devices=cuda):  # a residual that draws random numbers goes on as if not asked
+        few = _equations_of_few(block, jets[0], unknowns)
+        if _by_other_points(block, jets[0], unknowns) or few not in (None, equations):
+            found = True
+        else:
+            found = _columns_of_a_table(*(block.rows(js, unknowns).detach() for js in jets), exactly=few is not None)
+    if found:
+        wanted = f"[{n}] or [{n}, equations], got ({n}, {equations}): a column for every point"
+        advice = f"with u.value, u.laplacian or u.d(i), which are [{n}, outputs], write f(x)[:, None] for values f(x)"
+        advice = f"{advice} [{n}] of a function or a table; or write u.laplacian[:, 0]"
+        raise ValueError(f"the residual of {block.kind} {block.name!r} must have shape {wanted}; {advice}")
+
+
+def _by_other_points(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> bool:
+    """Whether the rows of the first point depend on the jets at others."""
+    with torch.enable_grad():
+        leaves = [[t.detach().clone().requires_grad_() for t in jet.parts() if t is not None] for jet in jets]
+        first = block.rows(tuple(Jet(block.want, *parts) for parts in leaves), unknowns)[0]
+        if not first.requires_grad:
+            return False
+        flat = [t for parts in leaves for t in parts]
+        grads = torch.autograd.grad(first @ torch.arange(1, len(first) + 1).to(first), flat, allow_unused=True)
+    return any(g is not None and bool(g[1:].nan_to_num(0.0).any()) for g in grads)
+
+
+def _equations_of_few(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> int | None:
+    """How many equations there are at the first points alone; None if the function cannot do that."""
+    if block.elsewhere is None:
+        return None
+    few = 1 if len(block.x) == 2 else 2
+    try:
+        there = block.elsewhere(block.x[:few])
+        return there.rows(tuple(jet.map(lambda t: t[:few]) for jet in jets), unknowns).shape[1]
+    except Exception:  # whatever a user's function raises where its tables do not fit
+        return None
+
+
+def _columns_of_a_table(a: Tensor, b: Tensor, exactly: bool) -> bool:
+    """Whether n columns of rows [n, E] at two samples change alike between these, but are not the same.
+
+    ``exactly`` asks that they differ by the same constant at all points.
+    """
+
+    def alike(t: Tensor) -> Tensor:
+        return ((t - t[:, :1]).abs() <= 1e-9 * (a.abs() + b.abs() + (a + b)[:, :1].abs())).all(0)
+
+    for _ in range(_KINDS_OF_COLUMNS):
+        if a.shape[1] < len(a):
+            break
+        group = alike(a - b)
+        apart = (a - a[:, :1])[:, group]
+        if int(group.sum()) >= len(a) and not bool(alike(a)[group].all()):
+            constant = (apart - apart[:1]).abs() <= 1e-9 * a.abs().amax()
+            if not exactly or bool(constant.all()):
+                return True
+        group[0] = True  # also where a NaN is like nothing
+        a, b = a[:, ~group], b[:, ~group]
+    return False
+
+
 def linearise(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]):
     """Rows [E, n] of a block at the given jets, and their coefficients by equation, argument and output."""
     with torch.enable_grad():
         leaves = [[t.detach().requires_grad_() for t in jet.parts() if t is not None] for jet in jets]
         residual = block.residual(tuple(Jet(block.want, *parts) for parts in leaves), unknowns)
         if not residual.requires_grad:
-            raise ValueError(f"the residual of {block.name!r} does not depend on u")
+            raise ValueError(f"the residual of {block.kind} {block.name!r} does not depend on u")
         flat, per_jet = [t for parts in leaves for t in parts], len(leaves[0])
         grads = [torch.autograd.grad(e.sum(), flat, retain_graph=True, allow_unused=True) for e in residual]
     outputs, starts = range(jets[0].value.shape[1]), range(0, len(flat), per_jet)
@@ -323,7 +442,7 @@ def _collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int, r
     domain = problem.domain
     if isinstance(points, Tensor):
         arguments.check_points(points, net.layout.dim)
-        return points.double().to(net.rows.device), arguments.counts(len(points), 0, domain, net)
+        return ordinary(points).double().to(net.rows.device), arguments.counts(len(points), 0, domain, net)
     counts = arguments.counts(points, 5 * net.rows.numel(), domain, net)
     x = sampling.interior(domain, counts, kind, seed)
     x = x[problem.inside(x)]

@@ -5,22 +5,12 @@ The file holds tensors and plain values only, and ``torch.load(path, weights_onl
 ========= =======================================================================
 kind      "run", which tells it from a saved model
 version   format of the file, :data:`VERSION`
-solver    whose run it is: "train", "solve", "march", "evolve", "operator", ...
+solver    whose run it is: "solve", "march", "evolve", "operator", ...
 problem   ``{"name": ..., "settings": {...}}``
 settings  what defines the run besides
-net       what the run began with; in training by first-order methods, its rows now
-state     where it is, in the solver's own terms; None at the start
-========= =======================================================================
-
-Training by first-order methods has, in the place of ``state``:
-
-========= =======================================================================
-progress  stage, iterations, seconds, history and events
-unknowns  of the equation
-best      loss, rows and unknowns of the best rows seen
-stage     the state of optimiser and schedule
-batches   the points and what comes next of them
-random    the state of torch's random numbers
+net       what the run began with
+state     where it is, see :meth:`bumpnet_fast.solvers.loop.Run`; None at the start
+command   what the command line wants again in a resumption; only in its own runs
 ========= =======================================================================
 """
 
@@ -30,10 +20,11 @@ import contextlib
 import math
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -43,8 +34,8 @@ from torch import Tensor
 from ..core.files import CheckpointError, CheckpointWarning, atomic, one_line, read, sweep
 from ..nets.bumpnet import BumpNet
 
-#: Format of the files; in 1 all runs were of "train".
-VERSION = 2
+#: Format of the files; in 1 all runs were of "train", until 2 every solver had a form of its own for its state.
+VERSION = 3
 #: What every file has.
 KEYS = ("problem", "settings", "net")
 #: Seconds between two writes, if nothing else is asked for.
@@ -60,24 +51,45 @@ def write(path: str | os.PathLike, content: dict[str, Any]) -> None:
         torch.save(plain({"kind": "run", "version": VERSION, **content}), file)
 
 
-class File:
-    """Where a run writes its state.  What fails at the start is an error; later the run is worth more than its file.
+class File(os.PathLike):
+    """The file of a run's state.  A solver takes one in the place of the path.
 
-    It then goes on with a :class:`~bumpnet_fast.core.files.CheckpointWarning`, and tries again the next time.
+    Raises if the first write fails; later failures only give a ``CheckpointWarning``, the run
+    continues, and the next write is a new attempt.
+
+    Parameters
+    ----------
+    path : str or path
+        Where it is.
+    command : dict, optional
+        Entry of the file: plain values of the caller, which are kept for a resumption.
+    begun : callable, optional
+        Called once, after the first state of a new run has taken the place of what was in the file.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path, self._late = path, False
+    def __init__(
+        self, path: str | os.PathLike, command: dict[str, Any] | None = None, begun: Callable[[], Any] | None = None
+    ):
+        self.path, self._begun, self._late = os.fspath(path), begun, False
+        self._more = {} if command is None else {"command": command}
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __str__(self) -> str:
+        return str(self.path)
 
     def begin(self, content: dict[str, Any]) -> None:
         """Write the first state, and remove what an earlier process left when it was killed while writing."""
         sweep(self.path)
-        write(self.path, content)
+        write(self.path, content | self._more)
+        if self._begun is not None:
+            self._begun()
 
     def write(self, content: dict[str, Any]) -> None:
         """Write a later state, if that can be."""
         try:
-            write(self.path, content)
+            write(self.path, content | self._more)
             self._late = False
         except OSError as error:
             if not self._late:
@@ -92,9 +104,14 @@ class File:
             warnings.warn(message, CheckpointWarning, stacklevel=2)
 
 
-def load(path: str | os.PathLike, keys: Sequence[str] = ()) -> dict[str, Any]:
+def as_file(path: str | os.PathLike) -> File:
+    """The file at ``path``, or ``path`` itself if it is one."""
+    return path if isinstance(path, File) else File(path)
+
+
+def load(path: str | os.PathLike) -> dict[str, Any]:
     """Read what :func:`write` wrote; raises as :func:`bumpnet_fast.core.files.read`."""
-    return {"solver": "train"} | read(path, "run", VERSION, (*KEYS, *keys))
+    return {"solver": "train"} | read(path, {"run": (VERSION, KEYS)})
 
 
 def plain(value: Any) -> Any:
@@ -148,7 +165,7 @@ def check_same(path: str | os.PathLike, what: str, saved: Any, given: Any) -> No
 
 
 def net_state(net: BumpNet) -> dict[str, Any]:
-    tensors = {name: getattr(net, name).detach().cpu() for name in ("rows", "frame", "domain")}
+    tensors = {name: getattr(net, name).detach().cpu().clone() for name in ("rows", "frame", "domain")}
     return tensors | {"tied": net.tied, "device": str(net.rows.device)}
 
 
@@ -183,11 +200,12 @@ def set_random_state(state: dict[str, Tensor | None], device: torch.device) -> N
 class Store:
     """The file of a run, written at most every so many seconds, and when the ``with`` block of the run is left.
 
-    Without a path nothing is kept and nothing written.
+    Without a path nothing is kept and nothing written.  What is in the file before stays there until the run has a
+    first state to keep, so a mistake that a solver finds before then destroys nothing.
 
     Parameters
     ----------
-    path : str, path or None
+    path : str, path, File or None
         The file.
     every : float
         Seconds between two writes.
@@ -200,13 +218,16 @@ class Store:
         Whether there is a file.
     state : dict or None
         What :meth:`keep` was told last before the run was stopped.
+    begun : bool
+        Whether the run has got as far as to keep something.
     """
 
     def __init__(self, path: str | os.PathLike | None, every: float = EVERY, content: dict[str, Any] | None = None):
         self.path, self.every, self.on = path, every, path is not None
         self.content, self.state = content, None if content is None else content.get("state")
         self._make: Callable[[], dict[str, Any]] | None = None
-        self._file = File(path) if self.on else None
+        self._file = as_file(path) if self.on else None
+        self.begun, self._written = False, -math.inf
         self._cleared = contextlib.ExitStack()
 
     def describe(self, describe: Callable[[], dict[str, Any]]) -> None:
@@ -216,23 +237,31 @@ class Store:
 
     def __enter__(self) -> Store:
         if self.on:
-            if self.state is None:
-                self._file.begin(self.content | {"state": None})
-            else:
-                sweep(self.path)
             self._cleared.enter_context(termination_raised())
-        self._written = time.monotonic()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         with self._cleared:
+            if self.on and kind is None:
+                self._begin()
             self.flush()
             if self.on:
                 self._file.end()
 
+    def _begin(self) -> None:
+        """Write the file without a state, once, unless the run is resumed from one."""
+        if self.begun:
+            return
+        if self.state is None:
+            self._file.begin(self.content | {"state": None})
+        else:
+            sweep(self.path)
+        self.begun, self._written = True, time.monotonic()
+
     def keep(self, make: Callable[[], dict[str, Any]]) -> None:
         """Remember how to make the state that the run could go on from; write it if it is time."""
         if self.on:
+            self._begin()
             self._make = make
             if time.monotonic() - self._written >= self.every:
                 self.flush()
@@ -259,7 +288,7 @@ class Store:
 
 
 def opened(checkpoint: Any, every: float, describe: Callable[[], dict[str, Any]]) -> Store:
-    """The store of a run from the arguments ``checkpoint``, a path or a store, and ``every_seconds``."""
+    """The store of a run from the arguments ``checkpoint``, a path, file or store, and ``every_seconds``."""
     store = checkpoint if isinstance(checkpoint, Store) else Store(checkpoint, checked_seconds(every))
     store.describe(describe)
     return store
@@ -267,7 +296,7 @@ def opened(checkpoint: Any, every: float, describe: Callable[[], dict[str, Any]]
 
 def checked_seconds(every: float) -> float:
     """Seconds between two writes; ValueError if they cannot be."""
-    if not isinstance(every, (int, float)) or isinstance(every, bool) or not 0 <= every < math.inf:
+    if not isinstance(every, (int, float)) or isinstance(every, bool) or not 0 <= every <= sys.float_info.max:
         raise ValueError(f"every_seconds must be at least 0, got {every!r}")
     return float(every)
 

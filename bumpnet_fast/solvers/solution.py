@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +19,10 @@ from ..problems.sampling import lattice
 from .loop import StopReason
 
 
-def as_points(x: Any, like: Tensor) -> tuple[Tensor, torch.dtype]:
+def as_points(x: Any, like: Tensor, name: str = "x", shape: str = "[N, d]") -> tuple[Tensor, torch.dtype]:
     """Points [N, d] from a tensor, an array or nested lists, in the dtype of ``like``; and the dtype to answer in.
+
+    ``name`` and ``shape`` are for the messages: other matrices than points are read in the same way.
 
     Raises
     ------
@@ -28,11 +31,11 @@ def as_points(x: Any, like: Tensor) -> tuple[Tensor, torch.dtype]:
     ValueError
         If their shape is another one.
     """
-    given = x if isinstance(x, Tensor) else torch.as_tensor(x)
+    given = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))  # torch would round lists to float32
     if given.is_complex() or given.dtype == torch.bool:
-        raise TypeError(f"x must be of real numbers, got {given.dtype}")
+        raise TypeError(f"{name} must be of real numbers, got {given.dtype}")
     if given.dim() != 2:
-        raise ValueError(f"x must have shape [N, d], got {tuple(given.shape)}")
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(given.shape)}")
     return given.to(like), given.dtype if given.is_floating_point() and hasattr(x, "dtype") else like.dtype
 
 

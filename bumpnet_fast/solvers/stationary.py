@@ -15,6 +15,7 @@ from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
 from . import run_state
 from .arguments import check, check_fit, check_kinds, check_options, choice, integer, positive
+from .grad_mode import differentiating
 from .levenberg_marquardt import LeastSquares
 from .loop import Callback, Method, Run, Stop
 from .solution import Solution
@@ -30,6 +31,7 @@ _RULES = {
 }
 
 
+@differentiating
 def solve(
     problem: Problem,
     net: BumpNet | int | tuple[int, ...] | None = None,
@@ -123,7 +125,7 @@ def solve(
     (True, torch.Size([2, 1]))
     """
     started = time.perf_counter()
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         methods, stop = configured(method, stop, options)
         net = net if isinstance(net, BumpNet) else new_net(problem, net)
         check_kinds(problem, net)

@@ -25,6 +25,7 @@ from ..nets.events import Event
 from ..problems.base import Problem
 from . import run_state
 from .arguments import check, check_fit, integer, positive
+from .grad_mode import differentiating
 from .journal import Journal
 from .loop import Progress, StopReason
 from .solution import Solution
@@ -40,6 +41,7 @@ _SHRINK = 0.8
 Score = Callable[[Solution], Tensor]
 
 
+@differentiating
 def removal_costs(solution: Solution, points=None, sampling: str = "grid", seed: int = 0, group: Any = None) -> Tensor:
     """Increase of the loss [M] if one bump goes and the amplitudes of all others are solved for again.
 
@@ -132,6 +134,7 @@ def _trace(
         yield _Trace(Journal(store, start), callback, options)
 
 
+@differentiating
 def prune(
     problem: Problem,
     net: BumpNet,
@@ -187,6 +190,7 @@ def prune(
     return trace.whole(solution, solution.stop)
 
 
+@differentiating
 def grow(
     problem: Problem,
     net: BumpNet,
@@ -223,6 +227,7 @@ def grow(
     return trace.whole(solution, solution.stop)
 
 
+@differentiating
 def reach(
     problem: Problem,
     net: BumpNet,

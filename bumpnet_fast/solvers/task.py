@@ -153,9 +153,11 @@ class Task(Work):
         return self.snapshot() | places | {"events": [vars(event) for event in self.events]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["rows"] is None:  # of an older version, which has no rows here
+            state = state | {"rows": self.net.rows.detach()}
         self.put_back(state)
         weights = state["weights"]
-        self.counts = tuple(state["counts"])
+        self.counts = self.counts if state["counts"] is None else tuple(state["counts"])
         self.place(state["x"].to(self.device), None if weights is None else weights.to(self.device))
         self.events, self.generation = [Event(**event) for event in state["events"]], int(state["generation"])
 

@@ -21,7 +21,7 @@ from bumpnet_fast.problems.evolution import EVOLUTIONS
 from bumpnet_fast.solvers.evolution import ednn
 
 TINY = ("--bumps", "12", "--set", "times=4", "--threads", "1")
-FILES = {"model.pt", "history.json", "summary.json", "evolution.png", "evolution.gif", "run.pt", "run.json"}
+FILES = {"model.pt", "history.json", "summary.json", "evolution.png", "evolution.gif", "run.pt"}
 
 
 def evolve(*arguments, problem="heat"):
@@ -147,7 +147,7 @@ def interrupt_at(time, error):
     @contextlib.contextmanager
     def progress(arguments):
         def report(progress):
-            if progress.time >= time:
+            if progress.entry["time"] >= time:
                 raise error
 
         yield report
@@ -182,6 +182,14 @@ MISTAKES = {
     "evolve heat --set nu": "'nu' is not of the form KEY=VALUE",
     "evolve heat --set speed=1": "heat has no setting 'speed'; there are: periodic, lower, upper, final_time,",
     "evolve heat --set shapes=evolve": "heat has no setting 'shapes'",
+    "evolve heat --bumps 99999999999": "bumps must be so few that all of them fit into the memory",
+    "evolve heat --set nu=1e300": "must be so small that the norm of its rate is a number",
+    f"evolve heat --set nu={'9' * 400}": "nu must be a smaller number",
+    f"evolve heat --set nu={'-' * 5000}1": "the value of nu is nested too deeply",
+    "evolve heat --set nu=1j": "nu must be a number, a word, or several with commas, got 1j",
+    "evolve heat --set times=99999999999": "times must be at most 10,000,000",
+    f"evolve heat --set max_seconds=1{'0' * 309}": "max_seconds must be a smaller number",
+    "evolve heat --set points=9223372036854775807": "points must be so few that all of them fit into the memory",
     "evolve heat --set nu=thick": "nu must be a finite number, got 'thick'",
     "evolve heat --set periodic=maybe": "periodic must be True, False",
     "evolve heat --set final_time=0": "final_time must be positive",

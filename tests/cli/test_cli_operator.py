@@ -20,7 +20,7 @@ from bumpnet_fast.solvers.operators.run import relative_errors
 
 TINY = ("--set", "functions=40", "--set", "test_functions=10", "--set", "trunk_iterations=3", "--set", "iterations=8",
         "--threads", "1")  # fmt: skip
-FILES = {"model.pt", "history.json", "summary.json", "operator.png", "run.pt", "run.json"}
+FILES = {"model.pt", "history.json", "summary.json", "operator.png", "run.pt"}
 
 
 def operate(*arguments, problem="antiderivative"):
@@ -141,6 +141,14 @@ MISTAKES = {
     "burgers --method lm": "invalid choice: 'lm'",
     "burgers --branch deep": "'deep' is not linear, nor widths such as 64 or 32x32",
     "burgers --branch 32x0": "'32x0' is not linear",
+    "burgers --bumps 99999999999": "bumps must be so few that all of them fit into the memory",
+    "burgers --branch 99999999999999": "not enough memory for so many bumps",
+    f"burgers --branch {'9' * 30}": "is not linear, nor widths such as 64 or 32x32",
+    f"burgers --set nu={'9' * 400}": "nu must be a smaller number",
+    "burgers --set nu=b'1'": "nu must be a number, a word, or several with commas, got b'1'",
+    "antiderivative --set length_scale=1e-320": "the settings are too large, or too small, to compute with",
+    "antiderivative --set grid=9223372036854775807": "not enough memory",
+    "burgers --set functions=99999999999999": "not enough memory for so many functions and points",
     "burgers --physics": "operator 'burgers' has no equations to train on",
     "burgers --set shift=1": "burgers has no setting 'shift'; there are: length_scale, sensors, grid, nu, horizon,",
     "burgers --set physics=1": "no setting 'physics'",

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 from bumpnet_fast import plotting
 from bumpnet_fast.cli import evolve, main, operator, solve
+from bumpnet_fast.core.locks import locked
 from bumpnet_fast.solvers import run_state
 
 ROOT = Path(__file__).parents[2]
@@ -172,11 +174,10 @@ def test_a_full_disk_loses_nothing(case, tmp_path, full_disk, monkeypatch, capsy
     assert late == f"bumpnet: warning: the end of the run could not be written: what is in {full / 'run.pt'} is older"
     not_lost = rf"the run is not lost: --resume {full} writes this again"
     assert re.fullmatch(rf"bumpnet: error: cannot write \S+model.pt: {reason}\); {not_lost}", error), error
-    assert {path.name for path in full.iterdir()} == {"run.json", "run.pt"}
+    assert {path.name for path in full.iterdir()} == {"run.pt"}
     full_disk.full = False
     assert resume(line, full) == 0
     for folder in (whole, full):  # in which every_seconds differs
-        (folder / "run.json").unlink()
         summary = json.loads((folder / "summary.json").read_text())
         summary["settings"]["solver"].pop("every_seconds", None)
         (folder / "summary.json").write_text(json.dumps(summary))
@@ -215,24 +216,109 @@ def test_what_contradicts_the_run_is_refused(line, message, stopped, capsys):
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "of a solve"])
 def test_a_damaged_state_is_refused(damage, stopped, tmp_path, capsys):
-    for name in ("run.pt", "run.json"):
-        (tmp_path / name).write_bytes((stopped / name).read_bytes())
     path = tmp_path / "run.pt"
+    path.write_bytes((stopped / "run.pt").read_bytes())
     content = bytearray(path.read_bytes())
     if damage == "of a solve":
         torch.save(torch.load(path, weights_only=True) | {"solver": "solve"}, path)
     elif damage == "truncated":
         path.write_bytes(content[:-400])
     else:
-        content[len(content) // 2] ^= 1
+        content[content.index(b"burgers")] ^= 1
         path.write_bytes(content)
     assert main(["evolve", "--resume", str(tmp_path)]) == 2
     errors = capsys.readouterr().err
     assert str(tmp_path) in errors and errors.count("\n") == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"run.pt", "run.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"run.pt"}
 
 
 @pytest.mark.parametrize("command", ["evolve", "operator"])
 def test_without_a_problem_there_is_nothing_to_do(command, capsys):
     assert main([command]) == 2
     assert "are required" in capsys.readouterr().err
+
+
+# --- what is in the folder before ----------------------------------------------------------------
+
+#: Mistakes that only the solver can see, some of them after its first computing.
+LATE = [
+    "solve helmholtz --set iterations=-5",
+    "solve helmholtz --set iterations=5 --set damping=-1 --method lm",
+    "solve burgers --method varpro",
+    "solve burgers --windows 1 --method varpro",
+    "solve advection --windows 2 --set iterations=-5",
+    "solve advection --windows 2 --set graded=1.5",
+    "solve poisson --bumps 3x3 --prune-to 4 --set ridge=-1",
+    "solve poisson --bumps 3x3 --reach 1e-2 --set tolerance=-1",
+    "solve poisson --bumps 3x3 --reach 1e-2 --set score=size",
+    "solve poisson --method adam --set iterations=-5",
+    "solve burgers --method varpro-adam",
+    "solve poisson --method adam+lbfgs --set batch=0",
+    "solve poisson --animate --set iterations=-5",
+    "solve poisson --set every_seconds=-1",
+    "evolve heat --set times=0",
+    "evolve heat --method nothing",
+    "evolve heat --method rk4 --set step=-1",
+    "evolve burgers --method expm",
+    "evolve heat --set points=1",
+    "operator antiderivative --set iterations=-5",
+    "operator burgers --physics",
+    "operator antiderivative --set functions=0",
+]
+
+
+@pytest.fixture(scope="module")
+def animated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("animated")
+    assert run("solve poisson --bumps 3x3 --set iterations=3 --animate", folder) == 0
+    return folder
+
+
+@pytest.mark.parametrize("line", LATE)
+def test_a_mistake_leaves_the_run_in_the_folder_as_it_is(line, animated, capsys):
+    before = {path.name: path.read_bytes() for path in animated.iterdir()}
+    assert {"run.pt", "model.pt", "training.pt", "training.gif"} <= set(before)
+    assert run(line, animated) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("bumpnet: error: ") and errors.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in animated.iterdir()} == before
+
+
+@pytest.mark.parametrize("line", LATE)
+def test_a_mistake_leaves_nothing_in_an_empty_folder(line, tmp_path):
+    assert run(line, tmp_path) == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", ["solve poisson", "solve --resume", "evolve heat", "operator antiderivative"])
+def test_a_folder_is_for_one_run_at_a_time(line, animated, tmp_path, capsys):
+    folder = shutil.copytree(animated, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with locked(folder, "bumpnet solve heat"):
+        arguments = [*line.split(), str(folder)] if "--resume" in line else [*line.split(), "--out", str(folder)]
+        assert main([*arguments, "--quiet"]) == 2
+        told = (
+            rf"bumpnet: error: \S+ is in use by process {os.getpid()} since .* \(bumpnet solve heat\); wait until .*\n"
+        )
+        assert re.fullmatch(told, capsys.readouterr().err)
+        assert main(["show", str(folder), "--out", str(tmp_path / "pictures"), "--quiet"]) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
+def test_the_second_of_two_commands_is_refused_and_a_lock_that_was_left_is_taken_over(tmp_path, capsys):
+    line = "solve helmholtz --bumps 3x4 --set iterations=40 --set tolerance=0 --set every_seconds=0"
+    command = [sys.executable, "-c", SLOW, *line.split(), "--out", str(tmp_path), "--threads", "1", "--quiet"]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run.pt").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    assert run("solve poisson", tmp_path) == 2 and resume(line, tmp_path) == 2
+    errors = capsys.readouterr().err
+    assert errors.count(f"is in use by process {process.pid} since") == errors.count("(bumpnet solve helmholtz)") == 2
+    process.kill()
+    process.wait()
+    assert (tmp_path / "run.lock").exists()
+    assert resume(line, tmp_path) == 0
+    assert not (tmp_path / "run.lock").exists() and (tmp_path / "model.pt").exists()

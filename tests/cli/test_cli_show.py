@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import shutil
 
 import pytest
@@ -13,8 +12,9 @@ from PIL import Image
 from bumpnet_fast import BumpNet, plotting, problems
 from bumpnet_fast.cli import main
 from bumpnet_fast.cli import solve as command
+from bumpnet_fast.io import load
 from bumpnet_fast.io import saved as checkpoint
-from bumpnet_fast.io.recording import load
+from bumpnet_fast.solvers import run_state
 
 TINY = ("--threads", "1", "--quiet")
 SOLVE = ("--set", "points=64", "--set", "iterations=3", *TINY)
@@ -144,9 +144,18 @@ def test_mistakes(name, arguments, message, folders, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_points_that_do_not_fit_into_the_memory_are_a_mistake(folders, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError("Unable to allocate 59.6 GiB")
+
+    monkeypatch.setattr("numpy.meshgrid", full)
+    code, output, errors = run("show", folders["in time"], "--vtk", tmp_path / "u.vti", "--points", 2000)
+    assert (code, output, errors) == (2, [], ["bumpnet: error: not enough memory for so many points"])
+
+
 @pytest.mark.parametrize(("keep", "message"), [
     ([], "is not the folder of a run: it has no model.pt"),
-    (["run.pt", "run.json"], "has not ended: it has no model.pt yet; go on with it by --resume"),
+    (["run.pt"], "has not ended: it has no model.pt yet; go on with it by --resume"),
     (["model.pt", "summary.json"], "is not the whole folder of a run: it has no history.json"),
 ])  # fmt: skip
 def test_folders_that_are_not_whole(keep, message, folders, tmp_path):
@@ -202,9 +211,20 @@ def test_another_run_forgets_the_record_and_a_resumption_takes_no_flag(no_pictur
     folder = shutil.copytree(folders["pruned"], tmp_path / "run")
     code, _, errors = run("solve", "--resume", folder, "--animate")
     assert code == 2 and "takes no --animate" in errors[0]
-    assert json.loads((folder / "run.json").read_text())["animate"] is True
+    assert run_state.load(folder / "run.pt")["command"]["animate"] is True
     assert run("solve", "poisson", "--bumps", "3x3", *SOLVE, "--out", folder)[0] == 0
     assert not {"training.pt", "training.gif"} & {path.name for path in folder.iterdir()}
+
+
+def test_the_record_of_another_run_is_not_gone_on_with(no_picture, folders, tmp_path):
+    folder = shutil.copytree(folders["pruned"], tmp_path / "run")
+    before = load(folder / "training.pt")
+    assert run("solve", "poisson", "--animate", "--bumps", "3x3", *SOLVE, "--out", folder)[0] == 0
+    frames = load(folder / "training.pt")
+    assert len(before) > len(frames) and [f.iteration for f in frames] == list(range(len(frames)))
+    (folder / "training.pt").write_bytes(b"no record")
+    assert run("solve", "poisson", "--animate", "--bumps", "3x3", *SOLVE, "--out", folder)[0] == 0
+    assert len(load(folder / "training.pt")) == len(frames)
 
 
 def test_a_mistake_leaves_no_record(tmp_path):

@@ -22,7 +22,7 @@ from bumpnet_fast.solvers.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 TINY = ("--bumps", "3x3", "--set", "points=64", "--threads", "1")
-FILES = {"model.pt", "history.json", "summary.json", "solution.png", "run.pt", "run.json"}
+FILES = {"model.pt", "history.json", "summary.json", "solution.png", "run.pt"}
 
 
 @pytest.fixture(autouse=True)
@@ -204,7 +204,7 @@ def test_a_killed_run_is_resumed(tmp_path):
     command = [sys.executable, "-c", KILLED, "solve", "poisson", *TINY, *choices, "--out", str(folder)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
-    assert {path.name for path in folder.iterdir()} == {"run.pt", "run.json"}
+    assert {path.name for path in folder.iterdir()} == {"run.pt", "run.lock"}
     code, summary = resume(folder)
     assert (code, summary["iterations"]) == (0, 40)
     assert torch.equal(rows(folder), rows(tmp_path / "whole"))
@@ -223,9 +223,30 @@ def test_another_solve_leaves_nothing_of_the_first_to_resume(tmp_path, capsys):
     solve("--set", "iterations=3", out=tmp_path)
     code, summary = resume(tmp_path)
     assert (code, summary["method"], summary["iterations"]) == (0, "varpro", 3)
-    assert main(["solve", "poisson", "--set", "iterations=-1", "--out", str(tmp_path)]) == 2
-    assert main(["solve", "--resume", str(tmp_path)]) == 2
-    assert "there is no run to resume in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("choices", [("--method", "adam+lbfgs"), (), ("--windows", "2"), ("--prune-to", "6")], ids=str)
+def test_a_folder_of_an_older_version_is_resumed(choices, tmp_path):
+    """Its run.pt lacks what the command line knows, which is in run.json."""
+    folder, problem = tmp_path / "old", "advection" if "--windows" in choices else "poisson"
+    line = ["solve", problem, "--bumps", "3x3", "--set", "iterations=4", "--quiet", *choices]
+    assert main([*line, "--out", str(folder)]) == 0
+    whole = rows(folder)
+    content = torch.load(folder / "run.pt", weights_only=True)
+    (folder / "run.json").write_text(json.dumps(content.pop("command")))
+    torch.save(content, folder / "run.pt")
+    (folder / "model.pt").unlink()
+    for _ in range(2):
+        assert main(["solve", "--resume", str(folder), "--quiet"]) == 0
+        assert torch.equal(rows(folder), whole)
+    assert main([*line, "--out", str(folder)]) == 0
+    assert not (folder / "run.json").exists(), "it is about another run now"
+
+
+def test_a_run_that_the_library_resumed_in_between(tmp_path):
+    solve("--method", "adam", "--set", "iterations=20", out=tmp_path)
+    checkpoint.resume(tmp_path / "run.pt", iterations=30)
+    assert resume(tmp_path, "--set", "iterations=40")[1]["iterations"] == 40
 
 
 @pytest.fixture(scope="module")
@@ -267,13 +288,25 @@ def test_a_resumption_takes_little(arguments, message, stopped, tmp_path, monkey
     ("run.json", b"{", "run.json is damaged"),
     ("run.json", b"{}", "run.json is damaged: 'problem'"),
     ("run.json", b"[]", "run.json is damaged"),
+    ("run.json", b"\xff", "run.json is damaged"),
+    ("run.json", b"[" * 100_000, "run.json is damaged"),
     ("run.pt", None, "there is no run to resume in .*run.pt: No such file"),
     ("run.json", None, "there is no run to resume in .*run.json: No such file"),
+    ("run.pt", {}, "run.pt is damaged: 'problem'"),
+    ("run.pt", {"problem": "poisson", "settings": 3}, "run.pt is damaged"),
+    ("run.pt", 3, "run.pt is damaged"),
 ])  # fmt: skip
 def test_a_damaged_run_is_refused(name, content, message, stopped, tmp_path, capsys):
-    for path in stopped.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    state = torch.load(stopped / "run.pt", weights_only=True)
+    if name == "run.json":  # of an older version
+        state = {key: value for key, value in state.items() if key != "command"}
+    torch.save(state, tmp_path / "run.pt")
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif name == "run.pt" and content is None:
+        (tmp_path / name).unlink()
+    elif name == "run.pt":
+        torch.save(state | {"command": content}, tmp_path / name)
     assert main(["solve", "--resume", str(tmp_path)]) == 2
     errors = capsys.readouterr().err
     assert re.search(message, errors) and errors.count("\n") == 1

@@ -7,14 +7,16 @@ so are the points of a tile; what is Triton's own is in kernels/checks_culling.p
 
 import itertools
 import math
+import threading
 
 import culling_rule as rule
 import pytest
 import torch
 from interpreted import INTERPRETED
 
+from bumpnet_fast import bump_jet
 from bumpnet_fast.core import backends as native
-from bumpnet_fast.core import reference
+from bumpnet_fast.core import ops, reference
 from bumpnet_fast.core.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS, second_shape
 from bumpnet_fast.core.rows import RowLayout
 
@@ -228,6 +230,29 @@ def test_the_choice_is_undone_and_checked():
     assert native.culling() == "auto"
     with pytest.raises(ValueError, match="never, auto, always, got 'often'"), native.use_culling("often"):
         pass
+
+
+@only_compiled
+@pytest.mark.parametrize("elsewhere", [False, True], ids=("outside the block", "in another thread"))
+@pytest.mark.parametrize("through", ["bump_jet", "operator"])
+def test_a_backward_has_the_choice_of_its_forward(through, elsewhere, monkeypatch):
+    """CUDA devices have threads of their own for it, which were in no block."""
+    seen, serve = [], ops._serve
+    monkeypatch.setattr(ops, "_serve", lambda name: seen.append((name, native.culling())) or serve(name))
+    rows, frame = bumps(2, 3, 5)
+    rows, x = rows.requires_grad_(), points(2, 4)
+    with native.use_culling("never"):
+        if through == "operator":
+            value = torch.ops.bumpnet_fast.jet(x, rows, frame, VALUE, True)[0]
+        else:
+            value = bump_jet(x, rows, frame).value
+    backward = threading.Thread(target=value.sum().backward) if elsewhere else None
+    if backward is None:
+        value.sum().backward()
+    else:
+        backward.start()
+        backward.join()
+    assert seen == [("jet_vjp", "never")] and rows.grad.abs().max() > 0 and native.culling() == "auto"
 
 
 @only_compiled

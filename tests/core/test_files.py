@@ -100,10 +100,10 @@ GOOD = {"kind": "run", "version": 2, "a": torch.ones(2), "b": [1, None]}
 
 def test_a_good_file_is_read(tmp_path):
     torch.save(GOOD, tmp_path / "file")
-    content = read(tmp_path / "file", "run", 2, ("a", "b"))
+    content = read(tmp_path / "file", {"run": (2, ("a", "b"))})
     assert torch.equal(content["a"], GOOD["a"]) and content["b"] == [1, None]
     torch.save({"version": 1}, tmp_path / "file")
-    assert read(tmp_path / "file", "model", 1, ()) == {"version": 1}
+    assert read(tmp_path / "file", {"model": (1, ())}) == {"version": 1}
 
 
 @pytest.mark.parametrize(("content", "message"), [
@@ -117,7 +117,7 @@ def test_a_good_file_is_read(tmp_path):
 def test_other_files_are_refused(content, message, tmp_path):
     torch.save(content, tmp_path / "file")
     with pytest.raises(CheckpointError, match=message):
-        read(tmp_path / "file", "run", 2, ("a", "b"))
+        read(tmp_path / "file", {"run": (2, ("a", "b"))})
 
 
 @pytest.mark.parametrize("size", [0, 1, 200, -1])
@@ -125,4 +125,4 @@ def test_a_part_of_a_file_is_refused(size, tmp_path):
     torch.save(GOOD, tmp_path / "file")
     (tmp_path / "part").write_bytes((tmp_path / "file").read_bytes()[:size])
     with pytest.raises(CheckpointError, match="part is not a checkpoint, or is damaged"):
-        read(tmp_path / "part", "run", 2, ("a", "b"))
+        read(tmp_path / "part", {"run": (2, ("a", "b"))})

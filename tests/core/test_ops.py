@@ -2,12 +2,14 @@
 
 import itertools
 import shutil
+import sys
+import warnings
 
 import oracle
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
-from interpreted import OPERATORS
+from interpreted import INTERPRETED, OPERATORS
 from torch.library import opcheck
 
 from bumpnet_fast import BumpNet, bump_basis, bump_design, bump_jet, use_backend
@@ -432,6 +434,80 @@ def test_the_reference_in_chunks_is_the_reference(name, monkeypatch):
     monkeypatch.setattr(ops, "_CHUNK_ENTRIES", 8)
     for got, wanted in zip(ops._chunked(name, *args), whole, strict=True):
         oracle.assert_close(got, wanted, 1e-14)
+
+
+# --- Triton kernels that cannot be imported ------------------------------------------------------------
+
+
+no_interpreter = pytest.mark.skipif(INTERPRETED, reason="there the kernels are loaded, and stay")
+
+
+class Finder:
+    """Stands in the way of an import with an error."""
+
+    def __init__(self, name, error):
+        self.name, self.error = name, error
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.name:
+            raise self.error
+
+
+@pytest.fixture
+def fails(monkeypatch):
+    """Have the import of a module fail, and the Triton kernels imported anew."""
+
+    def fail(name, error):
+        for loaded in [m for m in sys.modules if m.startswith("bumpnet_fast.kernels.")]:
+            monkeypatch.delitem(sys.modules, loaded)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setattr(sys, "meta_path", [Finder(name, error), *sys.meta_path])
+
+    monkeypatch.delenv("BUMPNET_FAST_BACKEND", raising=False)
+    caches = ops._triton_kernels, ops._combine_kernels
+    for cached in caches:
+        cached.cache_clear()
+    yield fail
+    for cached in caches:
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("error", [
+    ImportError("cannot import name 'jet_kernel'"),
+    ModuleNotFoundError("No module named 'triton.language'", name="triton.language"),
+    ModuleNotFoundError("No module named 'bumpnet_fast.kernels'", name="bumpnet_fast.kernels"),
+], ids=str)  # fmt: skip
+@no_interpreter
+@pytest.mark.parametrize("module", ["operators", "combine_operators"])
+def test_kernels_that_cannot_be_imported_are_told_of_once(module, error, fails, monkeypatch):
+    fails(f"bumpnet_fast.kernels.{module}", error)
+    if module == "combine_operators":
+        monkeypatch.setattr(ops, "_triton_kernels", lambda: ops)
+    x, rows, frame = torch.zeros(3, 1), torch.rand(2, 4), torch.tensor([[-1.0], [1.0], [1.0]])
+    calls = {
+        "operators": lambda: ops._on_cuda("jet", x, rows, frame, 0, True)[0],
+        "combine_operators": lambda: ops._combine_on_cuda("combine", torch.ones(1, 2), x, rows, frame, True, "ieee"),
+    }
+    wanted = {
+        "operators": lambda: ops.plain("jet", x, rows, frame, 0, True)[0],
+        "combine_operators": lambda: ops.plain("combine", torch.ones(1, 2), x, rows, frame, True, "ieee"),
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            torch.testing.assert_close(calls[module](), wanted[module]())
+    told = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
+    assert len(told) == 1 and str(error) in told[0] and "slower" in told[0]
+
+
+@no_interpreter
+@pytest.mark.parametrize("backend", ["", "reference"])
+def test_without_triton_the_reference_serves_without_a_word(backend, fails, monkeypatch):
+    monkeypatch.setenv("BUMPNET_FAST_BACKEND", backend)
+    fails("bumpnet_fast.kernels.operators", ModuleNotFoundError("No module named 'triton'", name="triton"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ops._triton_kernels() is None and ops._combine_kernels() is None
 
 
 def test_a_forced_reference_does_not_call_operators():

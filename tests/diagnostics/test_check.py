@@ -268,7 +268,8 @@ def test_pairs_are_left_out_of_the_jets_as_well(monkeypatch):
 
 INTERPRETED = """
 import json
-from bumpnet_fast.diagnostics import cases; from bumpnet_fast.core import ops; from bumpnet_fast.diagnostics import check as parity
+from bumpnet_fast.core import ops
+from bumpnet_fast.diagnostics import cases, check as parity
 
 def run(operator, *args):
     on_cuda = operator in ("jet", "jet_vjp")

@@ -60,6 +60,38 @@ def test_the_gradient_by_the_points_is_spared_as_said(spare, training):
         assert (x.grad is None) == spared and model.rows.grad is not None
 
 
+@pytest.mark.parametrize("ask", (lambda jet: jet.value, lambda jet: jet.laplacian(0)), ids=("value", "laplacian"))
+def test_other_users_of_the_points_have_their_gradients(ask):
+    """Nothing is noted on the points: what else is computed from them, by the same net too, is differentiated."""
+    model, x = net(), points()
+    wanted = torch.autograd.grad(model.jet(x, want="gradient").value.sum(), x)[0]
+    jet = LazyJet(model, x, "always")
+    before = dict(vars(x))
+    (ask(jet).sum() + model(x).sum()).backward()
+    torch.testing.assert_close(x.grad, wanted)
+    assert vars(x) == before == {} and jet.x is x
+
+
+def test_a_note_on_a_tensor_drops_no_gradient():
+    """An attribute of that name is the user's own affair."""
+    x, model = points(), net()
+    x.spared = True
+    model(x).sum().backward()
+    assert x.grad.abs().max() > 0
+
+
+def test_an_earlier_value_is_spared_once_derivatives_are_asked_for():
+    """The backward looks when it runs, which is after the forward of the value."""
+    model, x = net(), points()
+    jet = LazyJet(model, x, "derivatives")
+    value = jet.value
+    jet.gradient(0)
+    value.sum().backward()
+    assert x.grad is None
+    (by_x,) = torch.autograd.grad(LazyJet(model, x, "always").value.sum(), x, create_graph=True)
+    assert by_x.abs().max() > 0
+
+
 @pytest.mark.parametrize("of", (lambda x: torch.nn.Parameter(x.detach()), lambda x: 2 * x), ids=("trained", "computed"))
 def test_other_points_than_sampled_ones_are_never_spared(of):
     x = of(points())

@@ -1,5 +1,7 @@
 """Files that were cut, flipped, filled in or hostile are refused with one clear error, and nothing in them is run."""
 
+import contextlib
+import functools
 import pickle
 import random
 import zipfile
@@ -14,7 +16,7 @@ from bumpnet_fast.io import saved as checkpoint
 from bumpnet_fast.io import saved_evolution as evolution_checkpoint
 from bumpnet_fast.io import saved_operator as checkpoint_operator
 from bumpnet_fast.problems.evolution import Heat
-from bumpnet_fast.solvers import evolve
+from bumpnet_fast.solvers import evolve, march, solve, train
 
 MUTANTS = 100  # of every kind of file
 
@@ -107,3 +109,155 @@ def test_nothing_in_a_file_is_run(write, tmp_path):
         assert not trace.exists()
     torch.load(tmp_path / "hostile.pt", weights_only=False)
     assert trace.exists(), "the file would have done no harm anyway"
+
+
+# --- files that are whole, and hold what cannot be -------------------------------------------------
+
+
+def a_run(path):
+    solve(problems.get("helmholtz"), BumpNet(2, 9, problems.get("helmholtz").domain), iterations=2, checkpoint=path)
+
+
+def a_march(path):
+    march(problems.get("advection"), 4, windows=1, iterations=1, checkpoint=path)
+
+
+def a_training(path):
+    problem = problems.get("helmholtz")
+    train(problem, BumpNet(2, 9, problem.domain), iterations=2, checkpoint=path)
+
+
+LOADERS = {write: load for write, (load, _) in KINDS.items()}
+LOADERS |= dict.fromkeys((a_run, a_march, a_training), checkpoint.resume)
+#: Where the bumps of a file are, and where the arguments that make them.
+NETS = {a_model: ("model",), an_evolution: ("model",), an_operator: ("model",), a_run: ("net",), a_training: ("net",)}
+
+
+def swapped(box):
+    return torch.cat([box[:2].flip(0), box[2:]])
+
+
+#: What becomes of a tensor of a net.
+SPOILED = {
+    "NaN frame": ("frame", lambda t: t * float("nan")),
+    "swapped frame": ("frame", swapped),
+    "frame without scale": ("frame", lambda t: t * torch.tensor([[1.0], [1.0], [0.0]])),
+    "frame of another dimension": ("frame", lambda t: torch.cat([t, t], 1)),
+    "complex frame": ("frame", lambda t: t + 0j),
+    "infinite domain": ("domain", lambda t: t / 0),
+    "swapped domain": ("domain", swapped),
+    "NaN rows": ("rows", lambda t: t * float("nan")),
+    "complex rows": ("rows", lambda t: t + 0j),
+    "integer rows": ("rows", lambda t: t.long()),
+    "boolean rows": ("rows", lambda t: t > 0),
+    "text": ("rows", lambda t: "rows"),
+    "flat rows": ("rows", lambda t: t.flatten()),
+    "no bumps": ("rows", lambda t: t[:0]),
+    "rows by a stride of 0": ("rows", lambda t: t[:1].expand(10**10, -1)),
+    "frame by a stride of 0": ("frame", lambda t: t[:, :1].expand(-1, 10**11)),
+}
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+@pytest.mark.parametrize("write", NETS, ids=lambda w: w.__name__)
+def test_bumps_that_cannot_be_are_refused(write, spoiled, tmp_path):
+    path, (name, change) = tmp_path / "file.pt", SPOILED[spoiled]
+    write(path)
+    content = torch.load(path, weights_only=True)
+    state = functools.reduce(dict.get, NETS[write], content)
+    state[name] = change(state[name])
+    torch.save(content, path)
+    before = path.read_bytes()
+    with limited_memory(), pytest.raises(CheckpointError) as error:
+        LOADERS[write](path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert path.read_bytes() == before
+
+
+HUGE = {
+    (a_model, "kwargs", "bumps"): (10**12, 1e12, (10**6, 10**6), -1, True, "9", None),
+    (a_model, "kwargs", "dim"): (10**7, 0, 2.5),
+    (a_model, "kwargs", "outputs"): (10**12, 0, -5),
+    (an_evolution, "kwargs", "bumps"): (10**12, 1e12),
+    (an_operator, "kwargs", "bumps"): (10**12, 1e12, (10**6, 10**6)),
+    (an_operator, "kwargs", "sensors"): (10**12, 1e12, -1, None),
+    (an_operator, "kwargs", "branch"): ([10**6, 10**6], [10**12], [-1], "wide", 7),
+    (a_march, "settings", "bumps"): (10**12, 1e12, -1, "many"),
+    (a_march, "settings", "windows"): (1e12, -1, None),
+    (a_run, "settings", "points"): (10**14, -1, "many", {}),
+    (a_run, "settings", "nothing"): (1,),
+    (a_run, "settings", "iterations"): (-1, "many", None),
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(place, value) for place, values in HUGE.items() for value in values], ids=str
+)
+def test_arguments_that_cannot_be_cost_no_memory(place, value, tmp_path):
+    write, part, name = place
+    path = tmp_path / "file.pt"
+    write(path)
+    content = torch.load(path, weights_only=True)
+    content[part][name] = value
+    torch.save(content, path)
+    with limited_memory(), pytest.raises(CheckpointError) as error:
+        LOADERS[write](path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "change"), [
+    ("times", lambda t: t * float("nan")),
+    ("times", lambda t: t.flip(0)),
+    ("times", lambda t: t[:-1]),
+    ("times", lambda t: t.long()),
+    ("states", lambda t: t * float("nan")),
+    ("states", lambda t: t[..., :-1]),
+    ("states", lambda t: t + 0j),
+    ("rates", lambda t: t[:-1]),
+    ("rates", lambda t: "rates"),
+    ("frame", lambda t: t * float("nan")),
+    ("frame", swapped),
+    ("images", lambda n: [10**9]),
+    ("images", lambda n: [-1]),
+    ("images", lambda n: [1.5]),
+    ("images", lambda n: []),
+    ("history", lambda h: h[1:]),
+    ("history", lambda h: 3),
+])  # fmt: skip
+def test_an_evolution_that_cannot_be_is_refused(name, change, tmp_path):
+    path = tmp_path / "file.pt"
+    an_evolution(path)
+    content = torch.load(path, weights_only=True)
+    content["evolution"][name] = change(content["evolution"][name])
+    torch.save(content, path)
+    with limited_memory(), pytest.raises(CheckpointError) as error:
+        evolution_checkpoint.load(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_that_was_compressed_is_refused(tmp_path):
+    """It may be a thousand times larger inside."""
+    good, path = tmp_path / "good.pt", tmp_path / "packed.pt"
+    a_model(good)
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(CheckpointError, match="not a checkpoint, or is damaged"):
+        checkpoint.load(path)
+
+
+@contextlib.contextmanager
+def limited_memory():
+    """Two more GB at most, where the system can be told so."""
+    resource = pytest.importorskip("resource")
+    used = Path("/proc/self/statm")
+    if not used.exists():
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    size = int(used.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + 2 * 1024**3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

@@ -155,6 +155,10 @@ BAD = {
     "bad arguments": (saved({"kwargs": checkpoint.net_settings(a_net()) | {"dim": -1}}), "dim must be"),
     "no weights": (saved({"model": {}}), "Missing key.*rows"),
     "weights of another net": (saved({"model": a_net(1).state_dict()}), "dim, outputs, tied"),
+    "more bumps than there are": (
+        saved({"kwargs": checkpoint.net_settings(a_net()) | {"bumps": 10**12}}),
+        "ask for 7e",
+    ),
     "no boundary": (saved({"boundary": "left out"}), "it has no boundary"),
     "a hard boundary of no problem": (saved({"boundary": "hard"}), "needs its problem, which was not saved; pass it"),
 }

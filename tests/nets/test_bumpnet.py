@@ -302,6 +302,13 @@ def test_from_rows():
     (dict(rows=torch.full((3, 7), math.nan)), ValueError, "rows must be finite, got 3 rows that are not"),
     (dict(frame=torch.zeros(5, 2)), ValueError, "frame must have shape"),
     (dict(domain=[[0, 0], [0, 1]]), ValueError, "lower < upper"),
+    (dict(frame=torch.full((3, 2), math.nan)), ValueError, "the frame must be finite with lower < upper"),
+    (dict(frame=torch.tensor([[1.0, 1], [-1, -1], [1, 1]])), ValueError, "the frame must be finite with lower < upper"),
+    (dict(frame=torch.tensor([[-1.0, -1], [1, 1], [1, -1]])), ValueError, "the scales of the frame.* must be positive"),
+    (dict(frame=torch.tensor([[-1, -1], [1e300, 1], [1, 1]]).double()), ValueError, "the frame must be finite"),
+    (dict(rows=torch.zeros(3, 7).long()), TypeError, "rows must be float32 or float64"),
+    (dict(rows=torch.zeros(3, 7) + 0j), TypeError, "rows must be float32 or float64"),
+    (dict(tied=1), TypeError, "tied must be True or False"),
 ])  # fmt: skip
 def test_from_bad_rows(changed, error, message):
     good = dict(rows=torch.zeros(3, 7), frame=torch.tensor([[-1.0, -1], [1, 1], [1, 1]]), domain=[[-1, -1], [1, 1]])
@@ -423,6 +430,18 @@ def with_rows(state, rows):
     (lambda s: s | {"colour": torch.ones(1)}, "Unexpected key"),
     (lambda s: BumpNet(3, 6).state_dict(), r"\(dim, outputs, tied\) are \[3, 1, 1\] in the checkpoint"),
     (lambda s: BumpNet(2, 6, outputs=2, outer="free").state_dict(), "are .2, 2, 0. in the checkpoint"),
+    (lambda s: s | {"_extra_state": "2, 1, 1"}, "are '2, 1, 1' in the checkpoint"),
+    (lambda s: s | {"_extra_state": torch.tensor([2])}, r"are \[2\] in the checkpoint"),
+    (lambda s: with_rows(s, s["rows"] + 0j), "must be a tensor of floating point numbers, got torch.complex128"),
+    (lambda s: with_rows(s, s["rows"].long()), "must be a tensor of floating point numbers, got torch.int64"),
+    (lambda s: with_rows(s, s["rows"].tolist()), "must be a tensor of floating point numbers, got list"),
+    (lambda s: with_rows(s, s["rows"][0]), "rows: must have 2 dimensions"),
+    (lambda s: s | {"frame": s["frame"] * math.nan}, "the frame must be finite"),
+    (lambda s: s | {"frame": s["frame"][[1, 0, 2]]}, "the frame must be finite with lower < upper"),
+    (lambda s: s | {"frame": -s["frame"][[1, 0, 2]]}, "the scales of the frame.* must be positive"),
+    (lambda s: s | {"frame": s["frame"][:2]}, r"the frame must have shape \[3, 2\], got \(2, 2\)"),
+    (lambda s: s | {"domain": s["domain"].flip(0)}, "the domain must be finite with lower < upper"),
+    (lambda s: s | {"domain": s["domain"][:, :1]}, r"the domain must have shape \[2, 2\], got \(2, 1\)"),
 ])  # fmt: skip
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(spoil, message):
     net = BumpNet(2, 4)
@@ -438,6 +457,18 @@ def test_the_same_width_of_another_layout_is_refused():
     """Tied with two outputs and free with one are both 8 columns wide."""
     with pytest.raises(RuntimeError, match=r"are \[2, 1, 0\] in the checkpoint and \[2, 2, 1\] here"):
         BumpNet(2, 4, outputs=2).load_state_dict(BumpNet(2, 4, outer="free").state_dict())
+
+
+@pytest.mark.parametrize("missing", ["nothing", "_extra_state", "_extra_state frame", "_extra_state domain"])
+def test_the_same_width_of_another_dimension_is_refused_and_changes_nothing(missing):
+    """One dimension with four outputs and two with one are both 7 columns wide; frame or domain tell them apart."""
+    state = {k: v for k, v in BumpNet(1, 6, outputs=4).state_dict().items() if k not in missing.split()}
+    net = BumpNet(2, 4)
+    assert state["rows"].shape[1] == net.rows.shape[1]
+    before = copy.deepcopy(net)
+    with pytest.raises(RuntimeError, match=r"\(dim, outputs, tied\)|the (frame|domain) must have shape"):
+        net.load_state_dict(state, strict=False)
+    assert_same_net(net, before)
 
 
 def test_functional_call(backend):

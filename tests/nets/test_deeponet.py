@@ -1,6 +1,7 @@
 """BumpDeepONet as a module: shapes, types, derivatives, periodicity, any branch, and its arguments."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -195,3 +196,22 @@ def test_a_branch_of_the_wrong_width_is_named():
     net = BumpDeepONet(5, 3, LINE, branch=nn.Linear(5, 4))
     with pytest.raises(ValueError, match=r"the branch must return a tensor of shape \[2, 3\], .*, got \(2, 4\)"):
         net(functions(dtype=torch.float32), points(dtype=torch.float32))
+
+
+@pytest.mark.parametrize(("name", "change", "message"), [
+    ("rows", lambda t: t * math.nan, "the rows must be finite"),
+    ("rows", lambda t: t + 0j, "must be a tensor of floating point numbers"),
+    ("rows", lambda t: t.long(), "must be a tensor of floating point numbers"),
+    ("rows", lambda t: t[:, 1:], "the rows must have shape"),
+    ("frame", lambda t: t * math.nan, "the frame must be finite"),
+    ("frame", lambda t: t[[1, 0, 2]], "the frame must be finite with lower < upper"),
+    ("domain", lambda t: t.flip(0), "the domain must be finite with lower < upper"),
+])  # fmt: skip
+def test_a_state_of_bumps_that_cannot_be_is_refused_and_changes_nothing(name, change, message):
+    net = BumpDeepONet(5, (3, 2), [[0.0, -1.0], [1.0, 2.0]], branch=4)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    state = dict(net.state_dict(), **{name: change(net.state_dict()[name])})
+    with pytest.raises(RuntimeError, match=message):
+        net.load_state_dict(state)
+    bumps = [key for key in before if not key.startswith("branch")]
+    assert len(bumps) == 3 and all(torch.equal(net.state_dict()[key], before[key]) for key in bumps)

@@ -7,8 +7,9 @@ import torch
 
 from bumpnet_fast import BumpNet
 from bumpnet_fast.problems import Problem, get, sampling
-from bumpnet_fast.solvers import solve
-from bumpnet_fast.solvers.placement import drop_outside, grade
+from bumpnet_fast.problems.evolution import EvolutionProblem
+from bumpnet_fast.solvers import solve, uniform_net
+from bumpnet_fast.solvers.placement import _warp, drop_outside, grade
 
 
 @dataclass
@@ -130,3 +131,82 @@ def test_a_graded_start_finds_a_layer():
         net = BumpNet(2, (8, 2), problem.domain, dtype="float64")
         errors.append(solve(problem, grade(net, problem, share), iterations=12, refine=2).rel_l2)
     assert errors[1] < 2e-3 and errors[1] < 0.2 * errors[0]
+
+
+# --- centres beyond the domain -----------------------------------------------------------------------
+
+
+@dataclass
+class Bump(Front):
+    """Steep in the middle: at the ends the spacing grows as much as the share lets it."""
+
+    def boundary_values(self, x):
+        return torch.tanh(200 * x[:, 0])
+
+
+@dataclass
+class Edge(Front):
+    """Steep at the right end, where the spacing shrinks."""
+
+    def boundary_values(self, x):
+        return torch.exp(-50 * (1 - x[:, 0]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("centre_box", [1.0, 1.3, 4.0])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.99, 0.9999999])
+@pytest.mark.parametrize("problem", [Front(), Bump(), Edge()], ids=lambda problem: type(problem).__name__)
+def test_centres_beyond_the_domain_keep_side_and_order_and_stay_in_their_box(problem, share, centre_box, dtype):
+    net = BumpNet(2, (24, 2), problem.domain, dtype=dtype, centre_box=centre_box)
+    unit = torch.linspace(-1, 1, 24).repeat_interleave(2)
+    net.rows.data[:, 0] = torch.atanh(unit.clamp(-0.9999, 0.9999)).to(net.rows)
+    net.rows.data[0, 0], net.rows.data[-1, 0] = -50, 50  # at the ends of the box, to rounding
+    before = net.centres[:, 0].detach()
+    grade(net, problem, share)
+    after, (lo, hi) = net.centres[:, 0].detach(), net.frame[:2, 0]
+    slack = 1e-5 if dtype == "float32" else 1e-12
+    assert torch.isfinite(net.rows).all()
+    assert (after.diff() >= -slack).all() and (after >= lo).all() and (after <= hi).all()
+    assert (after[before < -1] <= -1 + slack).all() and (after[before > 1] >= 1 - slack).all()
+    assert (after[before.abs() <= 1].abs() <= 1 + slack).all()
+
+
+def test_the_spacing_goes_on_beyond_an_end_of_the_domain():
+    unit = torch.linspace(-0.5, 1.5, 4001, dtype=torch.float64)
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    for density in (1.8 * t + 0.1, 1.9 - 1.8 * t, torch.ones_like(t)):
+        moved, stretch = _warp(unit, density, (0.5, 0.5))
+        slopes = torch.gradient(moved, spacing=(unit,))[0]
+        assert moved[0] >= -0.5 and moved[-1] <= 0.5 + 1 and (moved.diff() > 0).all()
+        assert moved[1000].abs() < 1e-12 and (moved[3000] - 1).abs() < 1e-12
+        torch.testing.assert_close(slopes[1:-1], stretch[1:-1], rtol=0.1, atol=0.02)
+    torch.testing.assert_close(moved, unit)
+
+
+@pytest.mark.parametrize("std", [0.1, 2.0])
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.95])
+def test_a_perturbed_net_is_graded(share, std):
+    problem = get("convection-diffusion", eps=0.02)
+    net = BumpNet(2, (12, 12), problem.domain, dtype="float64").perturb_(std, torch.Generator().manual_seed(0))
+    grade(net, problem, share)
+    assert torch.isfinite(net.rows).all()
+    assert ((net.centres >= net.frame[0]) & (net.centres <= net.frame[1])).all()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_net_that_fills_the_box_of_its_centres_is_graded(share):
+    @dataclass
+    class Held(EvolutionProblem):
+        name, periodic = "held", False
+
+        def outline(self, x):
+            return torch.tanh(40 * x[:, 0])
+
+    problem = Held()
+    net = uniform_net(problem, 30)
+    before = net.centres.detach()[:, 0]
+    assert (before.abs() > 1).sum() >= 4
+    grade(net, problem, share)
+    after = net.centres.detach()[:, 0]
+    assert torch.isfinite(net.rows).all() and (after.diff() > 0).all() and after.abs().max() < 1.3
+    assert torch.equal(after.abs() > 1, before.abs() > 1)

@@ -79,3 +79,17 @@ def test_a_boundary_layer_needs_it():
     problem = get("convection-diffusion", eps=0.01)
     plain, refined = (solve(problem, net_for(problem, (12, 3)), iterations=100, refine=n).rel_l2 for n in (0, 8))
     assert refined < 5e-3 and refined < 0.3 * plain
+
+
+@pytest.mark.parametrize("size", [1e250, 0.0])
+def test_residuals_whose_squares_are_no_numbers_or_all_zero(size):
+    problem = get("sharp-poisson")
+    net, (x, _) = net_for(problem, (4, 4)), collocation(problem, net_for(problem, (4, 4)), 100, "grid", 0)
+    usual = type(problem).residual
+
+    class Scaled(type(problem)):
+        def residual(self, x, u):
+            return size * usual(self, x, u)
+
+    points, _ = refined(Scaled(), net, "hard", {}, x, 50, 0)
+    assert bool(points.isfinite().all()) and len(points) == len(x) + 50

@@ -1,12 +1,17 @@
 """Rows of the least-squares system: residuals, coefficients, design matrices, points."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from cases import Cubic, Free, Rotation, Tangle
 
 from bumpnet_fast import BumpNet, Jet
-from bumpnet_fast.problems import Problem, get
-from bumpnet_fast.solvers.residual import System, blocks, check_fit, collocation
+from bumpnet_fast.problems import Condition, Problem, get
+from bumpnet_fast.solvers import march, solve, train
+from bumpnet_fast.solvers.arguments import check_fit
+from bumpnet_fast.solvers.residual import System, blocks, collocation
 
 
 def net_for(problem, bumps=5, dtype="float64", seed=0, **options):
@@ -167,3 +172,168 @@ def test_rows_that_are_not_finite_are_named():
     net.rows.data[1, 2] = float("nan")
     with pytest.raises(ValueError, match="net has rows that are not finite"):
         check_fit(get("poisson"), net, "hard")
+
+
+# --- columns for the points ----------------------------------------------------------------------
+
+_POINTS = torch.linspace(-0.9, 0.9, 5, dtype=torch.float64)[:, None]
+_DATA = torch.tensor([0.3, -0.2, 0.5, 0.7, 0.1], dtype=torch.float64)
+
+
+def _f(x):
+    return torch.sin(3 * x[:, 0])
+
+
+#: Residuals [N, N] at any N, or, with the table, at the five points.
+_BROADCAST = {
+    "jet minus function": lambda x, u: u.laplacian - _f(x),
+    "function times jet": lambda x, u: _f(x) * u.value - u.laplacian,
+    "function times a nonlinear term": lambda x, u: u.laplacian + _f(x) * u.value**3,
+    "vector minus column": lambda x, u: u.laplacian[:, 0] - _f(x)[:, None],
+    "column minus vector of jets": lambda x, u: u.laplacian - u.value[:, 0],
+    "minus a constant": lambda x, u: u.laplacian - torch.ones_like(x[:, 0]),
+    "beside a right one": lambda x, u: torch.cat([u.value, u.laplacian - _f(x)], 1),
+    "table": lambda x, u: u.value - _DATA,
+    "table, first": lambda x, u: _DATA[:, None] - u.value[:, 0],
+    "table, nonlinear": lambda x, u: u.value**2 - _DATA,
+    "function, and a table of weights": lambda x, u: _DATA[:, None] * (u.value - _f(x)),
+    "noise": lambda x, u: u.value - torch.rand(len(x)).to(x),
+}
+
+#: Residuals of as many equations as points, or of fewer; the last ones by chance.
+_RIGHT = {
+    "vector": (1, lambda x, u: u.laplacian[:, 0] - _f(x)),
+    "column": (1, lambda x, u: u.laplacian - _f(x)[:, None]),
+    "table": (1, lambda x, u: u.value[:, 0] - _DATA),
+    "column of a table": (1, lambda x, u: u.value - _DATA[:, None]),
+    "five equations": (5, lambda x, u: torch.cat([u.value, u.d(0), u.laplacian, u.value**2, u.value - u.d(0)], 1)),
+    "multiples": (5, lambda x, u: torch.stack([k * (u.value[:, 0] - _f(x)) for k in range(1, 6)], 1)),
+    "five right-hand sides": (5, lambda x, u: u.value - _f(x)[:, None] * torch.arange(5).to(x)),
+    "six, with a table": (6, lambda x, u: torch.cat([(u.value - _DATA[:, None]) * (x + k) for k in range(6)], 1)),
+    "one at first alone": (5, lambda x, u: (u.value[:, 0] * x[:, 0]).squeeze()[:, None].expand(-1, 5)),
+}
+
+
+@dataclass
+class _Line(Problem):
+    """An equation on a line, given as a function, at five points."""
+
+    name, want, points, dirichlet = "line", "laplacian", _POINTS, ()
+    lower: tuple = (-1.0,)
+    upper: tuple = (1.0,)
+    equation: ClassVar = None
+
+    def residual(self, x, u):
+        return type(self).equation(x, u)
+
+
+def _line(function, **attributes):
+    return type("_Posed", (_Line,), {"equation": staticmethod(function), **attributes})()
+
+
+@dataclass
+class _Measured(_Line):
+    """A right equation, and a condition that is given as a function."""
+
+    period: ClassVar = None
+    needs: ClassVar = "laplacian"
+
+    def residual(self, x, u):
+        return u.laplacian
+
+    def side_conditions(self):
+        return [Condition("probes", lambda counts: _POINTS, type(self).equation, self.needs, period=self.period)]
+
+
+def _system(problem, boundary="hard"):
+    net = BumpNet(1, 4, problem.domain, dtype="float64")
+    x, counts = collocation(problem, net, None, "grid", 0)
+    return System(blocks(problem, boundary, counts, x, 1.0), net)
+
+
+@pytest.mark.parametrize("function", _BROADCAST.values(), ids=_BROADCAST)
+def test_a_column_for_every_point_is_refused(function):
+    message = (
+        r"residual of problem 'line' must have shape \[5\] or \[5, equations\], got \(5, \d\): .* f\(x\)\[:, None\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        _system(_line(function))
+
+
+@pytest.mark.parametrize("period", [None, (2.0,)])
+@pytest.mark.parametrize("function", _BROADCAST.values(), ids=_BROADCAST)
+def test_a_column_for_every_point_of_a_condition_is_refused(function, period):
+    problem = type("_Posed", (_Measured,), {"equation": staticmethod(function), "period": period})()
+    with pytest.raises(ValueError, match=r"residual of condition 'probes' must have shape \[5\] or .* got \(5, \d\)"):
+        _system(problem)
+
+
+@pytest.mark.parametrize(("equations", "function"), _RIGHT.values(), ids=_RIGHT)
+def test_as_many_equations_as_points_are_fine(equations, function):
+    assert _system(_line(function, want="diagonal")).size == 5 * equations
+    condition = type("_Posed", (_Measured,), {"equation": staticmethod(function), "needs": "diagonal"})()
+    assert _system(condition).size == 5 + 5 * equations
+
+
+@pytest.mark.parametrize("points", [2, 3, 7])
+def test_the_number_of_points_does_not_matter(points):
+    x = torch.linspace(-0.8, 0.8, points, dtype=torch.float64)[:, None]
+    wrong = lambda x, u: u.value - _f(x)  # noqa: E731
+    with pytest.raises(ValueError, match=rf"got \({points}, {points}\)"):
+        _system(_line(wrong, points=x))
+    right = lambda x, u: torch.cat([u.value, u.laplacian], 1) - _f(x)[:, None]  # noqa: E731
+    assert _system(_line(right, points=x)).size == 2 * points
+
+
+def test_two_components_at_two_points_are_fine():
+    data = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+    x = torch.tensor([[-0.5], [0.5]], dtype=torch.float64)
+    problem = _line(lambda x, u: u.value - data, points=x, outputs=2)
+    net = BumpNet(1, 4, problem.domain, 2, dtype="float64")
+    assert System(blocks(problem, "hard", (2,), x, 1.0), net).size == 4
+
+
+def test_random_numbers_of_a_residual_are_as_if_nothing_was_probed():
+    def noisy(x, u):
+        return torch.cat([u.value, u.d(0), u.laplacian, u.value**2, torch.rand(len(x), 1).to(x) * u.value], 1)
+
+    torch.manual_seed(0)
+    _system(_line(noisy, want="diagonal"))
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    torch.rand(5, 1)
+    assert torch.equal(after, torch.rand(3))
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ([1.0, 2.0], r"give a tensor \[5\] or \[5, equations\], got list"),
+    (0.0, "give a tensor .*, got float"),
+    (None, "give a tensor .*, got NoneType"),
+    (torch.zeros(5).numpy(), "give a tensor .*, got ndarray"),
+    (torch.zeros(()), r"have shape \[5\] or \[5, equations\], got \(\)"),
+    (torch.zeros(1, 5), r"have shape .*, got \(1, 5\)"),
+    (torch.zeros(5, 1, 1), r"have shape .*, got \(5, 1, 1\)"),
+    (torch.zeros(5, 0), r"have shape .*, got \(5, 0\)"),
+    (torch.zeros(5, dtype=torch.int64), "give real numbers, got torch.int64"),
+    (torch.zeros(5, dtype=torch.complex128), "give real numbers, got torch.complex128"),
+])  # fmt: skip
+def test_what_is_no_residual_is_named(given, message):
+    with pytest.raises(ValueError, match=f"the residual of problem 'line' must {message}"):
+        _system(_line(lambda x, u: given))
+
+
+@pytest.mark.parametrize("solver", [solve, train, lambda *a: march(a[0], (3, 3), windows=2)], ids=str)
+def test_every_solver_refuses_a_column_for_every_point(solver):
+    @dataclass
+    class Wrong(Problem):
+        name, time = "wrong", 1
+
+        def residual(self, x, u):
+            return u.laplacian - _f(x)
+
+    problem = Wrong()
+    net = BumpNet(2, (3, 3), problem.domain, dtype="float64")
+    before = net.rows.detach().clone()
+    with pytest.raises(ValueError, match=r"residual of problem 'wrong' must have shape .*: a column for every point"):
+        solver(problem, net)
+    assert torch.equal(net.rows, before)

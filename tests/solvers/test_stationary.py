@@ -2,13 +2,15 @@
 
 import itertools
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from cases import Cubic, Rotation, Tangle
 
 from bumpnet_fast import BumpNet, use_backend
-from bumpnet_fast.problems import Regression, get
+from bumpnet_fast.problems import Problem, Regression, get
 from bumpnet_fast.solvers.elimination import Joint, Projected, Separable, ridge_solve
 from bumpnet_fast.solvers.levenberg_marquardt import descend
 from bumpnet_fast.solvers.residual import System, blocks, collocation
@@ -444,3 +446,68 @@ def test_a_residual_that_is_not_finite_is_refused():
 
     with pytest.raises(ValueError, match="residual of problem 'poisson' is not finite at the start"):
         solve(Broken(), net_for(get("poisson")))
+
+
+# --- where a step has no length, or nothing to go on --------------------------------------------------
+
+
+@dataclass
+class _Pointwise(Problem):
+    """An equation for the values of u alone, given as a function."""
+
+    name, want, dirichlet = "pointwise", "value", ()
+    lower: tuple = (-1.0,)
+    upper: tuple = (1.0,)
+    equation: ClassVar = None
+
+    def residual(self, x, u, **unknowns):
+        return type(self).equation(x, u.value, **unknowns)
+
+
+def pointwise(equation, **unknowns):
+    return type("_Posed", (_Pointwise,), {"equation": staticmethod(equation), "unknowns": unknowns})()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bumps", [1, 4])
+def test_a_first_step_that_leaves_the_shapes_alone(bumps, dtype):
+    problem = pointwise(lambda x, u: u**3 + 0.01 * u - 100)
+    solution = solve(problem, net_for(problem, bumps, dtype), method="lm", iterations=60)
+    u = solution.predict(torch.linspace(-0.9, 0.9, 50)[:, None].to(solution.net.rows)).double()
+    assert solution.iterations > 5 and solution.loss < 1e-3
+    torch.testing.assert_close(u, torch.full_like(u, 4.6409), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-12])
+@pytest.mark.parametrize("method", ["lm", "gauss-newton"])
+def test_an_unknown_is_found_though_nothing_depends_on_the_bumps(method, ridge):
+    problem = pointwise(lambda x, u, a: 0 * u + a - 3, a=1.0)
+    solution = solve(problem, net_for(problem, 3), method=method, ridge=ridge)
+    assert solution.unknowns["a"] == pytest.approx(3, abs=1e-9) and solution.loss < 1e-10
+
+
+@pytest.mark.parametrize(("equation", "loss"), [
+    (lambda x, u: u**2 - 1, 1.0),  # the gradient is zero at u = 0
+    (lambda x, u: 0 * u + 2, 4.0),  # and everywhere
+    (lambda x, u: u, 0.0),
+    (lambda x, u: u**2, 0.0),
+    (lambda x, u: 1e-200 * (u - 1), 0.0),
+])  # fmt: skip
+@pytest.mark.parametrize("ridge", [0.0, 1e-12])
+@pytest.mark.parametrize("method", ["lm", "gauss-newton", "auto"])
+@pytest.mark.parametrize("bumps", [1, 3])
+def test_where_no_step_helps_the_run_ends_where_it_is(bumps, method, ridge, equation, loss):
+    problem = pointwise(equation)
+    solution = solve(problem, net_for(problem, bumps), method=method, ridge=ridge)
+    assert solution.loss == pytest.approx(loss, rel=1e-9, abs=1e-300)
+    assert solution.stop_reason in ("no further decrease", "loss floor", "converged")
+    assert torch.isfinite(solution.net.rows).all()
+
+
+def test_a_ridge_solve_of_nothing_is_nothing():
+    target = noise(7)
+    for A in (torch.zeros(3, 7).double(), torch.cat([torch.ones(1, 7), torch.zeros(2, 7)]).double()):
+        h, residual, fit, loss = ridge_solve(A, target, 0.0)
+        assert torch.isfinite(h).all() and not h[1:].any()
+        torch.testing.assert_close(residual, A.T @ h - target)
+        assert loss == pytest.approx(float(residual.square().sum())) and torch.isfinite(fit.length).all()

@@ -6,8 +6,10 @@ An operator knows nothing of bumps or solvers.  To pose one, subclass :class:`Op
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,6 +22,24 @@ from . import fields as random_fields
 
 #: Fewest sensors, points and other things that are counted.
 _FEWEST = 4
+
+
+#: Methods of an operator that make data.
+_DATA = ("inputs", "apply", "at_points", "at_sensors", "generate")
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, and on as many as before afterwards.
+
+    Sums go by the number of threads, and the eigenvectors of a covariance differ with it in the seventh digit.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class OperatorData(NamedTuple):
@@ -91,7 +111,8 @@ class Operator:
 
     A subclass is a dataclass: its fields, with defaults, are what a user may set
     (``Advection(shift=0.1)``, ``bumpnet operator advection --set shift=0.1``).  It must define
-    :meth:`apply`; the rest has defaults.
+    :meth:`apply`; the rest has defaults.  Methods that make data run on one thread, a subclass's own too: the data are
+    the same, bit for bit, whatever number of threads torch has.
 
     Parameters
     ----------
@@ -146,6 +167,10 @@ class Operator:
     length_scale: float = 0.2
     sensors: int = 51
     grid: int = 101
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        _make_data_on_one_thread(cls)
 
     def __post_init__(self):
         settle_fields(self)
@@ -226,10 +251,25 @@ class Operator:
         """
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ValueError(f"count must be a positive integer, got {count!r}")
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the eigenvectors of a covariance hang on the number of threads, in the seventh digit
-        try:
-            f = self.inputs(count, seed)
-            return OperatorData(self.at_sensors(f), self.apply(f), self.points)
-        finally:
-            torch.set_num_threads(threads)
+        f = self.inputs(count, seed)
+        return OperatorData(self.at_sensors(f), self.apply(f), self.points)
+
+
+def _make_data_on_one_thread(kind: type[Operator]) -> None:
+    """Pin the methods that a class itself defines."""
+    for name in _DATA:
+        method = vars(kind).get(name)
+        if callable(method):
+            setattr(kind, name, _pinned(method))
+
+
+def _pinned(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def pinned(*arguments: Any, **options: Any) -> Any:
+        with one_thread():
+            return method(*arguments, **options)
+
+    return pinned
+
+
+_make_data_on_one_thread(Operator)

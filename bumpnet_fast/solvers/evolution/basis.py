@@ -12,19 +12,20 @@ import math
 from dataclasses import dataclass
 
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from ...core.functional import bump_basis, bump_design, bump_jet
 from ...core.jet import Jet
-from ...core.rows import RowLayout, pack
+from ...core.rows import RowLayout, bounded_atanh, check_memory, pack
 from ...nets.bumpnet import BumpNet
-from ...problems import sampling
 from ...problems.base import Problem
+from ..arguments import check_points, counts
 
 #: An edge this many widths away is flat: exp(-2 * 18) is rounding.
 _FLAT = 18.0
 #: More images along an axis than that mean bumps far wider than the domain.
-_IMAGES_MOST = 64
+IMAGES_MOST = 64
 #: Pairs of points and bumps that are summed over images at a time.
 _CHUNK = 8192
 #: Collocation points per bump along an axis, by dimension; the last for all higher ones.
@@ -128,16 +129,16 @@ class Space:
 
 def _images(problem: Problem, rows: Tensor, frame: Tensor, tied: bool, slack: float) -> tuple[int, ...]:
     packed, (lo, hi) = pack(rows, frame, tied), problem.domain.to(frame)
-    counts = [0] * len(lo)
+    copies = [0] * len(lo)
     for j in problem.periodic_axes:
         period = float(hi[j] - lo[j])
         reach = slack * (packed.A[:, j] + _FLAT) / packed.V[:, j, j].abs()
         farthest = torch.maximum(hi[j] - packed.c[:, j], packed.c[:, j] - lo[j])
         needed = float(((reach + farthest) / period - 1).max())
-        if not needed <= _IMAGES_MOST:
+        if not needed <= IMAGES_MOST:
             raise ValueError(f"net has bumps so wide that {needed:.0f} images do not make them periodic: sharpen them")
-        counts[j] = max(1, math.ceil(needed))
-    return tuple(counts)
+        copies[j] = max(1, math.ceil(needed))
+    return tuple(copies)
 
 
 def quadrature(problem: Problem, net: BumpNet, points) -> tuple[Tensor, Tensor]:
@@ -159,32 +160,20 @@ def quadrature(problem: Problem, net: BumpNet, points) -> tuple[Tensor, Tensor]:
     """
     domain, d, bumps = problem.domain, net.layout.dim, len(net.rows)
     if isinstance(points, Tensor):
-        if points.dim() != 2 or points.shape[1] != d or len(points) < 1 or not bool(torch.isfinite(points).all()):
-            raise ValueError(f"points must be finite and of shape [N, {d}] with N >= 1, got {tuple(points.shape)}")
+        check_points(points, d)
         x = points.detach().to(net.rows.device, torch.float64)
         weights = torch.full_like(x[:, 0], 1 / len(x))
     else:
-        counts = _counts(points, net, domain)
-        axes = [_rule(domain[:, j], n, periodic=j in problem.periodic_axes) for j, n in enumerate(counts)]
+        numbers = counts(points, _DENSITY[min(d, len(_DENSITY)) - 1] ** d * bumps, domain, net)
+        if points is None and d == 1:
+            numbers = (max(_FEWEST, *numbers),)
+        check_memory("points", points, numbers, d)
+        axes = [_rule(domain[:, j], n, periodic=j in problem.periodic_axes) for j, n in enumerate(numbers)]
         x = torch.cartesian_prod(*(ticks for ticks, _ in axes)).reshape(-1, d).to(net.rows.device)
         weights = torch.cartesian_prod(*(w for _, w in axes)).reshape(-1, d).prod(1).to(net.rows.device)
     if len(x) < bumps:
         raise ValueError(f"points must be at least as many as the {bumps} bumps, got {len(x)}")
     return x, weights
-
-
-def _counts(points, net: BumpNet, domain: Tensor) -> tuple[int, ...]:
-    d = net.layout.dim
-    if isinstance(points, (tuple, list)):
-        if len(points) != d or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in points):
-            raise ValueError(f"points must be {d} positive numbers, one per dimension, got {points!r}")
-        return tuple(points)
-    number = _DENSITY[min(d, len(_DENSITY)) - 1] ** d * len(net.rows) if points is None else points
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise ValueError(f"points must be a positive integer, {d} of them, or a tensor [N, {d}], got {points!r}")
-    widths = tuple(((domain[1] - domain[0]) * net.frame[2].cpu().double()).tolist())
-    counts = sampling.spread(number, widths)
-    return counts if points is not None or d > 1 else tuple(max(_FEWEST, n) for n in counts)
 
 
 def _rule(ends: Tensor, n: int, periodic: bool) -> tuple[Tensor, Tensor]:
@@ -194,11 +183,8 @@ def _rule(ends: Tensor, n: int, periodic: bool) -> tuple[Tensor, Tensor]:
         return lo + (hi - lo) * (torch.arange(n, dtype=torch.float64) + 0.5) / n, torch.full(
             (n,), 1 / n, dtype=torch.float64
         )
-    # The eigenvalues of the Jacobi matrix of Legendre's polynomials (Golub and Welsch, 1969).
-    k = torch.arange(1, n, dtype=torch.float64)
-    beside = k / torch.sqrt(4 * k * k - 1)
-    nodes, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
-    return 0.5 * (lo + hi) + 0.5 * (hi - lo) * nodes, vectors[0].square()
+    nodes, weights = (torch.from_numpy(part) for part in leggauss(n))  # on [-1, 1], of sum 2
+    return 0.5 * (lo + hi) + 0.5 * (hi - lo) * nodes, 0.5 * weights
 
 
 def uniform_net(problem: Problem, bumps: int | tuple[int, ...] | None = None, **options) -> BumpNet:
@@ -232,7 +218,7 @@ def uniform_net(problem: Problem, bumps: int | tuple[int, ...] | None = None, **
     stretch = (box / (hi - lo))[held]
     with torch.no_grad():
         rows = net.rows
-        rows[:, held] = torch.atanh(stretch * torch.tanh(rows[:, held]))
+        rows[:, held] = bounded_atanh(stretch * torch.tanh(rows[:, held]))
         rows[:, layout.size][:, held] += torch.log(stretch)
         if options["sharpness"] is None:
             change = math.log(problem.default_sharpness) - 0.5 * float(torch.log(stretch).sum()) / layout.dim

@@ -1,14 +1,17 @@
-"""Which integrator serves which evolution."""
+"""An evolution as a method of the run loop, and which integrator serves which evolution."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..loop import Ended, Method, StopReason
 from .integrators import (
     SCIPY,
     CrankNicolson,
@@ -17,11 +20,15 @@ from .integrators import (
     Marcher,
     RungeKutta4,
     ScipyMarcher,
+    StepTooSmall,
     TorchdiffeqMarcher,
 )
-from .models import Frozen, Moving
+from .models import FixedBasis, MovingBasis
+from .task import Evolving
 
 METHODS = ("auto", "expm", "cn", "rk4", "etdrk4", *SCIPY)
+#: Those for moving shapes, beside torchdiffeq's.
+METHODS_MOVING = ("auto", "rk4")
 
 #: Explicit steps are stable while step times spectral radius is below this (2.78 on the real axis, 2.83 on the other).
 RK4_STABLE = 2.7
@@ -29,11 +36,118 @@ RK4_STABLE = 2.7
 _STEPS_CHEAP = 400
 #: A stiff linear part is worth treating exactly if what remains is so much less stiff, or not stiff.
 _REST = 0.3
+#: How far beyond the growth that its problem allows a solution may grow.
+_MARGIN = 1.5
+#: What went wrong where a solution is not finite or too large.
+_LEFT = "it left the bounds that its problem sets"
+
+
+class Advance(Method):
+    """A method whose step goes to the next time of the output.
+
+    Parameters
+    ----------
+    method, step, tolerance
+        As of :func:`~bumpnet_fast.solvers.evolve`.
+    iterations : int
+        Number of the times after 0.
+
+    Attributes
+    ----------
+    marcher
+        What takes the state from time to time.
+    setup_seconds, seconds : float
+        Up to the first step, and in the steps; all sessions together.
+    """
+
+    steady: ClassVar[bool] = True
+    measure_every: ClassVar[int] = 1
+
+    def __init__(self, method: str, step: float | None, tolerance: float, iterations: int):
+        self.chosen, self.longest, self.tolerance, self.iterations = method, step, tolerance, iterations
+        self.name, self.seconds = method, 0.0
+
+    @torch.no_grad()
+    def start(self, work: Evolving, iterations: int) -> None:
+        model, self.work = work.model, work
+        self.marcher, self.name = marcher(model, self.chosen, self.longest, self.tolerance, work.ends[-1])
+        self.bound = _MARGIN * model.problem.growth * model.size if model.size > 0 else math.inf
+        self.setup_seconds = time.perf_counter() - work.started
+
+    @torch.no_grad()
+    def step(self, most: int) -> int:
+        work = self.work
+        t, until = work.times[-1], work.ends[len(work.times) - 1]
+        self._began = time.perf_counter()
+        try:
+            y = self.marcher.advance(t, work.y, until, self._watch)
+        except StepTooSmall as error:
+            raise self._unstable(t, "no step is small enough to go on") from error
+        finally:
+            self.seconds += time.perf_counter() - self._began
+        report = work.model.report(until, y)
+        if not report.is_finite():
+            raise self._unstable(until, _LEFT)
+        work.reach(until, y, report)
+        return 1
+
+    def _watch(self, t: float, y: Tensor) -> None:
+        if time.perf_counter() > self.deadline:
+            raise Ended(StopReason.TIME)
+        if not self.work.model.norm(y) <= self.bound:  # a NaN is not, either
+            raise self._unstable(t, _LEFT)
+
+    def _unstable(self, t: float, what: str) -> Ended:
+        model = self.work.model
+        advice = "more bumps or points, a smaller tolerance or another method may help"
+        if self.name == "rk4" and self.longest and isinstance(model, FixedBasis):
+            radius = spectral_radius(model.jacobian(0.0, model.state))
+            if self.longest * radius > RK4_STABLE:
+                advice = f"steps of 'rk4' can be {RK4_STABLE / radius:.2g} at most, or leave step out"
+        advice += f"; if u does grow by more than {model.problem.growth:g}, set growth of the problem"
+        return Ended(StopReason.UNSTABLE, f"unstable at t = {t:.4g}: {what}; {advice}")
+
+    def loss(self) -> float:
+        return self.work.reports[-1].relative
+
+    def over(self, history: Sequence[dict[str, Any]]) -> StopReason | None:
+        return StopReason.FINISHED if len(self.work.times) > len(self.work.ends) else None
+
+    def notes(self) -> dict[str, Any]:
+        return {"steps": self.marcher.steps}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "marcher": self.marcher.state_dict(),
+            "stages": self.work.model.stages,
+            "setup_seconds": self.setup_seconds,
+            "seconds": self.seconds,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        work = self.work
+        self.marcher.load_state_dict(state["marcher"], work.times[-1], work.y, work.same)
+        work.model.stages = int(state["stages"])
+        self.setup_seconds, self.seconds = float(state["setup_seconds"]), float(state["seconds"])
+
+
+def check_method(method: str, moving: bool, step: float | None) -> None:
+    """Raise ValueError or ModuleNotFoundError for a method that is not there, or does not move shapes."""
+    if not isinstance(method, str):
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, or of torchdiffeq, got {method!r}")
+    if method not in METHODS:
+        TorchdiffeqMarcher(method, lambda t, y: y, 1.0, step)
+    elif moving and method not in METHODS_MOVING:
+        raise ValueError(f"method {method!r} needs frozen shapes; shapes='evolve' takes 'rk4' or torchdiffeq's")
+
+
+# --- the choice ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Linearity:
-    """How a frozen model's right-hand side depends on u and t.
+    """How the right-hand side over a fixed basis depends on u and t.
 
     ``constant``: the derivative by u does not depend on t, at u = 0 at least; ``steady``: neither does rhs at u = 0.
     """
@@ -44,7 +158,7 @@ class Linearity:
     at_zero: Any
 
     @classmethod
-    def of(cls, model: Frozen, final: float) -> Linearity:
+    def of(cls, model: FixedBasis, final: float) -> Linearity:
         zero = model.random_jet(0) * 0.0
         at_zero = model.linearise(0.0, zero)
         later = [model.linearise(s * final, zero) for s in (0.371, 1.0)]
@@ -65,23 +179,19 @@ def _flat(coefficients: Any) -> list[Tensor | None]:
     return [c for by_output in coefficients for cs in by_output for c in cs]
 
 
-def marcher(model: Frozen | Moving, method: str, step: float | None, tolerance: float, final: float):
+def marcher(model: FixedBasis | MovingBasis, method: str, step: float | None, tolerance: float, final: float):
     """What takes the model's state from time to time, and the name of the method chosen.
 
     Raises
     ------
     ValueError
         If the method does not serve the problem.
-    ModuleNotFoundError
-        If it is one of torchdiffeq's, and that is not installed.
     """
     size = tolerance * (model.size or 1.0)
     if method not in METHODS:
         return TorchdiffeqMarcher(method, model.slope, size, step), method
     common = {"step": step, "tolerance": size, "distance": model.distance, "settle": model.settle}
-    if isinstance(model, Moving):
-        if method not in ("auto", "rk4"):
-            raise ValueError(f"method {method!r} needs frozen shapes; shapes='evolve' takes 'rk4' or torchdiffeq's")
+    if isinstance(model, MovingBasis):
         return Marcher(RungeKutta4(model.slope), final, **common), "rk4"
     facts = Linearity.of(model, final)
     _check_serves(model, method, facts)
@@ -93,7 +203,7 @@ def marcher(model: Frozen | Moving, method: str, step: float | None, tolerance: 
     return Marcher(one_step, final, first=1 / radius if radius > 0 else math.inf, **common), method
 
 
-def _check_serves(model: Frozen, method: str, facts: Linearity) -> None:
+def _check_serves(model: FixedBasis, method: str, facts: Linearity) -> None:
     name = model.problem.name
     if method in ("expm", "cn") and not facts.linear:
         raise ValueError(f"problem {name!r} is nonlinear in u, which {method!r} cannot do; use 'rk4' or 'etdrk4'")
@@ -107,14 +217,14 @@ def spectral_radius(A: Tensor) -> float:
     return float(torch.linalg.eigvals(A).abs().max()) if bool(torch.isfinite(A).all()) else math.inf
 
 
-def _stiff_operator(model: Frozen, facts: Linearity) -> Tensor:
+def _stiff_operator(model: FixedBasis, facts: Linearity) -> Tensor:
     zero = model.random_jet(0) * 0.0
     if model.problem.stiff_part(model.x, zero) is None:
         return model.operator(facts.at_zero[1])
     return model.operator(model.linearise(0.0, zero, model.problem.stiff_part)[1])
 
 
-def _choice(model: Frozen, facts: Linearity, final: float, step: float | None) -> str:
+def _choice(model: FixedBasis, facts: Linearity, final: float, step: float | None) -> str:
     if facts.linear and facts.constant and facts.steady:
         return "expm"
     J = model.jacobian(0.0, model.state)
@@ -125,7 +235,7 @@ def _choice(model: Frozen, facts: Linearity, final: float, step: float | None) -
     return "etdrk4" if rest <= _REST * whole or rest * final <= RK4_STABLE * _STEPS_CHEAP else "radau"
 
 
-def _one_step(model: Frozen, method: str, facts: Linearity) -> tuple[Any, float]:
+def _one_step(model: FixedBasis, method: str, facts: Linearity) -> tuple[Any, float]:
     """The method, and the largest rate that its first step has to resolve; 0 for none."""
     if method == "rk4":
         return RungeKutta4(model.slope), spectral_radius(model.jacobian(0.0, model.state))
@@ -138,4 +248,4 @@ def _one_step(model: Frozen, method: str, facts: Linearity) -> tuple[Any, float]
     return CrankNicolson(A, lambda t: model.slope(t, zero)), 0.0
 
 
-__all__ = ["METHODS", "RK4_STABLE", "Linearity", "marcher", "spectral_radius"]
+__all__ = ["METHODS", "RK4_STABLE", "Advance", "Linearity", "check_method", "marcher", "spectral_radius"]

@@ -1,4 +1,4 @@
-"""What moves in an evolution: the amplitudes over a frozen basis, or all parameters of the bumps.
+"""What moves in an evolution: the amplitudes over a fixed basis, or all parameters of the bumps.
 
 A model turns ``u_t = rhs`` into ``y' = slope(t, y)`` for a flat state y, by least squares over the
 collocation points.
@@ -16,6 +16,7 @@ from torch import Tensor
 from ...core.jet import Jet
 from ...core.ranks import ALONE
 from ...core.reference import DIAGONAL, WANTS, second_shape
+from ...core.rows import bounded_atanh
 from ..elimination import Separable, ridge_solve
 from ..levenberg_marquardt import descend
 from ..residual import Block, Coefficients, linearise
@@ -29,19 +30,32 @@ _FIT_STEPS, _FIT_CAP, _FIT_RIDGE = 100, 0.5, 1e-14
 
 @dataclass(frozen=True)
 class Report:
-    """A state, seen from outside: its rows and their rates [M, columns], and root mean squares.
+    """A state, seen from outside.
 
-    ``defect`` is of the part of u_t that the model cannot follow, ``speed`` of all of u_t, ``norm`` of u.
+    Attributes
+    ----------
+    rows, rates : Tensor
+        [M, columns]: all bumps, and their derivatives by t.
+    norm, rate, residual : float
+        Root mean squares of u, of u_t, and of the part of u_t that the model cannot follow.
     """
 
     rows: Tensor
     rates: Tensor
     norm: float
-    speed: float
-    defect: float
+    rate: float
+    residual: float
+
+    @property
+    def relative(self) -> float:
+        """The residual, relative to u_t."""
+        return self.residual / self.rate if self.rate else 0.0
+
+    def is_finite(self) -> bool:
+        return math.isfinite(self.norm + self.rate + self.residual)
 
 
-class _Model:
+class Model:
     """What both models share: points, weights, the right-hand side and the start."""
 
     def __init__(self, space: Space, rows: Tensor, x: Tensor, weights: Tensor):
@@ -65,6 +79,9 @@ class _Model:
 
     def _values(self, values: Tensor, what: str) -> Tensor:
         n, k = len(self.x), self.layout.outputs
+        if not isinstance(values, Tensor):
+            name, got = self.problem.name, type(values).__name__
+            raise ValueError(f"{what} of problem {name!r} must give a tensor [{n}, {k}], got {got}")
         if values.shape != (n, k) and (k > 1 or values.shape != (n,)):
             wanted = f"[{n}, {k}]" if k > 1 else f"[{n}] or [{n}, 1]"
             got = tuple(values.shape)
@@ -72,7 +89,7 @@ class _Model:
         return values.reshape(n, k).to(self.x)
 
 
-class Frozen(_Model):
+class FixedBasis(Model):
     """The amplitudes move.  The state is u in an orthonormal basis of the functions that the bumps span.
 
     One singular value decomposition of the basis serves the whole evolution: from u_t at the points to the
@@ -98,6 +115,7 @@ class Frozen(_Model):
         self.rank = int(keep.sum())
         self.project = (self.root * left[:, keep]).T.contiguous()  # [r, N]
         self.to_amplitudes = (right[keep].T / singular[keep]) / length[:, None]  # [M, r]
+        self.to_coordinates = singular[keep, None] * right[keep] * length  # [r, M]
         self.basis = basis.map(self._combined)
         self.stacked = _stack(self.basis)
         self.lifted, self.lift_size = bool(self.lift.value.any()), self.rms(self.lift.value)
@@ -144,13 +162,28 @@ class Frozen(_Model):
 
     def report(self, t: float, y: Tensor) -> Report:
         u = self.jet(y)
-        speed = self.rhs(t, u)
-        rate = self.solve(speed)
-        defect = speed - self.basis.value @ rate.view(self.rank, -1)
+        rate = self.rhs(t, u)
+        slope = self.solve(rate)
+        residual = rate - self.basis.value @ slope.view(self.rank, -1)
         rows, rates = self.start_rows.clone(), torch.zeros_like(self.start_rows)
-        rows[:, self.layout.amplitude] = self.to_amplitudes @ y.view(self.rank, -1)
-        rates[:, self.layout.amplitude] = self.to_amplitudes @ rate.view(self.rank, -1)
-        return Report(rows, rates, self.rms(u.value), self.rms(speed), self.rms(defect))
+        rows[:, self.layout.amplitude] = self.amplitudes(y)
+        rates[:, self.layout.amplitude] = self.amplitudes(slope)
+        return Report(rows, rates, self.rms(u.value), self.rms(rate), self.rms(residual))
+
+    def amplitudes(self, y: Tensor) -> Tensor:
+        """[M, K]."""
+        return self.to_amplitudes @ y.view(self.rank, -1)
+
+    def recalled(self, y: Tensor, rows: Tensor) -> tuple[Tensor, bool]:
+        """The state that had the coordinates ``y`` and these rows in an earlier session, and whether it still has them.
+
+        The coordinates belong to a singular value decomposition that is computed anew.  Another backend, processor or
+        LAPACK may find other singular vectors, or another number of them.  The amplitudes then give the coordinates.
+        """
+        amplitudes = rows[:, self.layout.amplitude]
+        if y.shape == self.state.shape and torch.equal(self.amplitudes(y), amplitudes):
+            return y, True
+        return (self.to_coordinates @ amplitudes).flatten(), False
 
     # --- linearisation ---------------------------------------------------------------------------
 
@@ -198,7 +231,7 @@ def _stack(basis: Jet) -> Tensor:
     return torch.cat(parts).flatten(0, 1).contiguous()
 
 
-class Moving(_Model):
+class MovingBasis(Model):
     """All parameters move; the state is the rows, flat.
 
     Every right-hand side needs a least-squares solution of its own, with a ridge, as the rates of bumps that do
@@ -263,15 +296,21 @@ class Moving(_Model):
             half, middle = 0.5 * (hi[j] - lo[j]), 0.5 * (hi[j] + lo[j])
             centre = middle + half * torch.tanh(rows[:, j])
             centre = domain[0, j] + torch.remainder(centre - domain[0, j], domain[1, j] - domain[0, j])
-            rows[:, j] = torch.atanh((centre - middle) / half)
+            rows[:, j] = bounded_atanh((centre - middle) / half)
         return rows.flatten()
 
     def report(self, t: float, y: Tensor) -> Report:
         u = self.jet(y)
-        speed = self.rhs(t, u)
-        rates, residual = self.solve(speed, y)
-        defect = float(torch.linalg.vector_norm(residual))
-        return Report(self.rows(y).clone(), rates, self.rms(u.value), self.rms(speed), defect)
+        rate = self.rhs(t, u)
+        rates, residual = self.solve(rate, y)
+        size = float(torch.linalg.vector_norm(residual))
+        return Report(self.rows(y).clone(), rates, self.rms(u.value), self.rms(rate), size)
+
+    def recalled(self, y: Tensor, rows: Tensor) -> tuple[Tensor, bool]:
+        """As for a fixed basis; here the coordinates are the rows."""
+        if y.shape != self.state.shape:
+            raise ValueError(f"the state has shape {tuple(y.shape)}, not {tuple(self.state.shape)}")
+        return y, True
 
 
 class _Fit:
@@ -280,7 +319,7 @@ class _Fit:
     ranks = ALONE
 
     def __init__(self, space: Space, rows: Tensor, x: Tensor, weights: Tensor):
-        model = _Model(space, rows, x, weights)
+        model = Model(space, rows, x, weights)
         self.space, self.layout, self.x, self.root = space, model.layout, x, model.root
         self.target = (model.root * model.start).T.flatten()
         self.guesses = x.new_empty(0)  # there is nothing unknown but the shapes
@@ -314,4 +353,4 @@ def fitted_shapes(space: Space, rows: Tensor, x: Tensor, weights: Tensor) -> Ten
     return model.rows(point)
 
 
-__all__ = ["Frozen", "Moving", "Report", "fitted_shapes"]
+__all__ = ["FixedBasis", "Model", "MovingBasis", "Report", "fitted_shapes"]

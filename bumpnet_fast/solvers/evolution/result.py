@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,78 +11,70 @@ import torch
 from torch import Tensor
 
 from ...core.jet import Jet
+from ...core.rows import bounded_atanh
 from ...nets.bumpnet import BumpNet
+from ..solution import Result, as_points
 from .basis import Space
 
 if TYPE_CHECKING:
     from ...problems.evolution.base import EvolutionProblem
 
 
-@dataclass(frozen=True)
-class EvolutionProgress:
-    """What a callback is told at every time of the output."""
-
-    time: float
-    final_time: float
-    seconds: float
-    steps: int
-    residual: float
-    rel_l2: float | None
+#: A time so many units in the last place beyond an end is that end.
+ROUNDING = 4
 
 
-@dataclass(frozen=True)
-class Evolution:
+@dataclass(kw_only=True)
+class Evolution(Result):
     """An evolution, as far as it went.
 
     Attributes
     ----------
-    problem, net
-        What was solved, and the bumps at the start.
+    net, problem
+        The bumps at the start, and what was solved.
     times : Tensor
         [T], where the states are; 0 first.
     states, rates : Tensor
         [T, M, columns], float64: the rows of all bumps, and their derivatives by t.
     history : list of dict
-        For every one of the times: ``time``; ``seconds``; ``norm``, the root mean square of u; ``residual``,
-        the part of u_t that the bumps cannot follow, relative to u_t: an indicator of the error; and ``rel_l2``
-        where an exact solution is known.
+        For every one of the times: ``time`` and ``final_time``; ``seconds`` since the run began; ``norm``, the root
+        mean square of u; ``residual``, the part of u_t that the bumps cannot follow, relative to u_t: an indicator of
+        the error; ``rel_l2`` where an exact solution is known; ``steps`` so far.  ``iteration`` is the number of the
+        time and ``loss`` the residual again, as every solver calls them.
     fit_error : float
         Relative misfit of the start.
     rel_l2, max_error : float or None
         At the last of the times, on a regular grid over the domain, against the problem's reference.
-    setup_seconds, seconds : float
-        Up to the first step, and from there on.
+    setup_seconds : float
+        Up to the first step: to fit the start, to factorise the basis, and to choose an integrator.
+    seconds : float
+        In the steps alone, by the clock: without the setup, and without what is done at the times of the output.  All
+        sessions of a resumed run together.
     steps, stages : int
         Steps taken, and right-hand sides evaluated.
     solve_seconds : float
         Of one solve for the evolution of the weights: one stage without its right-hand side.
     method, shapes : str
         What integrated, and whether the shapes were "frozen" or did "evolve".
-    stop_reason : str
-        "finished", "time", "interrupted" or "unstable".
-    warnings : list of str
-        What looks wrong, and what to do about it.
+    stop, processor_seconds, warnings
+        As of every :class:`~bumpnet_fast.solvers.solution.Result`.
     """
 
-    problem: EvolutionProblem
     net: BumpNet
+    problem: EvolutionProblem
     times: Tensor
     states: Tensor = field(repr=False)
     rates: Tensor = field(repr=False)
-    history: list[dict[str, Any]] = field(repr=False)
     space: Space = field(repr=False)
     fit_error: float
-    rel_l2: float | None
-    max_error: float | None
+    rel_l2: float | None = None
+    max_error: float | None = None
     setup_seconds: float
-    seconds: float
     steps: int
     stages: int
     solve_seconds: float
     method: str
     shapes: str
-    stop_reason: str
-    warnings: list[str]
 
     @property
     def amplitudes(self) -> Tensor:
@@ -104,18 +97,33 @@ class Evolution:
     def _frame(self) -> Tensor:
         return self.space.frame.to(self.net.rows)
 
-    def predict(self, x: Tensor, t: float) -> Tensor:
-        """u [N, K] at the points ``x`` [N, d] and time ``t``, in the dtype of ``x``; computed in float64.
+    def predict(self, x: Any, t: float, *, grad: bool = False) -> Tensor:
+        """u [N, K] at points and a time.
 
         Between the times of the output the amplitudes are interpolated by cubics that have their rates.
+
+        Parameters
+        ----------
+        x : Tensor, array or nested lists
+            [N, d]; the result has the dtype of a floating-point ``x``, else float64, in which it is computed.
+        t : float
+            Between the first and the last of the times.
+        grad : bool
+            Whether the result can be differentiated by ``x``.
         """
-        return self.jet(x, t).value
+        with torch.set_grad_enabled(grad):
+            return self.jet(x, t, "value").value
 
-    def jet(self, x: Tensor, t: float, want: str = "value") -> Jet:
-        """As :meth:`predict`, with derivatives by x; ``want`` as for :meth:`bumpnet_fast.BumpNet.jet`."""
-        return self.space.jet(x.double(), self._rows(t), want).map(lambda part: part.to(x))
+    def __call__(self, x: Any, t: float) -> Tensor:
+        """As :meth:`predict`."""
+        return self.predict(x, t)
 
-    def on(self, x: Tensor) -> Callable[[float], Tensor]:
+    def jet(self, x: Any, t: float, want: str = "hessian") -> Jet:
+        """u and its derivatives by x at points and a time; ``want`` as for :meth:`bumpnet_fast.BumpNet.jet`."""
+        points, dtype = as_points(x, self.states)
+        return self.space.jet(points, self._rows(t), want).map(lambda part: part.to(dtype))
+
+    def on(self, x: Any) -> Callable[[float], Tensor]:
         """u [N, K] at the same points ``x`` [N, d] for many times: frozen bumps are evaluated there once.
 
         Examples
@@ -124,21 +132,28 @@ class Evolution:
         >>> from bumpnet_fast.solvers import evolve
         >>> run, x = evolve(Heat(), 20), torch.rand(5, 1, dtype=torch.float64)
         >>> u = run.on(x)
-        >>> torch.allclose(u(0.1), run.predict(x, 0.1)), torch.allclose(u(0.5), run.predict(x, 0.5))
+        >>> torch.allclose(u(0.1), run.predict(x, 0.1)), torch.allclose(u(0.5), run(x, 0.5))
         (True, True)
         """
         if self.shapes != "frozen":
             return lambda t: self.predict(x, t)
-        points, layout = x.double(), self.net.layout
-        basis = self.space.basis(points, self.states[0], "value").value
-        lift = self.space.lift(points, "value").value
-        return lambda t: (basis @ self._rows(t)[:, layout.amplitude] + lift).to(x.dtype)
+        points, dtype = as_points(x, self.states)
+        with torch.no_grad():
+            basis = self.space.basis(points, self.states[0], "value").value
+            lift = self.space.lift(points, "value").value
+        return lambda t: (basis @ self._rows(t)[:, self.net.layout.amplitude] + lift).to(dtype)
 
     def _rows(self, t: float) -> Tensor:
-        first, last = float(self.times[0]), float(self.times[-1])
-        if not first <= t <= last:
-            raise ValueError(f"t must be from {first:g} to {last:g}, got {t!r}")
-        after = int(torch.searchsorted(self.times, torch.tensor(float(t), dtype=torch.float64)))
+        first, last, given = float(self.times[0]), float(self.times[-1]), t
+        try:
+            t = float(t)
+        except (TypeError, ValueError):
+            t = math.nan
+        slack = ROUNDING * math.ulp(last)
+        if not first - slack <= t <= last + slack:
+            raise ValueError(f"t must be from {first:g} to {last:g}, got {given!r}")
+        t = min(max(t, first), last)
+        after = int(torch.searchsorted(self.times, torch.tensor(t, dtype=torch.float64)))
         if float(self.times[after]) == t:
             return self.states[after]
         span = float(self.times[after] - self.times[after - 1])
@@ -165,8 +180,8 @@ def interpolate(space: Space, a: Tensor, da: Tensor, b: Tensor, db: Tensor, span
         b[:, j] -= width[j] * torch.round((b[:, j] - a[:, j]) / width[j])
     r = 1 - s
     rows = r * r * (1 + 2 * s) * a + s * s * (1 + 2 * r) * b + span * s * r * (r * da - s * db)
-    rows[:, layout.centre] = torch.atanh((rows[:, layout.centre] - middle) / half)
+    rows[:, layout.centre] = bounded_atanh((rows[:, layout.centre] - middle) / half)  # a cubic may overshoot
     return rows
 
 
-__all__ = ["Evolution", "EvolutionProgress", "interpolate"]
+__all__ = ["Evolution", "interpolate"]

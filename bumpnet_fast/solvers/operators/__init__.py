@@ -1,6 +1,9 @@
 """Operator learning: what trains a BumpDeepONet; knows no operator by name."""
 
 from .check import METHODS
-from .train import OperatorSolution, train
+from .learn import OperatorSolution, learn, new_net
 
-__all__ = ["METHODS", "OperatorSolution", "train"]
+#: The earlier name.
+train = learn
+
+__all__ = ["METHODS", "OperatorSolution", "learn", "new_net", "train"]

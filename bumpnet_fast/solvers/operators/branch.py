@@ -59,23 +59,25 @@ def coordinates(A: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     return size * Q[: len(A)], size * mix
 
 
-@contextlib.contextmanager
-def orthonormal(net: BumpDeepONet, mix: Tensor) -> Iterator[Tensor]:
-    """Let the branch give coordinates instead of amplitudes, inside; gives the matrix that makes amplitudes of them.
+def enter_coordinates(net: BumpDeepONet, mix: Tensor) -> Tensor:
+    """Let the branch give coordinates instead of amplitudes; gives the matrix that makes amplitudes of them.
 
     The bumps overlap so much that their amplitudes cancel by a factor of a thousand and more: no
-    gradient descent gets far in them.  The change of coordinates goes into the last layer and out
-    again, so the function that the net is stays the same.  A branch whose last layer is not linear
-    cannot take it, and keeps its amplitudes.
+    gradient descent gets far in them.  The change of coordinates goes into the last layer and, by
+    :func:`leave_coordinates`, out again, so the function that the net is stays the same.  A branch whose last layer
+    is not linear cannot take it, and keeps its amplitudes.
     """
     _, last = last_layer(net.branch)
     if last is None:
-        yield torch.eye(len(mix)).to(net.rows)
-        return
+        return torch.eye(len(mix)).to(mix)
     _transform(last, torch.linalg.inv(mix))
-    try:
-        yield mix.to(net.rows)
-    finally:
+    return mix
+
+
+def leave_coordinates(net: BumpDeepONet, mix: Tensor) -> None:
+    """Let the branch give amplitudes again; ``mix`` is what :func:`enter_coordinates` gave."""
+    _, last = last_layer(net.branch)
+    if last is not None:
         _transform(last, mix)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...nets.deeponet import BumpDeepONet
 from ...problems.operators.base import Operator, OperatorData
+from ..arguments import check_domain, check_options, choice, flag, integer, number, option, positive
 
 METHODS = ("two-step", "adam")
 
@@ -18,38 +19,24 @@ _RIDGE = {torch.float32: 1e-12, torch.float64: 1e-16}
 
 @dataclass(frozen=True)
 class Options:
-    """The options of :func:`.train.train`; raises ValueError for one that is out of range."""
+    """The options of :func:`.learn.learn`; raises ValueError for one that is out of range."""
 
-    method: str
-    physics: bool
-    functions: int
-    test_functions: int
-    iterations: int
-    learning_rate: float
-    batch: int
-    polish: int
-    trunk_iterations: int
-    tolerance: float
-    ridge: float | None
-    max_seconds: float | None
-    seed: int
+    method: str = option("two-step", choice(*METHODS))
+    physics: bool = option(False, flag())
+    functions: int = option(1000, integer(2))
+    test_functions: int = option(200, integer())
+    iterations: int = option(4000, integer())
+    learning_rate: float = option(3e-3, positive())
+    batch: int = option(256, integer(1))
+    polish: int = option(0, integer())
+    trunk_iterations: int = option(200, integer())
+    tolerance: float = option(1e-3, number())
+    ridge: float | None = option(None, number(optional=True))
+    max_seconds: float | None = option(None, positive(optional=True))
+    seed: int = option(0, integer())
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
-        if not isinstance(self.physics, bool):
-            raise ValueError(f"physics must be True or False, got {self.physics!r}")
-        least = {"functions": 2, "test_functions": 0, "iterations": 0, "batch": 1, "polish": 0}
-        for name, limit in (least | {"trunk_iterations": 0, "seed": 0}).items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < limit:
-                raise ValueError(f"{name} must be an integer of at least {limit}, got {value!r}")
-        for name, positive in (("learning_rate", True), ("max_seconds", True), ("tolerance", False), ("ridge", False)):
-            value = getattr(self, name)
-            if value is None and name in ("max_seconds", "ridge"):
-                continue
-            if not isinstance(value, (int, float)) or not 0 <= value < math.inf or (positive and value == 0):
-                raise ValueError(f"{name} must be {'positive' if positive else 'at least 0'}, got {value!r}")
+        check_options(self)
 
     def ridge_for(self, net: BumpDeepONet) -> float:
         """The ridge, by default one that suits the net's precision."""
@@ -58,11 +45,21 @@ class Options:
 
 def check_operator(operator: Operator, net: BumpDeepONet) -> None:
     """Raise ValueError unless ``net`` can represent the operator's output functions."""
-    name, domain, own = operator.name or type(operator).__name__, operator.domain, net.domain.cpu().double()
+    name = operator.name or type(operator).__name__
     if net.sensors != operator.sensors:
         raise ValueError(f"net has {net.sensors} sensors and operator {name!r} has {operator.sensors}")
-    if own.shape != domain.shape or not bool(((own - domain).abs() <= 1e-5 * (domain[1] - domain[0])).all()):
-        raise ValueError(f"net is for the domain {own.tolist()} and operator {name!r} is posed on {domain.tolist()}")
+    check_domain(net.domain, operator.domain, f"operator {name!r}")
+
+
+def check_kinds(operator_or_data: Any, net: Any, test: Any) -> None:
+    """Raise TypeError unless these are an operator or pairs of functions, a net, and pairs of functions or None."""
+    if not isinstance(operator_or_data, (Operator, OperatorData)):
+        what = f"an Operator, such as get_operator('heat'), or OperatorData, got {type(operator_or_data).__name__}"
+        raise TypeError(f"operator_or_data must be {what}")
+    if not isinstance(net, BumpDeepONet):
+        raise TypeError(f"net must be a BumpDeepONet, got {type(net).__name__}")
+    if test is not None and not isinstance(test, OperatorData):
+        raise TypeError(f"test must be OperatorData or None, got {type(test).__name__}")
 
 
 def check_physics(operator: Operator | None) -> None:
@@ -75,8 +72,6 @@ def check_physics(operator: Operator | None) -> None:
 
 def check_data(name: str, data: OperatorData, net: BumpDeepONet) -> None:
     """Raise TypeError or ValueError unless ``data`` are finite pairs of functions that ``net`` is made for."""
-    if not isinstance(data, OperatorData):
-        raise TypeError(f"{name} must be an Operator or OperatorData, got {type(data).__name__}")
     for part, t in data._asdict().items():
         if not isinstance(t, Tensor) or not t.is_floating_point():
             raise TypeError(

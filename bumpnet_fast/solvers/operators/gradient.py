@@ -1,8 +1,8 @@
-"""Training by gradients: losses over a batch of functions, Adam, and L-BFGS to the end."""
+"""What the gradients are taken of: losses over a batch of functions, and how Adam and L-BFGS see them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,12 +10,9 @@ from torch import Tensor, nn
 
 from ...nets.deeponet import BumpDeepONet
 from ...problems.operators.base import Operator, OperatorData
+from ..objective import Objective
+from .branch import evaluating
 from .fit import Fit, at_equation, function_weights, relative_weights
-
-#: Learning rate at the end, relative to the start.
-_FINAL_RATE = 1e-3
-#: Steps of L-BFGS that it remembers, steps in a round, and evaluations that a round may take.
-_HISTORY, ROUND, _EVALUATIONS = 50, 20, 60
 
 #: Loss of some of the functions, by their indices, or of all.
 Loss = Callable[[Tensor | slice], Tensor]
@@ -69,74 +66,60 @@ def branch_loss(net: BumpDeepONet, functions: Tensor, fit: Fit) -> Loss:
     return loss
 
 
-class Adam:
-    """Adam on random batches, the learning rate falling like a cosine.
+class FunctionsObjective(Objective):
+    """A loss over functions, in random batches of them.
 
-    Attributes
+    Parameters
     ----------
-    total, left : int
-        Steps in all, and those not yet taken.
+    loss : callable
+        Of some of the functions, or of all.
+    module : nn.Module
+        What is trained: all its parameters that require gradients.
+    functions : int
+        How many there are.
+    batch : int, optional
+        So many functions at a time, drawn without replacement for every step; all by default.
+    seed : int
+        Of the batches.
+    leave : callable, optional
+        Called when the stage is over.
     """
 
     def __init__(
-        self, loss: Loss, parameters: Sequence[nn.Parameter], functions: int, iterations: int, learning_rate: float,
-        batch: int, seed: int,
+        self, loss: Loss, module: nn.Module, functions: int, batch: int | None = None, seed: int = 0,
+        leave: Callable[[], None] | None = None,
     ):  # fmt: skip
-        self.loss, self.functions, self.batch = loss, functions, batch
-        self.total = self.left = iterations
-        self.device, self.generator = parameters[0].device, torch.Generator().manual_seed(seed)
-        self.optimiser = torch.optim.Adam(parameters, learning_rate)
-        least = _FINAL_RATE * learning_rate
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, max(iterations, 1), least)
+        self.loss, self.module, self.functions, self.leave = loss, module, functions, leave
+        self.batch = functions if batch is None else batch
+        self.generator = torch.Generator().manual_seed(seed)
 
-    def step(self) -> int:
-        """Take a step; gives the number of steps, 1."""
-        drawn = torch.randperm(self.functions, generator=self.generator)[: self.batch].to(self.device)
-        self.optimiser.zero_grad(set_to_none=True)
-        self.loss(slice(None) if self.batch >= self.functions else drawn).backward()
-        self.optimiser.step()
-        self.schedule.step()
-        self.left -= 1
-        return 1
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    def next(self) -> Tensor | slice:
+        """The functions of the next batch."""
+        if self.batch >= self.functions:
+            return slice(None)
+        drawn = torch.randperm(self.functions, generator=self.generator)[: self.batch]
+        return drawn.to(self.parameters[0].device)
+
+    def backward(self, whole: bool = False, scale: float = 1.0) -> Tensor:
+        loss = scale * self.loss(slice(None) if whole else self.next())
+        loss.backward()
+        return loss.detach()
+
+    @torch.no_grad()
+    def observe(self) -> float:
+        with evaluating(self.module):
+            return float(self.loss(slice(None)))
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers between two steps, beside the parameters."""
-        parts = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
-        return parts | {"generator": self.generator.get_state(), "left": self.left}
+        return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"])
-        self.left = int(state["left"])
 
-
-class Lbfgs:
-    """L-BFGS on all functions together, in rounds of steps; otherwise as :class:`Adam`."""
-
-    def __init__(self, loss: Loss, parameters: Sequence[nn.Parameter], iterations: int):
-        self.loss, self.total, self.left = loss, iterations, iterations
-        self.optimiser = torch.optim.LBFGS(
-            parameters, max_iter=ROUND, max_eval=_EVALUATIONS, history_size=_HISTORY, line_search_fn="strong_wolfe",
-            tolerance_change=0.0, tolerance_grad=0.0,
-        )  # fmt: skip
-
-    def step(self) -> int:
-        """Take a round of steps; gives their number."""
-        self.optimiser.step(self._closure)
-        self.left -= ROUND
-        return ROUND
-
-    def _closure(self) -> Tensor:
-        self.optimiser.zero_grad(set_to_none=True)
-        value = self.loss(slice(None))
-        value.backward()
-        return value
-
-    def state_dict(self) -> dict[str, Any]:
-        """What it remembers between two rounds, beside the parameters."""
-        return {"optimiser": self.optimiser.state_dict(), "left": self.left}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.left = int(state["left"])
+    def finish(self) -> None:
+        if self.leave is not None:
+            self.leave()

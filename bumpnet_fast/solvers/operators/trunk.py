@@ -8,24 +8,21 @@ and the cost of a step does not grow with the number of modes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ...core.ranks import ALONE
 from ...nets.deeponet import BumpDeepONet
+from ..arguments import number, option, positive
+from ..elimination import Normal
+from ..levenberg_marquardt import Descent
 from .fit import Fit
 
 #: A column is scaled up by no more than this, relative to the longest: a dying bump keeps finite amplitudes.
 _SHORTEST = 1e-6
-#: Initial damping.  Ten times less sends every second trunk of 8 bumps into a valley fifty times too high.
-_DAMPING = 10.0
-#: Damping at which no step is left to try, and the largest change of a shape in a step.
-_DAMPING_MOST, _STEP_CAP = 1e12, 1.0
-#: Marquardt's scaling forgets large diagonals by this factor per iteration.
-_FADE = 0.9
 
 
 def modes(functions: Tensor, count: int) -> Tensor:
@@ -45,7 +42,7 @@ def modes(functions: Tensor, count: int) -> Tensor:
 def scaled_qr(A: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
     """QR of A [R, M] with its columns divided by the lengths, the third result, and with rows of a ridge below."""
     length = torch.linalg.vector_norm(A, dim=0)
-    length = length.clamp_min(_SHORTEST * float(length.max()))
+    length = length.clamp_min(_SHORTEST * float(length.max()) or 1.0)
     Q, R = torch.linalg.qr(torch.cat([A / length, math.sqrt(ridge) * torch.eye(A.shape[1]).to(A)]))
     return Q, R, length
 
@@ -63,12 +60,18 @@ class Point:
     scale: Tensor | None = None  # [P], likewise
 
     def memory(self) -> dict[str, Any]:
-        """What :func:`points_of_descent` goes on from."""
+        """What a descent goes on from."""
         return {"rows": self.rows, "damping": self.damping, "scale": self.scale}
 
 
 class Projection:
-    """Least squares of the modes [R, K] over the amplitudes of the bumps, for any shapes of them."""
+    """Least squares of the modes [R, K] over the amplitudes of the bumps, for any shapes of them.
+
+    It is a model for :func:`~bumpnet_fast.solvers.levenberg_marquardt.descend`.
+    """
+
+    #: No amplitude is stepped, and there is one process.
+    stepped, ranks = 0, ALONE
 
     def __init__(self, net: BumpDeepONet, fit: Fit, modes: Tensor, ridge: float):
         self.net, self.fit, self.modes, self.ridge = net, fit, modes, ridge
@@ -83,11 +86,16 @@ class Projection:
         residual[: len(A)] -= self.modes
         return Point(rows, float(residual.square().sum()), residual[: len(A)], h, Q[: len(A)])
 
-    def normal(self, point: Point) -> tuple[Tensor, Tensor]:
+    def move(self, point: Point, step: Tensor) -> Point:
+        """The point a step [P] of the shapes further."""
+        return self.evaluate(point.rows + step.view_as(point.rows))
+
+    def normal(self, point: Point) -> Normal:
         """Gauss-Newton matrix [P, P] and gradient [P] of half the loss, by Kaufman's Jacobian.
 
         The derivative of mode k's residual is that of the bumps, off their span, times the mode's
         amplitudes; so summing over the modes takes one Gram matrix, times products of amplitudes.
+        The Jacobian [R K, P] itself is never formed.
         """
         _, D = self.fit.design(self.net, point.rows, derivatives=True)
         R, M, Q = D.shape
@@ -96,56 +104,65 @@ class Projection:
         together = point.amplitudes @ point.amplitudes.T
         H = (D.T @ D).view(M, Q, M, Q) * together[:, None, :, None]
         pull = point.residual @ point.amplitudes.T
-        return H.reshape(M * Q, M * Q), (D.view(R, M, Q) * pull[:, :, None]).sum(0).flatten()
+        return Normal(H.reshape(M * Q, M * Q), (D.view(R, M, Q) * pull[:, :, None]).sum(0).flatten())
 
 
-def descend(model: Projection, point: Point) -> Iterator[Point]:
-    """Points of ever smaller loss by Levenberg-Marquardt steps; ends when no step decreases the loss.
+@dataclass
+class Trunk(Descent, listed=False):
+    """The stage that fits the shapes: Levenberg-Marquardt steps of :class:`Projection`.
 
-    The damping follows Nielsen's rule in the metric of Marquardt's scaling, as in ``solvers``.  A point that
-    comes out of here knows both: from it, a descent goes on.
+    The work of its run is an :class:`~bumpnet_fast.solvers.operators.task.OperatorTask`.
+
+    Parameters
+    ----------
+    tolerance : float
+        Converged when the loss decreases by less than this fraction over ten iterations.
+    ridge : float
+        Tikhonov weight on the squares of the scaled amplitudes.
+    damping : float
+        Initial damping.  Ten times less sends every second trunk of 8 bumps into a valley fifty times too high.
+    step_cap : float
+        Largest change of a raw shape parameter in a step.
     """
-    damping, growth, scale = _DAMPING if point.damping is None else point.damping, 2.0, point.scale
-    while True:
-        H, gradient = model.normal(point)
-        diagonal = H.diagonal().clone()
-        scale = diagonal if scale is None else torch.maximum(diagonal, _FADE * scale)
-        metric = scale.clamp_min(1e-14 * float(scale.max()))
-        while True:
-            if damping > _DAMPING_MOST:
-                return
-            L, failed = torch.linalg.cholesky_ex(H + torch.diag(damping * metric))
-            if failed:
-                damping *= 10
-                continue
-            step = -torch.cholesky_solve(gradient[:, None], L)[:, 0]
-            slope, size = float(gradient @ step), float(metric @ step.square())
-            cap = min(1.0, _STEP_CAP / max(float(step.abs().max()), 1e-300))
-            # (H + damping metric) step = -gradient spares H @ step.
-            predicted = -2 * cap * slope + cap**2 * (slope + damping * size)
-            trial = model.evaluate(point.rows + (cap * step).view_as(point.rows))
-            if math.isfinite(trial.loss) and trial.loss < point.loss:
-                gain = min((point.loss - trial.loss) / max(predicted, 1e-300), 1.0)
-                damping = max(damping * max(1 / 5, 1 - (2 * gain - 1) ** 3), 1e-15)
-                growth, point = 2.0, replace(trial, damping=damping, scale=scale)
-                break
-            damping, growth = damping * growth, 2 * growth
-        yield point
 
+    name: ClassVar[str] = "trunk"
+    iterations: ClassVar[int] = 200
+    tolerance: float = option(1e-3, number())
+    ridge: float = option(1e-16, number())
+    damping: float = option(10.0, positive())
+    step_cap: float = option(1.0, positive())
 
-def points_of_descent(
-    net: BumpDeepONet, fit: Fit, ridge: float, memory: dict[str, Any] | None = None
-) -> Iterator[Point]:
-    """The start, and the point after every step, of the shapes of ``net``, which it leaves alone.
+    def start(self, work: Any, iterations: int) -> None:
+        with work.few_threads():
+            super().start(work, iterations)
 
-    With the ``memory`` of a point, that one is the start.
-    """
-    model = Projection(net, fit, modes(fit.weights * fit.targets, len(net.rows)), ridge)
-    if memory is None:
-        point = model.evaluate(net.rows.detach().double())
-    else:
-        rows, scale = memory["rows"].to(net.rows.device), memory["scale"]
+    def make_model(self, work: Any) -> Projection:
+        fit, net = work.fit, work.net
+        return Projection(net, fit, modes(fit.weights * fit.targets, len(net.rows)), self.ridge)
+
+    def first_point(self) -> Point:
+        return self.model.evaluate(self.work.net.rows.detach().double())
+
+    def step(self, most: int) -> int:
+        with self.work.few_threads():
+            return super().step(most)
+
+    def loss(self) -> float:
+        with self.work.few_threads():
+            return super().loss()
+
+    def best(self) -> dict[str, Tensor]:
+        return {"rows": self.point.rows}
+
+    def finish(self) -> None:
+        if self._point is not None:
+            self.work.settle(self.work.net, self.point.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.point.memory()
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        rows, scale = state["rows"].to(self.work.device), state["scale"]
         scale = None if scale is None else scale.to(rows).reshape(rows.numel())
-        point = replace(model.evaluate(rows), damping=memory["damping"], scale=scale)
-    yield point
-    yield from descend(model, point)
+        self._point = replace(self.model.evaluate(rows), damping=state["damping"], scale=scale)

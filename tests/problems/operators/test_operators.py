@@ -38,6 +38,43 @@ def test_data_do_not_hang_on_the_number_of_threads(name, threads):
     assert all(torch.equal(a, b) for a, b in zip(*data, strict=True))
 
 
+@dataclass
+class _Own(Operator):
+    """A user's operator with a sum of its own."""
+
+    name, linear = "own", True
+
+    def apply(self, f):
+        return self.at_points(f) @ torch.ones(101, 101, dtype=f.dtype).cumsum(1).sin()
+
+
+@pytest.mark.parametrize("operator", [*map(get_operator, OPERATORS), _Own()], ids=lambda operator: operator.name)
+def test_inputs_and_outputs_do_not_hang_on_the_number_of_threads(operator, threads):
+    found, number = [], 300 if operator.linear else 40
+    for count in (1, 2, 3):
+        threads(count)
+        f = operator.inputs(number, seed=2)
+        found.append((f, operator.apply(f), operator.at_points(f), *operator.generate(number, seed=2)))
+        assert torch.get_num_threads() == count, "left as it was"
+    assert all(torch.equal(a, b) for others in found[1:] for a, b in zip(found[0], others, strict=True))
+    torch.testing.assert_close(found[0][1], found[0][4], rtol=0, atol=0)
+
+
+def test_the_threads_are_as_before_where_an_operator_fails(threads):
+    @dataclass
+    class Failing(Operator):
+        def apply(self, f):
+            assert torch.get_num_threads() == 1
+            raise ArithmeticError
+
+    threads(2)
+    with pytest.raises(ArithmeticError):
+        Failing().apply(torch.zeros(1, 5))
+    with pytest.raises(NotImplementedError, match="Operator must define apply"):
+        Operator().generate(2)
+    assert torch.get_num_threads() == 2
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("sensors", [20, 33])
 def test_sensors_see_the_functions_that_were_drawn(name, sensors):

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from evolutions import Bistable, Porous, Rod, Swelling, Tidal, Waves
 from bumpnet_fast import BumpNet
 from bumpnet_fast.problems import Poisson
 from bumpnet_fast.problems.evolution import Advection, AllenCahn, Burgers, Heat, Heat2D
-from bumpnet_fast.solvers import evolve, uniform_net
-from bumpnet_fast.solvers.evolution.basis import Space, quadrature
-from bumpnet_fast.solvers.evolution.models import Frozen, Moving, fitted_shapes
+from bumpnet_fast.solvers import Stop, StopReason, evolve, uniform_net
+from bumpnet_fast.solvers.evolution import ednn
+from bumpnet_fast.solvers.evolution.basis import Space, _rule, quadrature
+from bumpnet_fast.solvers.evolution.models import FixedBasis, MovingBasis, fitted_shapes
 from bumpnet_fast.solvers.evolution.result import interpolate
 
 
-def model_of(problem, bumps, kind=Frozen, **options):
+def model_of(problem, bumps, kind=FixedBasis, **options):
     net = uniform_net(problem, bumps)
     x, weights = quadrature(problem, net, None)
     with torch.no_grad():
@@ -126,7 +128,8 @@ def test_boundary_values_hold_exactly():
     ends = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     for t in (0.0, 0.03, 0.2):
         torch.testing.assert_close(run.predict(ends, t), torch.tensor([[1.0], [3.0]]).double(), rtol=0, atol=1e-12)
-    by_graph = run.predict(ends.requires_grad_(), 0.2)
+    assert not run.predict(ends.requires_grad_(), 0.2).requires_grad
+    by_graph = run.predict(ends, 0.2, grad=True)
     assert torch.autograd.grad(by_graph.sum(), ends)[0].shape == (2, 1)
 
 
@@ -139,6 +142,17 @@ def test_quadrature_integrates():
         x, weights = quadrature(problem, uniform_net(problem, 20), 36)
         assert float(weights @ integral(x)) == pytest.approx(0.1, rel=1e-12)
         assert float(weights.sum()) == pytest.approx(1) and (weights > 0).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 64, 301])
+def test_a_rule_of_gauss_is_exact_to_its_degree(n):
+    lo, hi = -0.5, 2.0
+    x, weights = _rule(torch.tensor([lo, hi], dtype=torch.float64), n, periodic=False)
+    assert x.shape == weights.shape == (n,) and bool((x.diff() > 0).all()) and lo < x[0] and x[-1] < hi
+    s = (2 * x - lo - hi) / (hi - lo)
+    for degree in {0, 1, n, 2 * n - 2, 2 * n - 1}:
+        wanted = 1 / (degree + 1) if degree % 2 == 0 else 0.0
+        assert float(weights @ s**degree) == pytest.approx(wanted, rel=1e-10, abs=1e-13)
 
 
 def test_the_basis_is_factorised_once(monkeypatch):
@@ -185,14 +199,34 @@ def test_the_state_is_u_in_an_orthonormal_basis():
 def test_history_callback_and_times():
     told, problem = [], Heat()
     run = evolve(problem, 12, times=(0.1, 0.25, 1.0), callback=told.append)
-    assert run.times.tolist() == [0, 0.1, 0.25, 1.0] == [e["time"] for e in run.history] == [p.time for p in told]
+    assert run.times.tolist() == [0, 0.1, 0.25, 1.0] == [e["time"] for e in run.history]
+    assert [p.entry for p in told] == run.history and [p.share for p in told] == [0, 0.1, 0.25, 1.0]
     assert [p.rel_l2 for p in told] == [e["rel_l2"] for e in run.history]
+    assert [e["loss"] for e in run.history] == [e["residual"] for e in run.history] == [p.loss for p in told]
+    assert [(e["iteration"], e["steps"], e["final_time"], e["stage"]) for e in run.history] == [
+        (i, i, 1.0, "expm") for i in range(4)
+    ]
     assert all(0 < e["rel_l2"] < 1e-3 and 0 <= e["residual"] < 1e-2 for e in run.history)
     norms = [e["norm"] for e in run.history]
     assert norms == sorted(norms, reverse=True) and norms[0] == pytest.approx(math.sqrt(0.625), rel=1e-3)
     assert run.states.shape == run.rates.shape == (4, 12, 4) and run.amplitudes.shape == (4, 12, 1)
     assert run.history[-1]["rel_l2"] == pytest.approx(run.rel_l2, rel=0.1)
-    assert min(run.setup_seconds, run.seconds) > 0 and run.steps == 3
+    assert min(run.setup_seconds, run.seconds, run.processor_seconds) > 0 and run.steps == 3
+    assert run.setup_seconds + run.seconds <= run.history[-1]["seconds"]
+    assert torch.equal(told[-1].net().rows, run.at(1.0).rows) and run.stop is StopReason.FINISHED
+
+
+def test_the_solution_is_asked_for_as_any_other():
+    run = evolve(Heat(), 12, times=4, measure=False)
+    x = torch.linspace(0, 6, 5, dtype=torch.float64)[:, None]
+    wanted = run.jet(x, 0.2)
+    assert wanted.hessian.shape == (5, 1, 1, 1)
+    for points in (x, x.numpy(), x.tolist()):
+        for u in (run.predict(points, 0.2), run(points, 0.2), run.on(points)(0.2), run.jet(points, 0.2).value):
+            torch.testing.assert_close(u, wanted.value, rtol=0, atol=1e-12)
+    assert run(x.float().numpy(), 0.2).dtype == torch.float32 and run([[1]], 0.2).dtype == torch.float64
+    with pytest.raises(ValueError, match=r"x must have shape \[N, d\]"):
+        run.predict([0.1, 0.2], 0.2)
 
 
 def test_between_the_times_u_is_interpolated():
@@ -204,6 +238,56 @@ def test_between_the_times_u_is_interpolated():
     for t in (-0.1, 7.0, float("nan")):
         with pytest.raises(ValueError, match=r"t must be from 0 to 6.28319, got"):
             run.predict(x, t)
+
+
+@pytest.mark.parametrize(("final", "times"), [(0.35, 3), (0.1, 3), (0.7, 10), (1.1, 7), (0.35, [0.1, 0.35 * 3 / 3])])
+def test_the_last_time_is_the_final_one(final, times):
+    run = evolve(Heat(final_time=final), 12, times=times, measure=False)
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+    assert float(run.times[-1]) == final and (run.times.diff() > 0).all()
+    torch.testing.assert_close(run.predict(x, final)[:, 0], run.problem.exact(x, final), rtol=0, atol=1e-3)
+    for near in (math.nextafter(final, 2), final + 3 * math.ulp(final), torch.tensor(final, dtype=torch.float64)):
+        assert torch.equal(run.predict(x, near), run.predict(x, final))
+    assert torch.equal(run.at(-1e-17).rows, run.at(0.0).rows)
+    for t in (final * (1 + 1e-12), math.nan, math.inf, -1e-9, None, "late", torch.tensor(math.nan)):
+        with pytest.raises(ValueError, match="t must be from 0 to"):
+            run.predict(x, t)
+
+
+def test_a_time_within_rounding_of_the_final_one_is_that():
+    run = evolve(Heat(final_time=0.35), 12, times=[0.1, math.nextafter(0.35, 0)], measure=False)
+    assert float(run.times[-1]) == 0.35
+    assert float(evolve(Heat(final_time=0.35), 12, times=[0.3, 0.349], measure=False).times[-1]) == 0.349
+
+
+@pytest.mark.parametrize("given", [[1.0], 0.0, None])
+def test_what_is_no_right_hand_side_is_named(given):
+    class Wrong(Heat):
+        def rhs(self, x, u, t):
+            return given
+
+    with pytest.raises(ValueError, match=rf"rhs\(x, u, t\) of .* must give a tensor .*, got {type(given).__name__}"):
+        evolve(Wrong(), 12)
+
+
+def test_centres_that_reach_the_end_of_their_box_stay_finite():
+    problem = Heat(periodic=False)
+    net = uniform_net(problem, 12)
+    space, a = Space.of(problem, net), net.rows.detach().double()
+    rates = torch.zeros_like(a)
+    rates[:, 0] = 1e3  # a cubic between two states overshoots
+    for s in (0.25, 0.5, 0.75):
+        between = interpolate(space, a, rates, a, -rates, 1.0, s)
+        assert torch.isfinite(between).all()
+    run = evolve(Heat(), BumpNet.from_rows(_at_the_end(net), net.frame, net.domain), times=1, shapes="evolve",
+                 initial_shapes="uniform", measure=False, max_seconds=1e-9)  # fmt: skip
+    assert torch.isfinite(run.states).all()
+
+
+def _at_the_end(net):
+    rows = net.rows.detach().clone()
+    rows[0, 0], rows[-1, 0] = -40.0, 40.0
+    return rows
 
 
 def test_the_net_of_a_time_carries_its_amplitudes():
@@ -280,8 +364,26 @@ def test_an_interrupt_keeps_what_was_computed(when):
 
 
 def test_time_is_limited():
+    told = []
     run = evolve(Burgers(), 16, times=10, max_seconds=1e-9, measure=False)
     assert run.stop_reason == "time" and run.times.tolist() == [0]
+    assert evolve(Burgers(), 16, times=10, stop=Stop(seconds=1e-9), measure=False).stop is StopReason.TIME
+    some = evolve(Heat(), 12, times=10, stop=Stop(iterations=3), measure=False, callbacks=[told.append])
+    assert some.stop is StopReason.ITERATIONS and len(some.times) == 4 and some.history[-1]["time"] == some.times[-1]
+    assert [round(p.share, 9) for p in told] == [0, round(1 / 3, 9), round(2 / 3, 9), 1]
+
+
+def test_time_is_limited_within_a_step_too():
+    class Slow(Burgers):
+        def rhs(self, x, u, t):
+            if t > 0.5:
+                time.sleep(0.05)
+            return super().rhs(x, u, t)
+
+    started = time.perf_counter()
+    run = evolve(Slow(), 12, method="rk4", step=1e-3, times=[0.4, 1.0], measure=False, max_seconds=1.0)
+    assert run.stop_reason == "time" and run.times.tolist() == [0, 0.4]
+    assert time.perf_counter() - started < 10  # all of it would take 100 s
 
 
 def test_other_errors_of_a_callback_pass_through():
@@ -334,12 +436,12 @@ def test_rates_of_moving_shapes_follow_u_t():
     """Two outputs, boundary data and a lift: the rates move the rows so that u changes by rhs."""
     for problem, kind in ((Waves(), 5), (Rod(beat=2.0), 5)):
         with torch.no_grad():
-            model = model_of(problem, kind, Moving)
+            model = model_of(problem, kind, MovingBasis)
             report = model.report(0.1, model.state)
             y, rate = model.state, report.rates.flatten()
             change = (model._value(y + 1e-6 * rate) - model._value(y - 1e-6 * rate)) / 2e-6
             missed = model.rms(change - model.rhs(0.1, model.jet(y)))
-        assert missed == pytest.approx(report.defect, rel=1e-3) and report.defect < 0.9 * report.speed
+        assert missed == pytest.approx(report.residual, rel=1e-3) and report.residual < 0.9 * report.rate
 
 
 def test_a_fit_of_the_shapes_fits_the_start():
@@ -349,7 +451,7 @@ def test_a_fit_of_the_shapes_fits_the_start():
     with torch.no_grad():
         space = Space.of(problem, net, slack=2.0)
         rows = fitted_shapes(space, net.rows.double(), x, weights)
-        before, after = (Frozen(space, r, x, weights).fit_error for r in (net.rows.double(), rows))
+        before, after = (FixedBasis(space, r, x, weights).fit_error for r in (net.rows.double(), rows))
     assert after < 1e-2 * before
 
 
@@ -387,6 +489,9 @@ ROTATED = uniform_net(Heat2D(), (3, 3)).perturb_(0.1, torch.Generator().manual_s
     (Heat(), 8, {"times": (0.2, 0.1)}, "times must be an integer, or ascending numbers above 0"),
     (Heat(), 8, {"times": ()}, "times must be an integer, or ascending"),
     (Heat(), 8, {"times": 2.5}, "times must be an integer, or ascending"),
+    (Heat(), 8, {"stop": 3.0}, "stop must be a Stop, got float"),
+    (Heat(), 8, {"stop": Stop(), "max_seconds": 3.0}, "max_seconds must go into stop"),
+    (Heat(), 8, {"stop": Stop(iterations=(1, 2))}, "iterations must be a number or 1 numbers for 'auto'"),
     (Heat(), 8, {"points": 7}, "points must be at least as many as the 8 bumps, got 7"),
     (Heat(), 8, {"points": (9, 9)}, "points must be 1 positive numbers"),
     (Heat(), 8, {"points": torch.zeros(3)}, r"points must be finite and of shape \[N, 1\]"),
@@ -405,8 +510,16 @@ ROTATED = uniform_net(Heat2D(), (3, 3)).perturb_(0.1, torch.Generator().manual_s
 ])  # fmt: skip
 def test_wrong_arguments_are_named(problem, net, options, message, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
-    with pytest.raises((ValueError, ModuleNotFoundError), match=message):
+    with pytest.raises((ValueError, TypeError, ModuleNotFoundError), match=message):
         evolve(problem, net, **options)
+
+
+@pytest.mark.parametrize("method", ["radau", "no such"])
+def test_methods_are_checked_before_shapes_are_fitted(method, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchdiffeq", None)
+    monkeypatch.setattr(ednn, "fitted_shapes", lambda *_: pytest.fail("computing began"))
+    with pytest.raises((ValueError, ModuleNotFoundError), match=method):
+        evolve(Heat(), 8, method=method, shapes="evolve")
 
 
 def test_single_precision_in_rhs_does_no_harm():

@@ -8,6 +8,7 @@ import types
 import pytest
 import torch
 
+from bumpnet_fast.solvers.evolution import integrators
 from bumpnet_fast.solvers.evolution.integrators import (
     SCIPY,
     CrankNicolson,
@@ -128,6 +129,37 @@ def test_scipy_methods(name):
     short = ScipyMarcher(name, nonlinear, jacobian, 1.0, 1e-2, 1.0, 1 / 50)
     at_the_end(short)
     assert short.steps >= 50
+
+
+@pytest.mark.parametrize("name", SCIPY)
+def test_a_scipy_method_does_not_depend_on_the_times_of_the_output(name):
+    """Nor does it get dearer: an integrator that begins anew at each of them would."""
+    ends = []
+    for number in (1, 40):
+        marcher, y, t = ScipyMarcher(name, nonlinear, lambda t, y: A, 1.0, 1e-9, 1.0, None), START, 0.0
+        for i in range(1, number + 1):
+            y, t = marcher.advance(t, y, i / number, nothing), i / number
+        ends.append((y, marcher.steps))
+    assert torch.equal(ends[0][0], ends[1][0]) and ends[0][1] == ends[1][1]
+
+
+@pytest.mark.parametrize("name", SCIPY)
+def test_a_fresh_scipy_method_takes_the_place_of_another(name, monkeypatch):
+    """With the step size at which that was, and where it was; a resumed evolution repeats no more than its steps."""
+    begins = []
+    begin = ScipyMarcher._begin
+    monkeypatch.setattr(ScipyMarcher, "_begin", lambda self, *args: begins.append(args) or begin(self, *args))
+    monkeypatch.setattr(integrators, "_STRETCH", 5)
+    times = []
+    marcher = ScipyMarcher(name, nonlinear, lambda t, y: A, 1.0, 1e-8, 1.0, None)
+    y = marcher.advance(0.0, START, 1.0, lambda t, y: times.append(t))
+    torch.testing.assert_close(y, precise(nonlinear), rtol=0, atol=1e-4)
+    assert times == sorted(times) and len(begins) == math.ceil(len(times) / 5) > 1
+    for number, (t, _, first) in enumerate(begins[1:], 1):
+        assert t == times[5 * number - 1] and first == pytest.approx(t - times[5 * number - 2])
+    again = ScipyMarcher(name, nonlinear, lambda t, y: A, 1.0, 1e-8, 1.0, None)
+    again.load_state_dict(marcher.state_dict(), 1.0, y)
+    assert again.steps == marcher.steps and again.solver.t == 1.0 and again.taken <= 5
 
 
 def test_a_solution_that_ends_has_no_step():

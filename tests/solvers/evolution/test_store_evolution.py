@@ -5,13 +5,13 @@ import itertools
 
 import pytest
 import torch
-from scipy import integrate
-from test_resume import changed
 
+from bumpnet_fast import use_backend
 from bumpnet_fast.io.saved import CheckpointError, resume
 from bumpnet_fast.problems.evolution import get_evolution
 from bumpnet_fast.solvers import evolve, run_state
-from bumpnet_fast.solvers.evolution.integrators import SCIPY, _attributes
+from bumpnet_fast.solvers.evolution import integrators
+from bumpnet_fast.solvers.evolution.integrators import SCIPY
 
 CASES = {
     "expm": ("heat", {"times": [0.01, 0.013, 0.2, 0.4, 0.6, 0.8, 1.0]}),
@@ -77,7 +77,7 @@ def test_an_error_in_the_callback_loses_nothing(tmp_path):
     path = tmp_path / "run.pt"
     with pytest.raises(MemoryError):
         run("bdf", checkpoint=path, callback=interrupt_at(4, MemoryError))
-    assert len(run_state.load(path)["state"]["times"]) == 5
+    assert len(run_state.load(path)["state"]["work"]["times"]) == 5
     assert_same(resume(path), whole_run("bdf"))
 
 
@@ -88,15 +88,97 @@ def test_stopped_by_time(tmp_path):
     assert_same(resume(path), whole_run("bdf"))
 
 
+@pytest.mark.parametrize("stretch", [1, 4, 6])
 @pytest.mark.parametrize("name", SCIPY)
-def test_what_an_integrator_of_scipy_remembers_is_known(name):
-    """What is neither stored nor made again is a function, and so the same in every one of a kind."""
-    solver = SCIPY[name](lambda t, y: -y, 0.0, [1.0, 2.0], 100.0)
-    for _ in range(3):
-        solver.step()
-    left = {key: value for key, value in vars(solver).items() if key not in _attributes(solver) and key != "sol"}
-    assert all(callable(value) for value in left.values()), left
-    assert isinstance(solver, integrate.OdeSolver)
+def test_integrators_of_scipy_that_are_replaced_on_the_way(name, stretch, tmp_path, monkeypatch):
+    """Fresh ones begin before, at and after the times at which a run is stopped."""
+    monkeypatch.setattr(integrators, "_STRETCH", stretch)
+    whole, path = run(name), tmp_path / "run.pt"
+    assert whole.steps > stretch
+    run(name, checkpoint=path, callback=interrupt_at(0))
+    for stop in range(1, 7):
+        resume(path, callback=interrupt_at(0))
+        state = torch.load(path, weights_only=True)["state"]
+        begun = state["method"]["marcher"]["begun"]["t"]
+        assert len(state["work"]["times"]) == stop + 1 and begun < whole.times[stop]
+    assert_same(resume(path), whole)
+
+
+@pytest.mark.parametrize("name", SCIPY)
+def test_a_state_of_an_older_version_is_taken_up(name, tmp_path):
+    """It has the attributes of scipy's integrator, which nobody reads any more; a fresh one begins."""
+    path = tmp_path / "run.pt"
+    run(name, checkpoint=path, callback=interrupt_at(3))
+    content = torch.load(path, weights_only=True)
+    steps = content["state"]["method"]["marcher"]["steps"]
+    content["state"]["method"]["marcher"] = {"steps": steps, "solver": {"t": 1.0, "y": torch.zeros(3), "h_abs": 0.1}}
+    torch.save(content, path)
+    resumed, whole = resume(path), whole_run(name)
+    assert resumed.stop_reason == "finished" and resumed.steps > steps
+    assert torch.equal(resumed.states[:4], whole.states[:4])
+    scale = whole.states[-1].abs().max()
+    assert float((resumed.states[-1] - whole.states[-1]).abs().max()) < 1e-2 * float(scale)
+    assert_same(resume(path), resumed)
+
+
+def test_steps_that_come_out_otherwise_are_not_gone_on_from(tmp_path):
+    """As those of another machine may: the stored state counts."""
+    path = tmp_path / "run.pt"
+    run("radau", checkpoint=path, callback=interrupt_at(3))
+    content = torch.load(path, weights_only=True)
+    content["state"]["method"]["marcher"]["begun"]["y"] *= 1.5
+    torch.save(content, path)
+    resumed, whole = resume(path), whole_run("radau")
+    torch.testing.assert_close(resumed.states[-1], whole.states[-1], rtol=1e-2, atol=1e-3)
+
+
+# --- another basis -------------------------------------------------------------------------------
+
+
+def turned(path):
+    """Store the coordinates of another singular value decomposition: turned, and in another order."""
+    content = torch.load(path, weights_only=True)
+    work = content["state"]["work"]
+    signs = torch.where(torch.arange(len(work["y"])) % 3 == 0, -1.0, 1.0)
+    work["y"] = (signs * work["y"]).roll(2)
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "moving"])
+def test_amplitudes_count_where_the_basis_comes_out_differently(case, tmp_path):
+    whole, path = whole_run(case), tmp_path / "run.pt"
+    run(case, checkpoint=path, callback=interrupt_at(3))
+    turned(path)
+    resumed, size = resume(path), float(whole.history[-1]["norm"])
+    x = torch.linspace(float(whole.net.domain[0, 0]), float(whole.net.domain[1, 0]), 40, dtype=torch.float64)[:, None]
+    assert torch.equal(resumed.states[:4], whole.states[:4])
+    for t in whole.times[4:].tolist():
+        torch.testing.assert_close(resumed.predict(x, t), whole.predict(x, t), rtol=0, atol=1e-4 * size)
+    assert resumed.stop_reason == "finished" and resumed.rel_l2 == pytest.approx(whole.rel_l2, rel=0.1, abs=1e-6)
+
+
+def test_a_basis_of_another_rank_is_none_of_the_states(tmp_path):
+    whole, path = whole_run("expm"), tmp_path / "run.pt"
+    run("expm", checkpoint=path, callback=interrupt_at(3))
+    content = torch.load(path, weights_only=True)
+    content["state"]["work"]["y"] = content["state"]["work"]["y"][:-1]
+    torch.save(content, path)
+    assert resume(path).rel_l2 == pytest.approx(whole.rel_l2, rel=1e-2, abs=1e-7)
+
+
+@pytest.mark.parametrize(("name", "options"), [("advection", {"method": "rk4"}), ("burgers", {"method": "radau"})])
+def test_another_backend_goes_on(name, options, tmp_path):
+    def follow(**more):
+        return evolve(get_evolution(name), 16, times=10, measure=False, **options, **more)
+
+    whole, path = follow(), tmp_path / "run.pt"
+    follow(checkpoint=path, callback=interrupt_at(4))
+    with use_backend("reference"):
+        resumed = resume(path)
+    x = torch.linspace(-1, 1, 30, dtype=torch.float64)[:, None] if name == "burgers" else torch.rand(30, 1).double()
+    torch.testing.assert_close(resumed.predict(x, 1.0), whole.predict(x, 1.0), rtol=0, atol=1e-5)
+    if name == "advection":
+        assert resumed.rel_l2 == pytest.approx(whole.rel_l2, rel=0.1) and whole.rel_l2 < 1e-6
 
 
 # --- the file ------------------------------------------------------------------------------------
@@ -110,7 +192,7 @@ def good(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"state": {}}, "is damaged: 'rows'"),
+    ({"state": {}}, "is damaged: 'seconds'"),
     ({"net": {}}, "is damaged: 'device'"),
     ({"problem": {"name": "mine", "settings": {}}}, "needs its problem, .*'mine'"),
     ({"solver": "solve"}, "needs its problem|is damaged"),
@@ -118,23 +200,32 @@ def good(tmp_path_factory):
 def test_damaged_files_are_refused(change, message, good, tmp_path):
     path = tmp_path / "run.pt"
     path.write_bytes(good)
-    torch.save(changed(torch.load(path, weights_only=True), **change), path)
+    torch.save(torch.load(path, weights_only=True) | change, path)
     with pytest.raises(CheckpointError, match=message):
         resume(path)
 
 
-@pytest.mark.parametrize("part", ["y", "times", "march", "solver", "attributes"])
+@pytest.mark.parametrize("part", ["rows", "times", "history", "marcher", "begun", "late", "first"])
 def test_a_state_with_something_else_in_it_is_refused(part, good, tmp_path):
     path = tmp_path / "run.pt"
     path.write_bytes(good)
     content = torch.load(path, weights_only=True)
     state = content["state"]
-    if part == "attributes":
-        del state["march"]["solver"]["h_abs"]
-    elif part == "solver":
-        state["march"]["solver"]["y"] = torch.zeros(3, dtype=torch.float64)
+    begun = state["method"]["marcher"]["begun"]
+    if part == "first":
+        begun["first"] = -1.0
+    elif part == "late":
+        begun["t"] = 1e9
+    elif part == "begun":
+        begun["y"] = torch.zeros(3, dtype=torch.float64)
+    elif part == "rows":
+        state["work"]["reports"][-1]["rows"] = torch.zeros(3, 4, dtype=torch.float64)
+    elif part == "times":
+        state["work"]["times"] = [0.0]
+    elif part == "history":
+        state["history"] = state["history"][:-1]
     else:
-        state[part] = {"y": torch.zeros(3, dtype=torch.float64), "times": [0.0], "march": {}}[part]
+        state["method"]["marcher"] = {}
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="is damaged"):
         resume(path)

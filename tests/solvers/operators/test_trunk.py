@@ -72,3 +72,16 @@ def test_the_qr_keeps_a_dying_bump_finite():
     Q, R, length = scaled_qr(A, 1e-12)
     torch.testing.assert_close(Q[:20] @ R * length, A, rtol=0, atol=1e-12)
     assert torch.isfinite(torch.linalg.inv(R)).all() and length.min() >= 1e-7
+
+
+def test_bumps_that_are_zero_at_all_points_get_no_amplitudes():
+    A = torch.zeros(9, 3, dtype=torch.float64)
+    Q, R, length = scaled_qr(A, 1e-12)
+    assert all(torch.isfinite(t).all() for t in (Q, R, length)) and (R.diagonal().abs() > 0).all()
+
+
+def test_a_descent_whose_steps_have_no_length_ends():
+    net, fit = posed()
+    model = Projection(net, fit, torch.zeros(len(fit.targets[0]), 2, dtype=torch.float64), 1e-12)
+    point = model.evaluate(net.rows.detach().double())
+    assert point.loss == 0 and list(descend(model, point)) == []

@@ -1,0 +1,54 @@
+"""Solvers under ``torch.no_grad`` and ``torch.inference_mode``: they differentiate whatever their caller does."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def differentiating(solver: Function) -> Function:
+    """Decorator: run a solver outside of inference mode and with gradients, on tensors that allow it.
+
+    What a caller made in inference mode cannot be trained.  Tensors among the arguments are copied; parameters and
+    buffers of a net are replaced in it, by others that hold the same numbers.
+    """
+
+    @functools.wraps(solver)
+    def solve(*arguments: Any, **options: Any) -> Any:
+        with torch.inference_mode(False), torch.enable_grad():
+            arguments = [ordinary(value) for value in arguments]
+            return solver(*arguments, **{name: ordinary(value) for name, value in options.items()})
+
+    return solve
+
+
+def ordinary(value: Any) -> Any:
+    """``value``, without tensors that were made in inference mode: a tensor, a tuple of tensors, or a module."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(ordinary, value))
+    if isinstance(value, nn.Module):
+        _replace_tensors(value)
+    return value
+
+
+def _replace_tensors(module: nn.Module) -> None:
+    replaced: dict[int, Tensor] = {}  # a parameter of two modules stays one
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None and parameter.is_inference():
+                new = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+                part._parameters[name] = replaced.setdefault(id(parameter), new)
+        for name, buffer in part._buffers.items():
+            if buffer is not None and buffer.is_inference():
+                part._buffers[name] = replaced.setdefault(id(buffer), buffer.clone())
+
+
+__all__ = ["differentiating", "ordinary"]
