@@ -26,7 +26,7 @@ demo: $(BUILT)          ## solve Helmholtz, print a summary, write a picture
 test: $(BUILT)          ## the tests and the docstrings' examples, five minutes on two cores; WORKERS=4: four processes
 	$(PYTEST) -m "not long"
 
-test-all: test          ## the same, then the long tests: the Triton kernels interpreted, and compiled for every target
+test-all: $(BUILT)      ## the long tests, which `make test` leaves out: Triton kernels interpreted, compiled for all targets
 	$(PYTEST) -m long
 
 bench: $(BUILT)         ## all benchmarks, half an hour; writes docs/benchmarks.md and bench/measured
