@@ -12,7 +12,6 @@ from ..problems.evolution import get_evolution
 from ..problems.operators import get_operator
 from ..solvers import evolution, marching, operators, run_state, stationary, strategies
 from ..solvers.operators import stored
-from ..solvers.solution import Result
 from . import older
 from .saved import saved_problem
 
@@ -31,7 +30,7 @@ _FOLLOWING = ("every_seconds", "callback", "callbacks")
 _REGISTRIES = {"evolve": get_evolution, "operator": get_operator}
 
 
-def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **options: Any) -> Result:
+def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **options: Any) -> Any:
     """Continue the run whose state a solver wrote to its ``checkpoint``.
 
     On the same machine, with the same number of threads, the result is identical to that of a run that was never
