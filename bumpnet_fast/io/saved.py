@@ -278,8 +278,7 @@ def _solution(
         boundary = found.pop("boundary", boundary) or "soft"
         if windows:
             parts = chain(problem, nets, boundary)
-            wanted = {name: found[name] for name in found if name not in ("unknowns", "events")}
-            result: FieldResult = March(problem=problem, parts=parts, boundary=boundary, **wanted)
+            result: FieldResult = March(problem=problem, parts=parts, boundary=boundary, **found)
         else:
             result = Solution(net=nets[0], problem=problem, boundary=boundary, **found)
     if result.stop is StopReason.UNKNOWN:

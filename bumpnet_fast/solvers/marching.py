@@ -184,6 +184,10 @@ class March(FieldResult):
     def like(self) -> Tensor:
         return self.parts[0].net.rows
 
+    @property
+    def nets(self) -> list[BumpNet]:
+        return [part.net for part in self.parts]
+
     def jet(self, x: Tensor, want: str = "hessian") -> Jet:
         """Jet of the solution at the points ``x`` [N, d]."""
         return chained_jet(self.parts, x, want)
@@ -273,7 +277,7 @@ def march(
     solutions: list[Solution] = []
     worst = math.inf
     with store:
-        log = _Log(Journal(store, began), callback)
+        log = _Log(Journal(store, began), callback, windows)
         for k, (start, stop) in enumerate(itertools.pairwise(_edges(problem, windows))):
             part = window(problem, start, stop, _end(solutions[-1]) if solutions else None)
             fresh = BumpNet(len(part.lower), bumps, part.domain, part.outputs, **net)
@@ -342,15 +346,16 @@ def _window_solution(
 class _Log:
     """The history over all windows; tells the callback, with iterations that count on."""
 
-    def __init__(self, journal: Journal, callback: Callable[[Progress], Any] | None):
-        self.journal, self.callback = journal, callback
+    def __init__(self, journal: Journal, callback: Callable[[Progress], Any] | None, windows: int):
+        self.journal, self.callback, self.windows = journal, callback, windows
         self.history: list[dict[str, Any]] = []
-        self.iterations = 0
+        self.iterations = self.solved = 0
 
     def __call__(self, progress: Progress) -> None:
         if self.callback is not None:
             at = {"iteration": self.iterations + progress.iteration, "seconds": self.journal.seconds()}
-            self.callback(replace(progress, **at))
+            share = None if progress.share is None else (self.solved + progress.share) / self.windows
+            self.callback(replace(progress, share=share, **at))
 
     def add(self, k: int, solution: Solution) -> None:
         end = self.journal.ended
@@ -358,6 +363,7 @@ class _Log:
             later = {"iteration": self.iterations + entry["iteration"], "window": k}
             self.history.append(entry | later | {"seconds": max(0.0, end - solution.seconds + entry["seconds"])})
         self.iterations += solution.iterations
+        self.solved = k + 1
 
 
 def _marched(problem: Problem, solutions: list[Solution], log: _Log) -> March:

@@ -80,6 +80,7 @@ class _Trace:
         self.history: list[dict[str, Any]] = []
         self.events: list[Event] = []
         self.steps = self.largest = 0
+        self.processor_seconds = 0.0
 
     def where(self, net: BumpNet) -> dict[str, Any]:
         """Where the residual is taken: points for the largest net so far.
@@ -95,12 +96,13 @@ class _Trace:
 
         def follow(progress: Progress) -> None:
             self.steps = before + progress.iteration
-            if self.callback is not None:
-                self.callback(replace(progress, iteration=self.steps, seconds=self.journal.seconds()))
+            if self.callback is not None:  # how much of all the solves is done is not known
+                self.callback(replace(progress, iteration=self.steps, seconds=self.journal.seconds(), share=None))
 
         options = self.options | self.where(net)
         solution = self.journal.solve(problem, net, iterations=iterations, callback=follow, **options)
         self.steps, began = before + solution.iterations, self.journal.ended - solution.seconds
+        self.processor_seconds += solution.processor_seconds
         for entry in solution.history:
             at = {"iteration": before + entry["iteration"], "seconds": max(0.0, began + entry["seconds"])}
             self.history.append(entry | at | {"bumps": len(net.rows)})
@@ -115,6 +117,7 @@ class _Trace:
             history=self.history,
             events=self.events,
             seconds=self.journal.seconds(),
+            processor_seconds=self.processor_seconds,
             iterations=self.steps,
             stop=reason,
         )
