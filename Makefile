@@ -40,6 +40,7 @@ docs: $(BUILT)          ## the documentation as a site, build/site; a warning is
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/cuda/*
 
 format: $(VENV)/.ready

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..core.jet import Jet
 from ..core.rows import RowLayout, bounded_atanh, check_memory
+from ..core.types import Boundary, Want
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition, Problem
 from . import run_state
@@ -96,7 +97,7 @@ def _at_time(x: Tensor, axis: int, now: float) -> Tensor:
     return torch.stack(columns, 1)
 
 
-def _frozen(jet: Jet, axis: int, want: str) -> Jet:
+def _frozen(jet: Jet, axis: int, want: Want) -> Jet:
     """The jet of a function that is constant along ``axis``, from one of a function that agrees with it here."""
     gradient, second = jet.gradient, jet.second
     if gradient is not None:
@@ -114,9 +115,9 @@ class Part:
 
     problem: Problem
     net: BumpNet
-    boundary: str
+    boundary: Boundary
 
-    def jet(self, x: Tensor, want: str = "value") -> Jet:
+    def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Jet at the points ``x`` [N, d]."""
         return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want, self.boundary)
 
@@ -126,7 +127,7 @@ def _end(before: Part | Solution) -> State:
     return lambda x, want: before.jet(x.to(before.net.rows), want).map(lambda part: part.to(x))
 
 
-def chain(problem: Problem, nets: Sequence[BumpNet], boundary: str) -> list[Part]:
+def chain(problem: Problem, nets: Sequence[BumpNet], boundary: Boundary) -> list[Part]:
     """The parts of a solution from the nets of its windows, which are equally long."""
     parts: list[Part] = []
     for net, (start, stop) in zip(nets, itertools.pairwise(_edges(problem, len(nets))), strict=True):
@@ -135,7 +136,7 @@ def chain(problem: Problem, nets: Sequence[BumpNet], boundary: str) -> list[Part
     return parts
 
 
-def chained_jet(parts: Sequence[Part], x: Tensor, want: str) -> Jet:
+def chained_jet(parts: Sequence[Part], x: Tensor, want: Want) -> Jet:
     """Jet at ``x`` [N, d] of a solution in parts; on a seam, that of the earlier one."""
     axis = parts[0].problem.time
     ends = torch.tensor([part.problem.upper[axis] for part in parts[:-1]], dtype=torch.float64, device=x.device)
@@ -188,7 +189,7 @@ class March(FieldResult):
     def nets(self) -> list[BumpNet]:
         return [part.net for part in self.parts]
 
-    def jet(self, x: Tensor, want: str = "hessian") -> Jet:
+    def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Jet of the solution at the points ``x`` [N, d]."""
         return chained_jet(self.parts, x, want)
 

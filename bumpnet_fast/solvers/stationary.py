@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from ..core.types import Boundary, MethodName, Sampling
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
+from ..problems.sampling import KINDS
 from . import run_state
 from .arguments import check, check_fit, check_kinds, check_options, choice, integer, positive
 from .grad_mode import differentiating
@@ -24,7 +26,7 @@ from .threads import few_threads
 
 #: What :func:`solve` takes beside a method's own options.
 _RULES = {
-    "sampling": choice("grid", "chebyshev", "sobol", "uniform"),
+    "sampling": choice(*KINDS),
     "condition_weight": positive(),
     "refine": integer(),
     "seed": integer(),
@@ -36,11 +38,11 @@ def solve(
     problem: Problem,
     net: BumpNet | int | tuple[int, ...] | None = None,
     *,
-    method: str | Method | Sequence[Method] = "auto",
+    method: MethodName | str | Method | Sequence[Method] = "auto",
     stop: Stop | None = None,
-    boundary: str | None = None,
+    boundary: Boundary | None = None,
     points: int | tuple[int, ...] | torch.Tensor | None = None,
-    sampling: str = "grid",
+    sampling: Sampling = "grid",
     condition_weight: float = 1.0,
     refine: int = 0,
     seed: int = 0,
@@ -162,7 +164,7 @@ def solve(
 
 
 def train(
-    problem: Problem, net: BumpNet, *, method: str | Method | Sequence[Method] = "adam", **options: Any
+    problem: Problem, net: BumpNet, *, method: MethodName | str | Method | Sequence[Method] = "adam", **options: Any
 ) -> Solution:
     """As :func:`solve`, by Adam unless another method is named.
 
@@ -188,7 +190,7 @@ def new_net(problem: Problem, bumps: int | tuple[int, ...] | None) -> BumpNet:
 
 
 def configured(
-    method: str | Method | Sequence[Method], stop: Stop | None, options: dict[str, Any]
+    method: MethodName | str | Method | Sequence[Method], stop: Stop | None, options: dict[str, Any]
 ) -> tuple[list[Method], Stop]:
     """The methods and limits that the arguments of :func:`solve` mean.
 
@@ -204,6 +206,7 @@ def configured(
     if stop is not None and limits:
         raise TypeError(f"{', '.join(limits)} must go into stop, which is given as well")
     if stop is None:
+        positive(optional=True).check("max_seconds", limits.get("max_seconds"))  # of that name, not of Stop's
         stop = Stop(limits.get("iterations"), limits.get("max_seconds"))
     if isinstance(method, str):
         kinds = [_named(name, method) for name in method.split("+")]

@@ -228,7 +228,7 @@ def test_torch_prune_masks_values_and_jets_are_refused_until_it_is_made_permanen
             ask(x)
     value = net(x)
     prune.remove(net, "rows")
-    assert torch.equal(net.jet(x, 0).value, value)
+    assert torch.equal(net.jet(x, "value").value, value)
 
 
 # --- devices without data ------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def test_linearize_and_forward_over_reverse():
     net, x = net_of(bumps=3), oracle.points(2, 4)
     value, push = torch.func.linearize(net, x)
     oracle.assert_close(value, net(x), 1e-14)
-    oracle.assert_close(push(torch.ones_like(x)), net.jet(x, 1).gradient.sum(-1), 1e-12)
+    oracle.assert_close(push(torch.ones_like(x)), net.jet(x, "gradient").gradient.sum(-1), 1e-12)
 
 
 # --- compile and export --------------------------------------------------------------------------------------

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from bumpnet_fast import BumpDeepONet, BumpNet, checkpoint
+from bumpnet_fast import BumpDeepONet, BumpNet
+from bumpnet_fast.io import resume
 from bumpnet_fast.problems import Condition, get
 from bumpnet_fast.problems.evolution import Burgers
 from bumpnet_fast.problems.operators import OperatorData, get_operator
 from bumpnet_fast.solvers import evolve, grow, march, prune, solve, train, uniform_net
-from bumpnet_fast.solvers.adaptive import removal_costs
-from bumpnet_fast.solvers.deeponet import train as train_operator
 from bumpnet_fast.solvers.grad_mode import ordinary
+from bumpnet_fast.solvers.operators import learn
+from bumpnet_fast.solvers.strategies import removal_costs
 
 
 def poisson():
@@ -40,7 +41,7 @@ def operator(**options):
     problem = get_operator("antiderivative", sensors=11)
     net = BumpDeepONet(11, 5, problem.domain, dtype="float64", **options.pop("net", {}))
     given = problem if options.get("physics") else problem.generate(40)
-    solution = train_operator(given, net, functions=40, test_functions=5, iterations=5, trunk_iterations=3, **options)
+    solution = learn(given, net, functions=40, test_functions=5, iterations=5, trunk_iterations=3, **options)
     return [*net.parameters(), solution.errors]
 
 
@@ -97,7 +98,7 @@ def test_a_run_goes_on_in_inference_mode(solver, tmp_path):
     problem, net = poisson()
     solver(problem, net, iterations=8, checkpoint=tmp_path / "run.pt", callback=_interrupting(4))
     with torch.inference_mode():
-        again = checkpoint.resume(tmp_path / "run.pt")
+        again = resume(tmp_path / "run.pt")
     assert again.iterations == whole.iterations and torch.equal(again.net.rows, whole.net.rows)
 
 
