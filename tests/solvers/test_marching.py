@@ -1,6 +1,7 @@
 """Time-marching: windows, what they start from, and what ends them."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,6 +96,7 @@ def test_centres_at_the_ends_of_their_boxes_can_be_counted_and_drawn(dtype):
     solution = march(get("heat"), (3, 3), windows=2, iterations=1, net={"dtype": dtype})
     for part in solution.parts:
         part.net.rows.data[:2, :2] = torch.tensor([[30.0, -30.0], [-30.0, 30.0]])
+    solution = replace(solution)  # whose net is made anew
     centres = torch.cat([part.net.centres for part in solution.parts])
     assert solution.net.rows.isfinite().all()
     torch.testing.assert_close(solution.net.centres, centres)
@@ -150,7 +152,7 @@ def test_ctrl_c_keeps_the_windows_so_far():
 
 
 def test_time_is_shared_among_the_windows():
-    solution = march(get("heat"), (3, 3), windows=3, iterations=10**6, tolerance=0.0, max_seconds=1.5)
+    solution = march(get("heat"), (3, 3), windows=3, iterations=10**6, tolerance=0.0, max_seconds=0.6)
     assert solution.seconds < 4 and len(solution.parts) == 3
 
 
