@@ -83,7 +83,7 @@ class Command:
         """All that ``--set`` reaches, with the defaults."""
         raise NotImplementedError
 
-    def wanted(self, problem: type) -> Mapping[str, Any]:
+    def wanted(self, problem: type, arguments: argparse.Namespace) -> Mapping[str, Any]:
         """What the problem sets itself, unless ``--set`` does."""
         return {}
 
@@ -170,7 +170,7 @@ class Command:
         problem = known(arguments.problem, self.problems(), self.kind)
         scopes = self.settable(problem, arguments)
         there = {key for keys in scopes.values() for key in keys}
-        own = [(key, value) for key, value in self.wanted(problem).items() if key in there]
+        own = [(key, value) for key, value in self.wanted(problem, arguments).items() if key in there]
         return scoped(arguments.problem, scopes, [*own, *arguments.settings])
 
     def _compute(self, call: Call, arguments: argparse.Namespace, settings: Settings, folder: Path) -> int:

@@ -27,6 +27,8 @@ def settable(problem: type[Problem], method: str = "auto", search: str | None = 
     from ..solvers import stationary, strategies
 
     solver = stationary.options_of(method) | keywords_of(stationary.solve)
+    if "+" in method or not _second_order(method):
+        del solver["refine"]  # which is for one method of least squares, and which some problems set
     solver |= {} if search is None else keywords_of({"reach": strategies.reach, "prune": strategies.prune}[search])
     scopes = {"solver": solver, "net": keywords_of(BumpNet), "run": {"graded": 0.0, "perturb": 0.0}}
     return {"problem": problem.settings(), **scopes}
@@ -98,8 +100,13 @@ class Solve(Command):
     def settable(self, problem: type[Problem], arguments: argparse.Namespace) -> Settings:
         return settable(problem, arguments.method, _search(arguments))
 
-    def wanted(self, problem: type[Problem]) -> Mapping[str, Any]:
-        return problem.options
+    def wanted(self, problem: type[Problem], arguments: argparse.Namespace) -> Mapping[str, Any]:
+        from ..solvers import LeastSquares, stationary
+
+        if _second_order(arguments.method):
+            return problem.options
+        own = stationary.options_of(LeastSquares.name)  # as many iterations of another method are far too few
+        return {key: value for key, value in problem.options.items() if key not in own}
 
     def check(self, arguments: argparse.Namespace) -> None:
         from ..solvers import LeastSquares, Method, stationary

@@ -27,6 +27,9 @@ LINES = {
     "gauss-newton": "solve poisson --bumps 3x4 --set iterations=12 --method gauss-newton --boundary soft",
     "lm": "solve poisson --bumps 3x4 --set iterations=12 --method lm --dtype float32",
     "refined": "solve convection-diffusion --bumps 4x3 --set iterations=12 --set refine=1",
+    "chain": "solve poisson --bumps 3x4 --method auto+lbfgs+adam --set iterations=6,5,40",
+    "pruned march": "solve advection --bumps 3x3 --windows 3 --method adam --set iterations=40 "
+    "--set prune_threshold=0.99 --set prune_every=5 --set prune_least=5 --set log_every=5",
     "march": "solve advection --bumps 3x3 --windows 3 --set iterations=5 --seed 1",
     "reach": "solve poisson --bumps 3x3 --reach 2e-2 --set iterations=5",
     "prune": "solve poisson --bumps 3x4 --prune-to 9 --set iterations=5",

@@ -160,6 +160,34 @@ def test_settings_are_those_of_the_method(tmp_path):
     assert events_of(tmp_path) == [("prune", e["before"], e["after"]) for e in summary["events"]]
 
 
+def test_any_methods_are_joined_and_march(tmp_path):
+    choices = ("--method", "adam+varpro", "--set", "iterations=20,3", "--set", "tolerance=0.1")
+    code, summary = solve(*choices, "--set", "learning_rate=0.01", out=tmp_path)
+    assert (code, summary["method"], summary["windows"]) == (0, "adam+varpro", 1) and summary["iterations"] <= 23
+    choices = ("--method", "adam", "--windows", "2", "--set", "iterations=20", "--set", "prune_threshold=0.5")
+    line = ("solve", "advection", *TINY, *choices, "--set", "prune_every=5", "--out", str(tmp_path), "--quiet")
+    assert main([*line]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["method"], summary["windows"], summary["stop_reason"]) == ("adam", 2, "marched")
+    steps = [event["step"] for event in summary["events"]]
+    assert steps and min(steps) > 20, "the iterations of the windows count on"
+
+
+def test_what_a_problem_wants_of_least_squares_is_not_asked_of_other_methods(tmp_path):
+    problem = problems.PROBLEMS["burgers"]
+    assert problem.default_windows > 1 and problem.options.keys() == {"graded", "scale", "refine", "iterations"}
+    line = ("solve", "burgers", *TINY, "--method", "lbfgs", "--set", "max_seconds=0.01", "--out", str(tmp_path))
+    assert main([*line, "--quiet"]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["windows"] == 1 and summary["settings"]["solver"] == {"points": 64, "max_seconds": 0.01}
+    assert (summary["settings"]["run"]["graded"], summary["settings"]["net"]) == (0.5, {"scale": 10})
+
+
+def test_a_loss_that_is_no_number_is_a_failure(tmp_path):
+    code, summary = solve("--method", "adam", "--set", "learning_rate=1e300", "--set", "iterations=30", out=tmp_path)
+    assert (code, summary["stop_reason"], summary["stop_message"]) == (1, "diverged", "the loss is not finite")
+
+
 def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch):
     choices = ("--method", "adam+lbfgs", "--set", "iterations=30", "--set", "a1=2", "--seed", 7)
     _, whole = solve(*choices, out=tmp_path / "whole")

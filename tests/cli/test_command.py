@@ -30,7 +30,7 @@ class Grow(skeleton.Command):
     def settable(self, problem, arguments):
         return {"problem": problem.settings(), "solver": common.keywords_of(strategies.grow), "net": {"overlap": 2.0}}
 
-    def wanted(self, problem):
+    def wanted(self, problem, arguments):
         return {"iterations": 4, "every_seconds": 0.0, "unknown here": 1}
 
     def check(self, arguments):
