@@ -116,18 +116,15 @@ class BumpNet(nn.Module):
         if _positive("centre_box", centre_box) < 1:
             raise ValueError(f"centre_box must be at least 1, or the grid would leave it, got {centre_box}")
         layout = RowLayout(dim, outputs, outer == "tied")
-        check_memory("bumps", bumps, bumps, layout.columns)
         with torch.device("cpu"):
-            domain = _box(domain, dim, dtype)
-            rows, frame = grid_rows(
-                _grid(bumps, dim),
-                domain,
-                layout,
-                centre_box=float(centre_box),
-                scale=_scale(scale, dim),
-                overlap=_positive("overlap", overlap),
-                sharpness=None if sharpness is None else _positive("sharpness", sharpness),
-            )
+            domain, grid, scale = _box(domain, dim, dtype), _grid(bumps, dim), _scale(scale, dim)
+            options = {
+                "centre_box": float(centre_box),
+                "overlap": _positive("overlap", overlap),
+                "sharpness": None if sharpness is None else _positive("sharpness", sharpness),
+            }
+            check_memory("bumps", bumps, bumps, layout.columns)
+            rows, frame = grid_rows(grid, domain, layout, scale=scale, **options)
         self._adopt(layout, *(t.to(device, dtype) for t in (rows, frame, domain)))
 
     def _adopt(self, layout: RowLayout, rows: Tensor, frame: Tensor, domain: Tensor) -> None:
