@@ -323,8 +323,7 @@ def _solution(
     with damaged(file):
         found = _how(content, history, summary)
         if windows:
-            wanted = {name: found[name] for name in found if name not in ("unknowns", "events")}
-            result: FieldResult = March(parts=parts, **about, **wanted)
+            result: FieldResult = March(parts=parts, **about, **found)
         else:
             result = Solution(net=nets[0], **about, **found)
     if result.stop is StopReason.UNKNOWN:

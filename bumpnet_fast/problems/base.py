@@ -82,6 +82,7 @@ class Problem:
         Into how many windows of time `bumpnet solve` divides it; None for one solution at once.
     options : dict
         Settings that suit it, by the names that `bumpnet solve --set` knows: it uses them unless told otherwise.
+        Those of the method, such as iterations, are for least squares alone.
     residual_scale : float
         Typical size of the terms of the residual, which divides it in the loss.
     time : int or None

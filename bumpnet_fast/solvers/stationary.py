@@ -155,10 +155,11 @@ def solve(
             run = Run(task, methods, stop, callbacks, store, started)
             reason = run.follow()
             rel_l2, max_error = task.measured(net.rows.detach())
+            names = dict.fromkeys(m.name_for(task) for m in run.methods)
     return Solution(
         net=net, problem=problem, boundary=task.boundary, history=run.history, loss=run.best["loss"], rel_l2=rel_l2,
         max_error=max_error, seconds=run.seconds, processor_seconds=run.processor_seconds, iterations=run.done,
-        stop=reason, method="+".join(dict.fromkeys(m.name for m in run.methods)), unknowns=task.named_unknowns(),
+        stop=reason, method="+".join(names), unknowns=task.named_unknowns(),
         events=task.events, warnings=run.warnings,
     )  # fmt: skip
 
