@@ -10,7 +10,7 @@ from pathlib import Path
 import oracle
 import pytest
 import torch
-from test_habits import Residual, net_of
+from residual_module import Residual, net_of
 from torch import distributed as dist
 from torch import nn
 

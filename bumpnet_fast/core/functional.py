@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +19,14 @@ from .jet import Jet
 from .reference import DIAGONAL, GRADIENT, level_of
 from .rows import RowLayout
 from .scopes import Choice
+from .types import Backend, Precision, Want
 
 _ops = torch.ops.bumpnet_fast
 _forced_reference = Choice(False)
 
 
 @contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: Backend) -> Iterator[None]:
     """Serve the bumps by one backend inside the block, in the thread that enters it.
 
     Blocks may overlap and be left in any order.  Other threads keep their own choice, those started inside the block
@@ -79,8 +81,9 @@ def check(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> tuple[Tensor, T
     ValueError
         If a shape, a layout or a device does not fit.
     """
+    dtype = rows.dtype if isinstance(rows, Tensor) else None
     for name, t in (("x", x), ("rows", rows), ("frame", frame)):
-        _dense(name, t)
+        _dense(name, t, dtype)
         if t.dim() != 2:
             raise ValueError(f"{name} must have 2 dimensions, got shape {tuple(t.shape)}")
     if not isinstance(tied, bool):
@@ -109,9 +112,17 @@ def check(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> tuple[Tensor, T
     return x, frame if frame.dtype == rows.dtype else frame.to(rows.dtype)
 
 
-def _dense(name: str, t: Tensor) -> None:
+def not_a_tensor(name: str, given: Any, dtype: torch.dtype | None = None) -> str:
+    """The message for what is no tensor; numbers, lists and arrays can become one, of ``dtype`` if that is known."""
+    message = f"{name} must be a torch.Tensor, got {type(given).__name__}"
+    if isinstance(given, (list, tuple, bool, int, float)) or hasattr(given, "__array__"):
+        message += f": torch.as_tensor(..., dtype={dtype}) makes one of it" if dtype else ": use torch.as_tensor"
+    return message
+
+
+def _dense(name: str, t: Tensor, dtype: torch.dtype | None = None) -> None:
     if not isinstance(t, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+        raise TypeError(not_a_tensor(name, t, dtype))
     if t.is_nested or t.layout != torch.strided:
         kind = "a nested tensor" if t.is_nested else f"layout {t.layout}"
         raise ValueError(f"{name} must be a dense tensor, got {kind}")
@@ -167,7 +178,7 @@ class _BumpnetJet(torch.autograd.Function):
         return *ops.jet_backward(ctx, *cotangents, spare_x=spared), None
 
 
-def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True) -> Jet:
+def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: Want = "value", *, tied: bool = True) -> Jet:
     """Jet of ``u(x) = sum_i h_i psi_i(x)``.
 
     Parameters
@@ -210,7 +221,7 @@ def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tie
 
 
 def sparing_jet(
-    spare: Spare | None, x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True
+    spare: Spare | None, x: Tensor, rows: Tensor, frame: Tensor, want: Want = "value", *, tied: bool = True
 ) -> Jet:
     """:func:`bump_jet` whose backward leaves out what ``spare`` says when it runs."""
     level = level_of(want)
@@ -226,7 +237,7 @@ def sparing_jet(
     return Jet(want, value, gradient if level >= GRADIENT else None, second if level >= DIAGONAL else None)
 
 
-def bump_basis(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True) -> Jet:
+def bump_basis(x: Tensor, rows: Tensor, frame: Tensor, want: Want = "value", *, tied: bool = True) -> Jet:
     """Jets of the bumps themselves, without amplitudes: M functions instead of K outputs.
 
     Parameters are those of :func:`bump_jet`.
@@ -257,7 +268,7 @@ def bump_design(
     x: Tensor,
     rows: Tensor,
     frame: Tensor,
-    want: str,
+    want: Want,
     *,
     tied: bool = True,
     derivatives: bool = False,
@@ -302,7 +313,7 @@ def bump_design(
     for i, (c, shape) in enumerate(zip(coefficients, shapes, strict=True)):
         if c is None:
             continue
-        _dense(f"coefficients: {names[i]}", c)
+        _dense(f"coefficients: {names[i]}", c, rows.dtype)
         if i > min(level, DIAGONAL):
             raise ValueError(f"coefficients: {names[i]} given, but want is {want!r}")
         if tuple(c.shape) != shape or c.dtype != rows.dtype:
@@ -318,7 +329,7 @@ def bump_design(
 
 
 def bump_combine(
-    h: Tensor, x: Tensor, rows: Tensor, frame: Tensor, *, tied: bool = True, precision: str = "tf32x3"
+    h: Tensor, x: Tensor, rows: Tensor, frame: Tensor, *, tied: bool = True, precision: Precision = "tf32x3"
 ) -> Tensor:
     """Many functions of the same bumps: ``out[b, n] = sum_i h[b, i] psi_i(x_n)``.
 
@@ -362,7 +373,7 @@ def bump_combine(
     if precision not in ops.PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(ops.PRECISIONS)}, got {precision!r}")
     x, frame = check(_plain_tensor(x), rows, frame, tied)
-    _dense("h", h)
+    _dense("h", h, rows.dtype)
     if h.dim() != 2 or h.shape[1] != rows.shape[0]:
         raise ValueError(f"h must have shape [B, {rows.shape[0]}], a column per bump, got {tuple(h.shape)}")
     if h.device != rows.device:

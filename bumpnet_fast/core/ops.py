@@ -21,6 +21,7 @@ import functools
 import importlib
 import os
 import warnings
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from . import reference
 from .private import below_autograd, under_transform
 from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
 from .rows import RowLayout
+from .types import Precision
 
 _LIBRARY = torch.library.Library("bumpnet_fast", "DEF")
 
@@ -350,7 +352,7 @@ for _name in OPERATORS:
 # --- many outputs ------------------------------------------------------------------------------
 
 #: Precisions of the float32 matrix products in these operators' CUDA kernels; unused elsewhere.
-PRECISIONS = ("tf32", "tf32x3", "ieee")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _COMBINED = "Tensor h, Tensor x, Tensor rows, Tensor frame, bool tied, str precision"
 _COMBINE_SCHEMAS = {
     "combine": f"({_COMBINED}) -> Tensor",

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from .rows import Packed, RowLayout, chain_to_rows, pack
+from .types import Want
 
-WANTS = ("value", "gradient", "diagonal", "hessian", "laplacian")
+WANTS: tuple[Want, ...] = get_args(Want)
 VALUE, GRADIENT, DIAGONAL, HESSIAN, LAPLACIAN = range(5)
 
 
-def level_of(want: str) -> int:
+def level_of(want: Want) -> int:
     """The place of ``want`` among :data:`WANTS`; ValueError if it is none of them."""
     if want not in WANTS:
         raise ValueError(f"want must be one of {', '.join(WANTS)}, got {want!r}")

@@ -49,7 +49,7 @@ from ..solvers.operators.task import relative_errors
 from ..solvers.run_state import plain
 from ..solvers.solution import ErrorMeasure, FieldResult, Result, Solution
 from .recording import KIND as RECORDING
-from .recording import Frame, frames_of
+from .recording import frames_of
 
 #: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
 VERSION = 3
@@ -156,9 +156,7 @@ def problem_settings(problem: Any) -> dict[str, Any]:
 # --- load ----------------------------------------------------------------------------------------
 
 
-def load(
-    path: str | os.PathLike, *, problem: Any = None, branch: nn.Module | None = None
-) -> Solution | March | Evolution | OperatorSolution | list[Frame]:
+def load(path: str | os.PathLike, *, problem: Any = None, branch: nn.Module | None = None) -> Any:
     """Read what :func:`save`, a command or a :class:`~bumpnet_fast.io.recording.Recording` wrote.  Nothing is trained.
 
     Parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from ..core.functional import bump_basis, bump_design, bump_jet, check
 from ..core.jet import Jet
 from ..core.rows import Packed, RowLayout, check_memory, grid_rows, orientation, pack
+from ..core.types import FloatName, Outer, Want
 
+#: What ``jet`` was asked for by numbers in version 0.1.
 _BY_ORDER = ("value", "gradient", "hessian")
 
 #: Beyond this p A the second derivatives of float32 have no digits left (docs/math.md, "accuracy").
@@ -85,6 +87,12 @@ class BumpNet(nn.Module):
     (torch.Size([5, 1]), torch.Size([5, 1]))
     """
 
+    rows: nn.Parameter
+    frame: Tensor
+    domain: Tensor
+    layout: RowLayout
+    tied: bool
+
     def __init__(
         self,
         dim: int,
@@ -96,8 +104,8 @@ class BumpNet(nn.Module):
         scale: str | float | Sequence[float] = "auto",
         overlap: float = 3.0,
         sharpness: float | None = None,
-        outer: str = "tied",
-        dtype: torch.dtype | str | None = None,
+        outer: Outer = "tied",
+        dtype: torch.dtype | FloatName | None = None,
         device: torch.device | str | None = None,
     ):
         super().__init__()
@@ -159,39 +167,55 @@ class BumpNet(nn.Module):
 
     # --- evaluation ----------------------------------------------------------------------------
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Value [N, K] at the points ``x`` [N, d]."""
-        return bump_jet(x, self.rows, self.frame, "value", tied=self.tied).value
+    if TYPE_CHECKING:  # torch says that it may be anything
 
-    def jet(self, x: Tensor, order: int = 2, want: str | None = None) -> Jet:
+        def __call__(self, x: Tensor) -> Tensor: ...
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Value [N, K] at the points ``x`` [N, d]; as for :class:`torch.nn.Linear`, N may be any number of dimensions.
+
+        >>> net = BumpNet(2, 9, outputs=3)
+        >>> net(torch.zeros(5, 2)).shape, net(torch.zeros(4, 6, 2)).shape, net(torch.zeros(2)).shape
+        (torch.Size([5, 3]), torch.Size([4, 6, 3]), torch.Size([3]))
+        """
+        shape = None
+        if isinstance(x, Tensor) and x.dim() != 2 and _is_points(x, self.layout.dim):
+            shape, x = x.shape[:-1], x.reshape(x.shape[:-1].numel(), x.shape[-1])
+        value = bump_jet(x, self.rows, self.frame, "value", tied=self.tied).value
+        return value if shape is None else value.reshape(*shape, value.shape[-1])
+
+    def jet(self, x: Tensor, want: Want = "hessian", **former: NoReturn) -> Jet:
         """Value and derivatives at ``x`` [N, d] in one pass.
 
         Parameters
         ----------
         x : Tensor
             [N, d].
-        order : int
-            0 for the value, 1 and the gradient, 2 and the full Hessian.
-        want : str, optional
-            Instead of ``order``: "value", "gradient", "diagonal", "hessian" or "laplacian".
+        want : str
+            How far: "value", "gradient", "diagonal" (with the unmixed second derivatives), "hessian" (with all of
+            them) or "laplacian" (with the sum of the unmixed ones).
 
         Examples
         --------
         >>> net, x = BumpNet(2, 9), torch.rand(5, 2)
-        >>> net.jet(x).hessian.shape, net.jet(x, order=1).gradient.shape
+        >>> net.jet(x).hessian.shape, net.jet(x, want="gradient").gradient.shape
         (torch.Size([5, 1, 2, 2]), torch.Size([5, 1, 2]))
         """
-        if want is None:
-            if not isinstance(order, int) or order not in (0, 1, 2):
-                raise ValueError(f"order must be 0, 1 or 2, got {order!r}")
-            want = _BY_ORDER[order]
+        if former:
+            raise TypeError(_no_option(former))
         return bump_jet(x, self._rows_now(), self.frame, want, tied=self.tied)
 
-    def basis(self, x: Tensor, want: str = "value") -> Jet:
+    def basis(self, x: Tensor, want: Want = "value") -> Jet:
         """Jets of the bumps themselves: M functions instead of K outputs."""
         return bump_basis(x, self._rows_now(), self.frame, want, tied=self.tied)
 
-    def design(self, coefficients, x: Tensor, want: str, derivatives: bool = False) -> tuple[Tensor, Tensor | None]:
+    def design(
+        self,
+        coefficients: tuple[Tensor | None, Tensor | None, Tensor | None],
+        x: Tensor,
+        want: Want,
+        derivatives: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """Design matrix [N, M] of a row operator, and its shape derivatives; see :func:`bump_design`."""
         rows = self._rows_now()
         return bump_design(coefficients, x, rows, self.frame, want, tied=self.tied, derivatives=derivatives)
@@ -350,6 +374,20 @@ def _psi_at_centre(packed: Packed) -> Tensor:
 # --- arguments -----------------------------------------------------------------------------------
 
 
+def _is_points(x: Tensor, dim: int) -> bool:
+    """Whether this is a point [dim], or points [..., dim], that :func:`bump_jet` can take flattened."""
+    return x.dim() > 0 and not x.is_nested and x.layout == torch.strided and x.shape[-1] == dim
+
+
+def _no_option(given: dict[str, Any]) -> str:
+    name, value = next(iter(given.items()))
+    message = f"jet() got an unexpected keyword argument {name!r}"
+    if name != "order":
+        return message
+    wants = [_BY_ORDER[value]] if isinstance(value, int) and 0 <= value < len(_BY_ORDER) else _BY_ORDER
+    return f"{message}: write {' or '.join(f'want={want!r}' for want in wants)} in the place of order={value!r}"
+
+
 def positive_integer(name: str, value) -> int:
     """``value`` as an int of at least 1; TypeError or ValueError naming the argument ``name``."""
     try:
@@ -412,7 +450,7 @@ def _scale(scale, dim: int) -> str | tuple[float, ...]:
 
 
 def _float_type(dtype: torch.dtype | str | None) -> torch.dtype:
-    wanted = torch.get_default_dtype() if dtype is None else dtype
+    wanted: Any = torch.get_default_dtype() if dtype is None else dtype
     wanted = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted
     if wanted not in (torch.float32, torch.float64):
         raise TypeError(f"dtype must be float32 or float64, got {wanted if dtype is None else dtype!r}")
@@ -436,8 +474,8 @@ def unfit_state(state_dict: Mapping[str, Any], prefix: str, layout: RowLayout, d
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
             return f"{name}: the {name} must be a tensor of floating point numbers, got {kind}"
         # check the shape first: a tensor may claim far more memory than its file has
-        if problem := (value.dim() != 2 and f"must have 2 dimensions, got shape {tuple(value.shape)}"):
-            return f"{name}: {problem}"
+        if value.dim() != 2:
+            return f"{name}: must have 2 dimensions, got shape {tuple(value.shape)}"
         if problem := check_one(value.to(dtype)):
             return f"{name}: {problem}"
     return None

@@ -11,11 +11,12 @@ from torch import Tensor
 from ..core import functional
 from ..core.jet import Jet
 from ..core.reference import level_of
+from ..core.types import Want
 from .bumpnet import BumpNet
 
 
 def compile_step(
-    net: BumpNet, loss: Callable[..., Tensor], want: str = "laplacian", **options: Any
+    net: BumpNet, loss: Callable[..., Tensor], want: Want = "laplacian", **options: Any
 ) -> Callable[..., Tensor]:
     """A function that computes a loss of the net's jet and its gradient, without autograd's bookkeeping.
 

@@ -10,8 +10,6 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
-from scipy.interpolate import RectBivariateSpline
 
 from .base import Problem
 
@@ -66,6 +64,9 @@ class AllenCahn(Problem):
 
 @functools.cache
 def _spectral(nu: float, a: float, end: float) -> Callable[..., np.ndarray]:
+    from scipy.integrate import solve_ivp
+    from scipy.interpolate import RectBivariateSpline
+
     x, t = np.linspace(-1, 1, _MODES + 1), np.linspace(0, end, _TIMES)
     diffusion = -nu * (np.pi * np.arange(_MODES // 2 + 1)) ** 2
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..core.jet import Jet
+from ..core.types import Want
 from . import sampling
 
 #: Half width, in periods, of the region in which the two ends of a periodic function are blended.
@@ -47,7 +48,7 @@ class Condition:
     name: str
     points: Callable[[tuple[int, ...]], Tensor]
     residual: Callable[[Tensor, Jet], Tensor]
-    want: str = "value"
+    want: Want = "value"
     weight: float = 1.0
     period: tuple[float, ...] | None = None
 
@@ -131,7 +132,7 @@ class Problem:
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     outputs: ClassVar[int] = 1
-    want: ClassVar[str] = "laplacian"
+    want: ClassVar[Want] = "laplacian"
     linear: ClassVar[bool | None] = None
     default_bumps: ClassVar[Any] = 40
     default_windows: ClassVar[int | None] = None
@@ -165,7 +166,7 @@ class Problem:
 
     # --- the equation: what a subclass writes ------------------------------------------------------
 
-    def residual(self, x: Tensor, u: Jet, **unknowns: Tensor) -> Tensor:
+    def residual(self, x: Tensor, u: Jet, *_: Any, **unknowns: Any) -> Tensor:
         """Residual of the equation, [N] or [N, E], from the jet of u at the points ``x`` [N, d].
 
         It may be nonlinear.  The residual at a point may depend on u at that point only.
@@ -271,7 +272,7 @@ class Problem:
         return lambda *v: distance * wrap(*v) + lift
 
     @staticmethod
-    def jet_of(function: Callable[[Tensor], Tensor], x: Tensor, want: str) -> Jet:
+    def jet_of(function: Callable[[Tensor], Tensor], x: Tensor, want: Want) -> Jet:
         """The jet of a function at ``x`` [N, d]: its value is differentiable by ``x``, derivatives are constants."""
         return Jet(want, function(x).reshape(len(x), -1)) if want == "value" else Jet.of(function, x, want)
 

@@ -33,7 +33,8 @@ def ordinary(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone() if value.is_inference() else value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(ordinary, value))
+        parts = [ordinary(part) for part in value]
+        return value if all(a is b for a, b in zip(parts, value, strict=True)) else type(value)(*parts)
     if isinstance(value, nn.Module):
         _replace_tensors(value)
     return value

@@ -217,10 +217,12 @@ class VarPro(LeastSquares):
 
     name: ClassVar[str] = "varpro"
 
-    def make_model(self, work: Any) -> Separable:
+    def check_work(self, work: Any) -> None:
         if not work.is_linear():
             advice = "which 'varpro' cannot do; use method='gauss-newton'"
             raise ValueError(f"problem {work.problem.name!r} is nonlinear in u or its unknowns, {advice}")
+
+    def make_model(self, work: Any) -> Separable:
         return Separable(work.system, self.ridge)
 
 

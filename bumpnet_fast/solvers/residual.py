@@ -26,6 +26,8 @@ from .grad_mode import ordinary
 
 #: So many kinds of equations may stand side by side in columns for the points, and these are still found.
 _KINDS_OF_COLUMNS = 8
+#: At more points than this nobody means to have as many equations as points.
+_FEW_POINTS = 16
 
 #: Coefficients c0, c1, c2 of the row operator of one equation for one output; None counts as zero.
 Coefficients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -312,8 +314,8 @@ class System:
 def check_broadcast(block: Block, equations: int, jets: list[tuple[Jet, ...]], unknowns: dict[str, Tensor]) -> None:
     """Raise ValueError if equations of a block are columns for its points, from [n, 1] combined with [n].
 
-    It is for blocks with at least as many equations as points.  That alone says nothing: two equations at two points
-    are fine.  Three signs tell.
+    It is for blocks with at least as many equations as points.  With more than a few points that is no system of
+    equations, whatever made it.  Two equations at two points, however, are fine; there, three signs tell.
 
     1. The rows of a point depend on the jet at another one: ``u.laplacian[:, 0] - f(x)[:, None]``.
     2. At fewer points there are another number of equations: ``u.laplacian - f(x)``.  A function that has a table of
@@ -321,7 +323,8 @@ def check_broadcast(block: Block, equations: int, jets: list[tuple[Jet, ...]], u
     3. As many columns as there are points differ by constants only: ``u.value - data``, with data [n].  Such
        equations contradict one another.
 
-    A table [n] that multiplies what is [n, 1] looks like n equations with coefficients of their own, and passes.
+    At few points a table [n] that multiplies what is [n, 1] looks like n equations with coefficients of their own, and
+    passes.
 
     Parameters
     ----------
@@ -336,8 +339,8 @@ def check_broadcast(block: Block, equations: int, jets: list[tuple[Jet, ...]], u
     """
     n, cuda = len(block.x), [block.x.device] if block.x.is_cuda else []
     with torch.random.fork_rng(devices=cuda):  # a residual that draws random numbers goes on as if not asked
-        few = _equations_of_few(block, jets[0], unknowns)
-        if _by_other_points(block, jets[0], unknowns) or few not in (None, equations):
+        few = None if n > _FEW_POINTS else _equations_of_few(block, jets[0], unknowns)
+        if n > _FEW_POINTS or _by_other_points(block, jets[0], unknowns) or few not in (None, equations):
             found = True
         else:
             found = _columns_of_a_table(*(block.rows(js, unknowns).detach() for js in jets), exactly=few is not None)

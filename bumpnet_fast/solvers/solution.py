@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.functional import bump_jet
 from ..core.jet import Jet
+from ..core.types import Boundary, Want
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
 from ..problems.base import Problem
@@ -94,14 +95,14 @@ class FieldResult(Result):
         The method that was used.
     """
 
-    boundary: str
+    boundary: Boundary
     loss: float
     rel_l2: float | None = None
     max_error: float | None = None
     iterations: int = 0
     method: str = ""
 
-    def jet(self, x: Tensor, want: str = "hessian") -> Jet:
+    def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Value and derivatives of u at the points ``x`` [N, d]; ``want`` as for :meth:`bumpnet_fast.BumpNet.jet`."""
         raise NotImplementedError
 
@@ -148,7 +149,7 @@ class Solution(FieldResult):
     unknowns: dict[str, float] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
 
-    def jet(self, x: Tensor, want: str = "hessian") -> Jet:
+    def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Jet of the solution at the points ``x`` [N, d], boundary values included."""
         return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want, self.boundary)
 

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from bumpnet_fast import backend, plotting
 from bumpnet_fast.cli import main
 from bumpnet_fast.cli import operator as command
-from bumpnet_fast.io.saved_operator import load_operator
+from bumpnet_fast.io import load
 from bumpnet_fast.problems.operators import OPERATORS, OperatorData, get_operator
-from bumpnet_fast.solvers import deeponet
-from bumpnet_fast.solvers.operators.run import relative_errors
+from bumpnet_fast.solvers import operators
+from bumpnet_fast.solvers.operators.task import relative_errors
 
 TINY = ("--set", "functions=40", "--set", "test_functions=10", "--set", "trunk_iterations=3", "--set", "iterations=8",
         "--threads", "1")  # fmt: skip
@@ -59,7 +59,7 @@ def test_what_is_written(tmp_path):
 def test_the_model_is_the_one_that_was_measured(no_picture, tmp_path):
     _, summary = operate("--out", tmp_path, "--seed", 3, problem="advection")
     assert torch.load(tmp_path / "model.pt", weights_only=True)["problem"]["name"] == "advection"
-    model = load_operator(tmp_path / "model.pt")
+    model = load(tmp_path / "model.pt")
     f = model.operator.inputs(50, seed=3)[40:]
     test = OperatorData(model.operator.at_sensors(f), model.operator.apply(f), model.operator.points)
     assert float(relative_errors(model.net, test).mean()) == pytest.approx(summary["rel_l2"], rel=1e-4)
@@ -75,7 +75,7 @@ def test_every_choice_reaches_its_place(no_picture, tmp_path):
     assert [summary[key] for key in keys] == ["adam", True, "5x4", "float32", 6, 8]
     assert summary["settings"]["net"] == {"overlap": 2.5, "outer": "free", "bias": True}
     assert summary["settings"]["solver"]["batch"] == 7
-    model = load_operator(tmp_path / "model.pt")
+    model = load(tmp_path / "model.pt")
     assert (model.net.tied, model.net.hidden, model.net.periodic) == (False, (5, 4), (True, False))
     assert model.operator == get_operator("heat", nu=0.02, grid=16)
 
@@ -180,7 +180,7 @@ def test_a_mistake_costs_one_line(line, message, tmp_path, monkeypatch, capsys):
 
 def test_the_choices_are_those_of_the_training(capsys):
     assert main(["operator", "heat", "--method", "no such"]) == 2
-    assert f"(choose from {', '.join(deeponet.METHODS)})" in capsys.readouterr().err.replace("'", "")
+    assert f"(choose from {', '.join(operators.METHODS)})" in capsys.readouterr().err.replace("'", "")
 
 
 @pytest.mark.parametrize("name", OPERATORS)

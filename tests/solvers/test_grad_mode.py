@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from bumpnet_fast import BumpDeepONet, BumpNet, checkpoint
+from bumpnet_fast import BumpDeepONet, BumpNet
+from bumpnet_fast.io import resume
 from bumpnet_fast.problems import Condition, get
 from bumpnet_fast.problems.evolution import Burgers
-from bumpnet_fast.problems.operators import get_operator
-from bumpnet_fast.solvers import evolve, grow, march, prune, solve, train, uniform_net
-from bumpnet_fast.solvers.adaptive import removal_costs
-from bumpnet_fast.solvers.deeponet import train as train_operator
+from bumpnet_fast.problems.operators import OperatorData, get_operator
+from bumpnet_fast.solvers import evolve, grow, learn, march, prune, solve, train, uniform_net
 from bumpnet_fast.solvers.grad_mode import ordinary
+from bumpnet_fast.solvers.strategies import removal_costs
 
 
 def poisson():
@@ -40,7 +40,7 @@ def operator(**options):
     problem = get_operator("antiderivative", sensors=11)
     net = BumpDeepONet(11, 5, problem.domain, dtype="float64", **options.pop("net", {}))
     given = problem if options.get("physics") else problem.generate(40)
-    solution = train_operator(given, net, functions=40, test_functions=5, iterations=5, trunk_iterations=3, **options)
+    solution = learn(given, net, functions=40, test_functions=5, iterations=5, trunk_iterations=3, **options)
     return [*net.parameters(), solution.errors]
 
 
@@ -97,7 +97,7 @@ def test_a_run_goes_on_in_inference_mode(solver, tmp_path):
     problem, net = poisson()
     solver(problem, net, iterations=8, checkpoint=tmp_path / "run.pt", callback=_interrupting(4))
     with torch.inference_mode():
-        again = checkpoint.resume(tmp_path / "run.pt")
+        again = resume(tmp_path / "run.pt")
     assert again.iterations == whole.iterations and torch.equal(again.net.rows, whole.net.rows)
 
 
@@ -122,6 +122,11 @@ def test_what_allows_gradients_is_left_alone():
     net = BumpNet(2, 4)
     rows, x = net.rows, torch.rand(3)
     assert ordinary(net) is net and net.rows is rows and ordinary(x) is x and ordinary("adam") == "adam"
+    data = OperatorData(x, x, x)
+    assert ordinary(data) is data
+    with torch.inference_mode():
+        made = OperatorData(x, x, x + 1)
+    assert not ordinary(made).points.is_inference() and torch.equal(ordinary(made).points, x + 1)
     with torch.inference_mode():
         shared = nn.Linear(2, 2)
         both = nn.Sequential(shared, nn.ReLU(), nn.Linear(2, 2))

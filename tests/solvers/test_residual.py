@@ -10,7 +10,6 @@ from cases import Cubic, Free, Rotation, Tangle
 from bumpnet_fast import BumpNet, Jet
 from bumpnet_fast.problems import Condition, Problem, get
 from bumpnet_fast.solvers import march, solve, train
-from bumpnet_fast.solvers.arguments import check_fit
 from bumpnet_fast.solvers.residual import System, blocks, collocation
 
 
@@ -146,34 +145,6 @@ def test_wrong_points_are_refused(points):
         collocation(problem, BumpNet(2, 4), points, "grid", 0)
 
 
-class _Scaleless(Problem):
-    residual_scale = 0.0
-
-
-class _Greedy(Problem):
-    want = "everything"
-
-
-@pytest.mark.parametrize(("problem", "net", "boundary", "message"), [
-    (Problem(), BumpNet(2, 4), "firm", "boundary must be one of hard, soft, got 'firm'"),
-    (Problem(), BumpNet(3, 4), "hard", "net has 3 dimensions and problem 'Problem' has 2"),
-    (Problem(), BumpNet(2, 4, outputs=2), "hard", "net has 2 outputs and problem 'Problem' has 1"),
-    (Problem(), BumpNet(2, 4, [[0, 0], [1, 1]]), "hard", r"net is for the domain \[\[0.0.* posed on \[\[-1.0"),
-    (_Scaleless(), BumpNet(2, 4), "hard", "residual_scale .* must be positive, got 0.0"),
-    (_Greedy(), BumpNet(2, 4), "hard", "want .* must be one of value, .*, got 'everything'"),
-])  # fmt: skip
-def test_what_does_not_fit_is_named(problem, net, boundary, message):
-    with pytest.raises(ValueError, match=message):
-        check_fit(problem, net, boundary)
-
-
-def test_rows_that_are_not_finite_are_named():
-    net = BumpNet(2, 4)
-    net.rows.data[1, 2] = float("nan")
-    with pytest.raises(ValueError, match="net has rows that are not finite"):
-        check_fit(get("poisson"), net, "hard")
-
-
 # --- columns for the points ----------------------------------------------------------------------
 
 _POINTS = torch.linspace(-0.9, 0.9, 5, dtype=torch.float64)[:, None]
@@ -266,6 +237,15 @@ def test_a_column_for_every_point_of_a_condition_is_refused(function, period):
     problem = type("_Posed", (_Measured,), {"equation": staticmethod(function), "period": period})()
     with pytest.raises(ValueError, match=r"residual of condition 'probes' must have shape \[5\] or .* got \(5, \d\)"):
         _system(problem)
+
+
+def test_a_table_that_multiplies_is_refused_at_more_than_a_few_points():
+    """At every point it looks like as many equations as there are points, and nothing else is wrong with them."""
+    problem = _line(lambda x, u: u.laplacian - torch.linspace(1, 2, len(x)).to(x) * u.value)
+    net = net_for(problem)
+    x = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
+    with pytest.raises(ValueError, match=r"must have shape \[40\] or \[40, equations\], got \(40, 40\)"):
+        System(blocks(problem, "soft", (40,), x, 1.0), net)
 
 
 @pytest.mark.parametrize(("equations", "function"), _RIGHT.values(), ids=_RIGHT)

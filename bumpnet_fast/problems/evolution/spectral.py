@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from ...core.jet import Jet
@@ -100,6 +99,8 @@ class _Fourier:
 
     def _state(self, t: float) -> np.ndarray:
         if t not in self.states:
+            from scipy.integrate import solve_ivp
+
             before = max(s for s in self.states if s < t)
             start = self.states[before].ravel()
             scale = max(float(np.abs(start).max()), 1e-300)

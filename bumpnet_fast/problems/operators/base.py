@@ -6,10 +6,9 @@ example), or use your own arrays as :class:`OperatorData`.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...core.jet import Jet
+from ...core.scopes import torch_threads
 from ..base import settle_fields
 from . import fields as random_fields
 
@@ -24,22 +24,9 @@ from . import fields as random_fields
 _FEWEST = 4
 
 
-#: Methods of an operator that generate data.
+#: Methods of an operator that generate data.  The order of sums depends on the number of threads, and changes
+#: eigenvectors of a covariance in the seventh digit.
 _DATA = ("inputs", "apply", "at_points", "at_sensors", "generate")
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread inside the block.
-
-    The order of sums depends on the number of threads, and changes eigenvectors of a covariance in the seventh digit.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class OperatorData(NamedTuple):
@@ -266,7 +253,7 @@ def _make_data_on_one_thread(kind: type[Operator]) -> None:
 def _pinned(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def pinned(*arguments: Any, **options: Any) -> Any:
-        with one_thread():
+        with torch_threads(1):
             return method(*arguments, **options)
 
     return pinned

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 
@@ -101,5 +100,7 @@ def interpolation(sensors: int, x: Tensor, periodic: bool) -> Tensor:
     eye = torch.eye(sensors, dtype=torch.float64)
     if periodic:
         return fourier_sum(fourier(eye), x)
+    from scipy.interpolate import CubicSpline
+
     spline = CubicSpline(grid(sensors, False).numpy(), eye.numpy())
     return torch.from_numpy(spline(x.double().numpy())).T.contiguous()

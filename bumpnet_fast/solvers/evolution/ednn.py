@@ -154,7 +154,7 @@ def evolve(
     torch.Size([3, 1])
     """
     started = time.perf_counter()
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         if not isinstance(problem, EvolutionProblem):
             raise TypeError(f"problem must be an EvolutionProblem, got {type(problem).__name__}")
         stop = _stop(stop, max_seconds)

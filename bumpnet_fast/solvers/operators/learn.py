@@ -20,7 +20,7 @@ from ..loop import Callback, Run, Stop
 from ..solution import Result, as_points
 from . import older, stored
 from .branch import evaluating
-from .check import Options, check_data, check_kinds, check_operator, check_physics
+from .check import Options, check_data, check_finite, check_kinds, check_operator, check_physics
 from .task import LIMITS, OperatorTask, projection_error, relative_errors, stages
 
 
@@ -235,9 +235,11 @@ def learn(
         tolerance, ridge, max_seconds, seed,
     )  # fmt: skip
     callbacks = (*callbacks, *([] if callback is None else [callback]))
-    with torch.inference_mode(False), torch.no_grad():
-        net = net if isinstance(net, BumpDeepONet) else new_net(operator_or_data, net, seed=seed)
+    with torch.no_grad():
+        if net is None or isinstance(net, (int, tuple, list)):
+            net = new_net(operator_or_data, net, seed=seed)
         check_kinds(operator_or_data, net, test)
+        check_finite(net)
         options, stop = _limited(net, options, stop)
         given = operator_or_data, test
         operator, data, test, drawn = _pairs(*given, net, options)

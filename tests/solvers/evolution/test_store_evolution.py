@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bumpnet_fast import use_backend
-from bumpnet_fast.io.saved import CheckpointError, resume
+from bumpnet_fast.core.files import CheckpointError
+from bumpnet_fast.io import resume
 from bumpnet_fast.problems.evolution import get_evolution
 from bumpnet_fast.solvers import evolve, run_state
 from bumpnet_fast.solvers.evolution import integrators
@@ -234,7 +235,7 @@ def test_a_state_with_something_else_in_it_is_refused(part, good, tmp_path):
 @pytest.mark.parametrize(("options", "message"), [
     ({"problem": get_evolution("burgers", nu=0.3)}, "about another problem"),
     ({"problem": get_evolution("heat")}, "about another problem: .*burgers.*, not .*heat"),
-    ({"tolerance": 1e-3}, "takes max_seconds, every_seconds, callback, got tolerance"),
+    ({"tolerance": 1e-3}, "takes max_seconds, every_seconds, callback, callbacks, got tolerance"),
 ])  # fmt: skip
 def test_wrong_options_leave_the_file_alone(options, message, good, tmp_path):
     path = tmp_path / "run.pt"
