@@ -2,10 +2,8 @@
 
 import torch
 
-from bumpnet_fast import BumpNet, problems
-from bumpnet_fast.io import load, save
+from bumpnet_fast import BumpNet, load, problems, save, solve
 from bumpnet_fast.plotting import solution_figure
-from bumpnet_fast.solvers import solve
 
 problem = problems.get("helmholtz", a1=1, a2=4, k=1)
 net = BumpNet(2, (4, 10), problem.domain, dtype="float64")

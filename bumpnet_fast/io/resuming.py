@@ -13,7 +13,6 @@ from ..problems.evolution import EvolutionProblem, get_evolution
 from ..problems.operators import Operator, OperatorData, get_operator
 from ..solvers import evolution, marching, operators, run_state, stationary, strategies
 from ..solvers.operators import stored
-from ..solvers.solution import Result
 from . import older
 from .saved import given, saved_problem
 
@@ -21,10 +20,10 @@ from .saved import given, saved_problem
 _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "solve": (stationary.solve, ("iterations", "max_seconds")),
     "march": (marching.march, ("iterations", "max_seconds")),
-    "prune": (strategies.prune, ("score",)),
-    "grow": (strategies.grow, ()),
-    "reach": (strategies.reach, ("score",)),
+    "prune": (strategies.prune, ("max_seconds", "score")),
     "evolve": (evolution.evolve, ("max_seconds",)),
+    "grow": (strategies.grow, ("max_seconds",)),
+    "reach": (strategies.reach, ("max_seconds", "score")),
     "operator": (operators.learn, ("max_seconds", "net", "test")),
 }
 _FOLLOWING = ("every_seconds", "callback", "callbacks")
@@ -34,7 +33,7 @@ _REGISTRIES = {"evolve": get_evolution, "operator": get_operator}
 _KINDS: dict[str, tuple[type, ...]] = {"evolve": (EvolutionProblem,), "operator": (Operator, OperatorData)}
 
 
-def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **options: Any) -> Result:
+def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **options: Any) -> Any:
     """Continue the run whose state a solver wrote to its ``checkpoint``.
 
     On the same machine, with the same number of threads, the result is identical to that of a run that was never
@@ -95,9 +94,9 @@ def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **o
     store = run_state.Store(file, every, content)
     start = _operator_start(store, options) if name == "operator" else _start(store)
     with store.reading():
-        settings = dict(content["settings"])
-        if content["solver"] == "solve":
-            settings["method"] = stationary.rebuilt(settings["method"])
+        settings = stationary.from_settings(dict(content["settings"]))
+        longer = {key: value for key, value in options.items() if key == "iterations"}  # for the next resumption
+        store.content = content | {"settings": content["settings"] | longer}
     try:
         return solver(problem, *start, **settings | options, checkpoint=store)
     except (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:

@@ -53,7 +53,7 @@ from ..solvers.operators.stored import operator_settings
 from ..solvers.operators.task import relative_errors
 from ..solvers.solution import ErrorMeasure, FieldResult, Result, Solution
 from .recording import KIND as RECORDING
-from .recording import Frame, frames_of
+from .recording import frames_of
 
 #: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
 VERSION = 3
@@ -181,9 +181,7 @@ def problem_settings(problem: Any) -> dict[str, Any]:
 # --- load ----------------------------------------------------------------------------------------
 
 
-def load(
-    path: str | os.PathLike, *, problem: Any = None, branch: nn.Module | None = None
-) -> Solution | March | Evolution | OperatorSolution | list[Frame]:
+def load(path: str | os.PathLike, *, problem: Any = None, branch: nn.Module | None = None) -> Any:
     """Read what :func:`save`, a command or a :class:`~bumpnet_fast.io.recording.Recording` wrote.  Nothing is trained.
 
     Parameters
@@ -326,8 +324,7 @@ def _solution(
     with damaged(file):
         found = _how(content, history, summary)
         if windows:
-            wanted = {name: found[name] for name in found if name not in ("unknowns", "events")}
-            result: FieldResult = March(parts=parts, **about, **wanted)
+            result: FieldResult = March(parts=parts, **about, **found)
         else:
             result = Solution(net=nets[0], **about, **found)
     if result.stop is StopReason.UNKNOWN:

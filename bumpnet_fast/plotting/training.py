@@ -140,7 +140,7 @@ class _Movie:
             problem = min((part.problem for part in self.solution.parts), key=lambda p: abs(p.lower[p.time] - start))
             u, where = np.where(t <= start, self.final, np.nan), self.inside & (t > start) & (t <= end)
         x = torch.from_numpy(self.points[where]).to(net.rows)
-        u[where] = as_array(Part(problem, net, self.solution.boundary).jet(x).value[:, self.output])
+        u[where] = as_array(Part(problem, net, self.solution.boundary).jet(x, "value").value[:, self.output])
         return u
 
 
