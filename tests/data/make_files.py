@@ -42,10 +42,8 @@ import torch
 import bumpnet_fast
 from bumpnet_fast import BumpDeepONet, BumpNet, checkpoint, evolution_checkpoint, problems, recording, results
 from bumpnet_fast.checkpoint_operator import save_operator
-from bumpnet_fast.cli import evolve as evolve_command
+from bumpnet_fast.cli import command as skeleton
 from bumpnet_fast.cli import main as command_line
-from bumpnet_fast.cli import operator as operator_command
-from bumpnet_fast.cli import solve as solve_command
 from bumpnet_fast.cli import writing
 from bumpnet_fast.problems.evolution import get_evolution
 from bumpnet_fast.problems.operators import get_operator
@@ -285,7 +283,6 @@ def numbers(result) -> dict:
 
 # --- what the command line leaves behind ---------------------------------------------------------
 
-_COMMANDS = {"solve": solve_command, "evolve": evolve_command, "operator": operator_command}
 _OPERATOR = (
     "operator antiderivative --bumps 5 --set sensors=8 --set grid=20 --set length_scale=0.05 --set functions=20 "
     "--set batch=8 --set test_functions=5 --set trunk_iterations=5 --set iterations=8"
@@ -327,11 +324,11 @@ def stopped_folder(name: str, folder: Path) -> dict:
     line, stop = STOPPED[name]
 
     @contextlib.contextmanager
-    def progress(arguments):
+    def progress(*_):
         yield interrupt_at(stop)
 
     kind = line.split()[0]
-    with mock.patch.object(_COMMANDS[kind], "progress", progress):
+    with mock.patch.object(skeleton, "progress", progress):
         assert command(line, folder) == 130, name
     for leftover in ("model.pt", "history.json", "summary.json"):
         (folder / leftover).unlink()
