@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import types
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,12 @@ def test_the_tests_that_a_script_names_are_there(script):
     assert words
     named = subprocess.run(["bash", "-c", f"printf '%s\\n' {' '.join(words)}"], capture_output=True, text=True).stdout
     assert not [path for path in named.split() if not (ROOT / path).exists()]
+
+
+def test_a_name_that_no_other_process_has_is_refused(request):
+    collected = request.config.pluginmanager.get_plugin(
+        str(ROOT / "tests" / "conftest.py")
+    ).pytest_collection_modifyitems
+    collected([types.SimpleNamespace(nodeid="tests/test_it.py::test_it[0x7f]")])
+    with pytest.raises(pytest.UsageError, match=r"test_it\[<function solve at 0x7f>\]"):
+        collected([types.SimpleNamespace(nodeid="tests/test_it.py::test_it[<function solve at 0x7f>]")])
