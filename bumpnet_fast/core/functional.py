@@ -1,8 +1,7 @@
-"""What a user calls with tensors: bump_jet, bump_basis, bump_design, bump_combine and bump_compact.
+"""The functions on tensors: bump_jet, bump_basis, bump_design, bump_combine and bump_compact.
 
-These check their arguments, then call the registered operators, or, where an operator cannot
-answer (a ``torch.func`` transform, forward-mode differentiation, a forced reference), the same
-closed forms in plain PyTorch.
+They check their arguments and call the registered operators.  Where an operator cannot answer (a ``torch.func``
+transform, forward-mode differentiation, a forced reference), they call the closed forms in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def _plain_torch(dim: int) -> bool:
 
 
 def serve(name: str, *args) -> tuple[Tensor, ...]:
-    """An operator's results where nobody differentiates them, by whatever backend serves."""
+    """Results of an operator, without autograd, from the backend that serves."""
     x = args[0] if name == "jet" else args[3]
     return ops.plain(name, *args) if _plain_torch(x.shape[1]) else ops.below_autograd(getattr(_ops, name), *args)
 
@@ -130,7 +129,7 @@ def _dense(name: str, t: Tensor, dtype: torch.dtype | None = None) -> None:
 
 
 def _as_the_rows(name: str, t: Tensor, rows: Tensor) -> Tensor:
-    """``t`` in the dtype of the rows, which it must have but for autocast."""
+    """``t`` in the dtype of the rows; unless under autocast, ``t`` must have it already."""
     if t.dtype == rows.dtype:
         return t
     low = t.dtype in (torch.float16, torch.bfloat16) or rows.dtype == torch.float32
@@ -148,22 +147,22 @@ def _plain_tensor(x: Tensor) -> Tensor:
 
 @dataclass
 class Spare:
-    """What a backward may leave out; said until it runs, as the answer may come after the forward.
+    """What a backward may leave out.  It can be set until the backward runs, also after the forward.
 
     Attributes
     ----------
     points : bool
-        The gradient by the points, unless that is differentiated again.  The operators alone look at this: what
-        serves in their place leaves nothing out.
+        Leave out the gradient by the points, unless it is differentiated again.  Only the registered operators
+        look at this; the reference in their place leaves nothing out.
     """
 
     points: bool = False
 
 
 class _BumpnetJet(torch.autograd.Function):
-    """The operator ``jet`` with the backward that is registered for it, and fewer layers of Python around both.
+    """The operator ``jet`` and its registered backward, with fewer layers of Python around them.
 
-    They cost a small net a tenth of a training step.
+    For a small net these layers take a tenth of a training step.
     """
 
     @staticmethod
@@ -239,7 +238,7 @@ def sparing_jet(
 
 
 def bump_basis(x: Tensor, rows: Tensor, frame: Tensor, want: Want = "value", *, tied: bool = True) -> Jet:
-    """Jets of the bumps themselves, without amplitudes: M functions in the place of K outputs.
+    """Jets of the bumps themselves, without amplitudes: M functions instead of K outputs.
 
     Parameters are those of :func:`bump_jet`.
 
@@ -277,8 +276,8 @@ def bump_design(
     """Design matrix of a linear row operator over the bumps, and its shape derivatives.
 
     ``(L psi)(x_n) = c0_n psi + c1_n . grad psi + c2_n : second derivatives``, the latter in the
-    form of ``want``.  These matrices are what variable projection and Levenberg-Marquardt are
-    made of.
+    form of ``want``.  Variable projection and Levenberg-Marquardt are built from
+    these matrices.
 
     Parameters
     ----------
@@ -334,7 +333,7 @@ def bump_combine(
 ) -> Tensor:
     """Many functions of the same bumps: ``out[b, n] = sum_i h[b, i] psi_i(x_n)``.
 
-    What a DeepONet's branch and a trunk of bumps make of a batch of B input functions.
+    This is a DeepONet for a batch of B input functions: the branch gives ``h``, the bumps are the trunk.
 
     Parameters
     ----------
@@ -343,10 +342,10 @@ def bump_combine(
     x, rows, frame, tied
         As for :func:`bump_jet`; the amplitudes in ``rows`` take no part, and there may be none.
     precision : str
-        How float32 products are taken on CUDA devices, by relative error of the result (emulated): "tf32",
-        7e-4; "tf32x3", 4e-7, in three products on tensor cores; "ieee", 3e-7, float32's own, without tensor
-        cores.  On AMD "tf32" is gfx942's only; all else means "ieee" there.  float64 and the CPU compute in
-        full precision always.
+        Precision of float32 products on CUDA devices, with the relative error of the result (emulated): "tf32",
+        7e-4; "tf32x3", 4e-7, three products on tensor cores; "ieee", 3e-7, plain float32 without tensor cores.
+        On AMD only gfx942 has "tf32"; everything else is "ieee" there.  float64 and the CPU always compute in
+        full precision.
 
     Returns
     -------
@@ -360,9 +359,9 @@ def bump_combine(
 
     Notes
     -----
-    The bumps' values [M, N] are never held as a whole: on CUDA devices they are made in registers, and
-    elsewhere for a limited number of points at once.  Gradients likewise, from kernels of their own;
-    second derivatives hold them.  docs/gpu.md, "many outputs".
+    The bumps' values [M, N] are never held as a whole: on CUDA devices they are computed in registers, and
+    elsewhere for a limited number of points at once.  The same holds for gradients, which have kernels of
+    their own.  Second derivatives do hold all pairs.  docs/gpu.md, "many outputs".
 
     Examples
     --------
@@ -386,7 +385,7 @@ def bump_combine(
 
 
 def bump_compact(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Keep some rows of several tensors at once: bumps that stay, with their share of the optimiser's state.
+    """Keep some rows of several tensors at once, such as the remaining bumps and their optimiser state.
 
     Parameters
     ----------
@@ -410,9 +409,9 @@ def bump_compact(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
     Notes
     -----
-    On the CPU one compiled pass over ``keep`` and one copy per run of kept rows; on CUDA, where that
-    part is built, two kernels on the current stream, between which the number of kept rows is read:
-    the one time that the host waits.  Otherwise plain PyTorch.
+    On the CPU this is one compiled pass over ``keep`` and one copy per run of kept rows.  On CUDA, where that part
+    is built, it is two kernels on the current stream; between them the host waits once, for the number of kept
+    rows.  Otherwise it is plain PyTorch.
 
     Examples
     --------

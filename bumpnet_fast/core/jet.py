@@ -163,7 +163,7 @@ class Jet:
         return named
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Jet:
-        """The jet of ``f`` of every part, for a linear ``f`` that leaves the points and derivatives alone.
+        """Apply ``f`` to every part of the jet; ``f`` must be linear and act alike on all points and derivatives.
 
         >>> Jet("value", torch.ones(5, 1)).map(Tensor.double).value.dtype
         torch.float64
@@ -318,7 +318,7 @@ def _spread(constant: Tensor | complex, like: Tensor) -> Tensor | complex:
 
 
 def _index(name: str, i: int, size: int) -> int:
-    """``i`` as an index from 0 on; negative ones count from the end, as everywhere in Python."""
+    """``i`` as a nonnegative index; negative ones count from the end, as in Python."""
     try:
         i = operator.index(i)
     except TypeError:

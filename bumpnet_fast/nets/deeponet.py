@@ -16,7 +16,7 @@ from ..core.rows import RowLayout
 from ..core.types import Want
 from .bumpnet import BumpNet, positive_integer, unfit_state
 
-#: Periods to either side from which bumps reach into the domain.
+#: Number of periods on either side whose bumps are summed.
 _IMAGES = 2
 
 
@@ -33,10 +33,10 @@ class BumpDeepONet(nn.Module):
         [2, d], lower and upper corner of the box of the points y.
     branch : nn.Module, sequence of int, or None
         What maps [B, S] to [B, M]: a module of your own, the widths of the hidden layers of a tanh
-        network, or None for one linear layer, which suffices for a linear operator.  Those made
-        here start with an output of zero.
+        network, or None for one linear layer, which suffices for a linear operator.  A branch that is
+        made here starts with zero output.
     periodic : bool or sequence of bool
-        Along which axes the output functions have the domain's width as their period.
+        Axes along which the output functions are periodic; the period is the domain's width.
     bias : bool
         Whether to add a trainable constant.
     **options
@@ -104,7 +104,7 @@ class BumpDeepONet(nn.Module):
         self.bias = nn.Parameter(self.rows.new_zeros(())) if bias else None
 
     def _shifts(self) -> Tensor:
-        """[I, d] where images of the domain lie relative to it."""
+        """Shifts [I, d] of the periodic images of the domain."""
         width = self.domain[1] - self.domain[0]
         steps = [range(-_IMAGES, _IMAGES + 1) if p else (0,) for p in self.periodic]
         return width * width.new_tensor(list(itertools.product(*steps)))
@@ -147,7 +147,7 @@ class BumpDeepONet(nn.Module):
         return self.combine(self.coefficients(f), y, want)
 
     def coefficients(self, f: Tensor) -> Tensor:
-        """What the branch makes of the input functions ``f`` [B, S]: amplitudes [B, M]."""
+        """Amplitudes [B, M] that the branch gives for the input functions ``f`` [B, S]."""
         if not isinstance(f, Tensor):
             raise TypeError(not_a_tensor("f", f, self.rows.dtype))
         if f.dim() != 2 or f.shape[1] != self.sensors:
@@ -185,7 +185,7 @@ class BumpDeepONet(nn.Module):
         return BumpNet.from_rows(rows, self.frame, self.domain, self.tied)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):
-        """As usual, but bumps that cannot be are refused before anything is changed."""
+        """As usual, but impossible bumps are refused before anything is changed."""
         if problem := unfit_state(state_dict, prefix, self.layout, self.rows.dtype):
             error_msgs.append(f"{prefix}{problem}")
             return

@@ -53,7 +53,7 @@ class AllenCahn(Problem):
         return x[:, 0] ** 2 * torch.cos(math.pi * x[:, 0])
 
     def side_conditions(self):
-        # At the start nothing can close the kink: with more weight its slopes would be fitted, and nothing else.
+        # Nothing can close the kink at the start: with more weight, bumps would fit only its slopes.
         return [replace(self.periodicity(0, length=math.sqrt(self.nu)), weight=0.01)]
 
     def reference(self, x):

@@ -1,4 +1,4 @@
-"""Where a residual is evaluated: collocation points in a box and on its faces, all float64."""
+"""Collocation points in a box and on its faces, all float64."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def interior(domain: Tensor, counts: tuple[int, ...], kind: Sampling = "grid", s
     domain : Tensor
         [2, d], lower and upper corner.
     counts : tuple of int
-        Points per axis; of a scattered kind their product counts.
+        Points per axis; a scattered kind uses only their product.
     kind : str
         "grid": middles of equal cells.  "chebyshev": denser at the boundary.  "sobol": scrambled
         low-discrepancy points.  "uniform": independent random points.
     seed : int
-        Of the scattered kinds.
+        Seed of the scattered kinds.
 
     Raises
     ------

@@ -207,6 +207,10 @@ class Method:
         if vars(cls).get("name") and listed:  # not one that it inherits, which means its base
             Method.known[cls.name] = cls
 
+    def name_for(self, work: Any) -> str:
+        """The name of what it is for ``work``: another one than its own if it chooses among methods."""
+        return self.name
+
     def check(self, settings: dict[str, Any], iterations: int) -> None:
         """Raise ValueError, before any work, for options that do not suit the arguments of the solver."""
 

@@ -22,6 +22,7 @@ from ..core.jet import Jet
 from ..core.rows import RowLayout, bounded_atanh, check_memory
 from ..core.types import Boundary, Want
 from ..nets.bumpnet import BumpNet
+from ..nets.events import Event
 from ..problems.base import Condition, Problem
 from . import run_state
 from .arguments import check, check_problem, integer, number, positive
@@ -185,6 +186,10 @@ class March(FieldResult):
     @property
     def like(self) -> Tensor:
         return self.parts[0].net.rows
+
+    @property
+    def nets(self) -> list[BumpNet]:
+        return [part.net for part in self.parts]
 
     def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Jet of the solution at the points ``x`` [N, d]."""
@@ -367,6 +372,7 @@ class _Log:
     def __init__(self, journal: Journal, windows: int, callbacks: Sequence[Callback]):
         self.journal, self.windows, self.callbacks = journal, windows, callbacks
         self.history: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self.iterations = self.window = 0
         self.share = 0.0
 
@@ -383,6 +389,7 @@ class _Log:
         for entry in solution.history:
             later = {"iteration": self.iterations + entry["iteration"], "window": k}
             self.history.append(entry | later | {"seconds": max(0.0, end - solution.seconds + entry["seconds"])})
+        self.events += [replace(event, step=self.iterations + event.step) for event in solution.events]
         self.iterations += solution.iterations
 
 
@@ -391,7 +398,8 @@ def _marched(problem: Problem, solutions: list[Solution], log: _Log) -> March:
     reached = window(problem, problem.lower[problem.time], last.problem.upper[problem.time])
     marched = March(
         problem=reached, boundary=last.boundary, parts=[Part(s.problem, s.net, s.boundary) for s in solutions],
-        history=log.history, loss=max(s.loss for s in solutions), iterations=log.iterations, method=last.method,
+        history=log.history, events=log.events, loss=max(s.loss for s in solutions), iterations=log.iterations,
+        method=last.method,
         stop=last.stop if last.stop is StopReason.INTERRUPTED else StopReason.MARCHED, seconds=log.journal.seconds(),
         processor_seconds=log.journal.processor_seconds,
         warnings=list(dict.fromkeys(warning for s in solutions for warning in s.warnings)),

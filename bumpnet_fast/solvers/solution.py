@@ -54,6 +54,10 @@ class Result:
         What was seen on the way, an entry for every look at the loss, with ``iteration``, ``seconds`` and ``loss``.
     stop : StopReason
         Why it ended; ``stop.message`` says it in words.
+    method : str
+        The method that was used.
+    rel_l2 : float or None
+        Relative L2 error, where it is known.
     seconds, processor_seconds : float
         By the clock, and of all threads of the processor; all sessions of a resumed run together.
     warnings : list of str
@@ -64,6 +68,8 @@ class Result:
     problem: Any
     history: list[dict[str, Any]] = field(repr=False)
     stop: StopReason
+    method: str = ""
+    rel_l2: float | None = None
     seconds: float
     processor_seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
@@ -75,6 +81,11 @@ class Result:
     def stop_reason(self) -> str:
         """The word of :attr:`stop`."""
         return self.stop.value
+
+    @property
+    def nets(self) -> list[BumpNet]:
+        """The nets of bumps that it is made of."""
+        return [self.net]
 
 
 @dataclass(kw_only=True)
@@ -91,16 +102,18 @@ class FieldResult(Result):
         Against the exact solution on a regular grid over the domain (101 x 101 in 2D), if it is known.
     iterations : int
         Accepted steps.
-    method : str
-        The method that was used.
+    unknowns : dict of str to float
+        The unknowns of the equation, as found.
+    events : list of Event
+        Bumps taken out and put in on the way.
     """
 
     boundary: Boundary
     loss: float
-    rel_l2: float | None = None
     max_error: float | None = None
     iterations: int = 0
-    method: str = ""
+    unknowns: dict[str, float] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
 
     def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Value and derivatives of u at the points ``x`` [N, d]; ``want`` as for :meth:`bumpnet_fast.BumpNet.jet`."""
@@ -138,16 +151,10 @@ class Solution(FieldResult):
     ----------
     net : BumpNet
         The net that was given, now with the best rows found.
-    unknowns : dict of str to float
-        The unknowns of the equation, as found.
-    events : list of Event
-        Bumps taken out and put in on the way.
     """
 
     net: BumpNet
     problem: Problem
-    unknowns: dict[str, float] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
 
     def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Jet of the solution at the points ``x`` [N, d], boundary values included."""

@@ -129,27 +129,22 @@ def solve(
     started = time.perf_counter()
     with torch.no_grad():
         check_problem(problem)
+        settings = {"boundary": boundary, "points": points, "sampling": sampling, "condition_weight": condition_weight,
+                    "refine": refine, "seed": seed}  # fmt: skip
+
+        def prepared() -> tuple[list[Method], Stop, run_state.Store]:
+            """What the arguments mean; raises, before any work, what is wrong with them."""
+            check(_RULES, settings)
+            check_fit(problem, net, boundary)
+            methods, limits = configured(method, stop, options)
+            _check_methods(methods, limits, settings, stored=checkpoint is not None, alone=task.ranks.alone)
+            settings.update(method=described(methods), iterations=limits.iterations, boundary=task.boundary)
+            content = functools.partial(run_state.content, "solve", problem, net, settings)
+            return methods, limits, run_state.opened(checkpoint, every_seconds, content)
+
         net = net if isinstance(net, BumpNet) else new_net(problem, net)
         task = Task(problem, net, boundary, group)
-        methods, stop = task.ranks.checked(lambda: configured(method, stop, options))
-        settings = {
-            "method": described(methods), "iterations": stop.iterations, "boundary": task.boundary, "points": points,
-            "sampling": sampling, "condition_weight": condition_weight, "refine": refine, "seed": seed,
-        }  # fmt: skip
-
-        def opened() -> run_state.Store:
-            _check(settings, problem, net, methods, stop)
-            content = functools.partial(run_state.content, "solve", problem, net, settings)
-            store = run_state.opened(checkpoint, every_seconds, content)
-            if store.on and not task.ranks.alone:
-                what = f"checkpoint is for runs of one process, and this one has {task.ranks.count} ranks"
-                raise ValueError(f"{what}: save the rows")
-            if store.on:
-                for m in methods:
-                    _check_name(m)
-            return store
-
-        store = task.ranks.checked(opened)
+        methods, stop, store = task.ranks.checked(prepared)
         task.check_same("solve", settings)
         task.collocate(points, sampling, condition_weight, refine, seed)
         for m in methods:
@@ -160,10 +155,11 @@ def solve(
             run = Run(task, methods, stop, callbacks, store, started)
             reason = run.follow()
             rel_l2, max_error = task.measured(net.rows.detach())
+            names = dict.fromkeys(m.name_for(task) for m in run.methods)
     return Solution(
         net=net, problem=problem, boundary=task.boundary, history=run.history, loss=run.best["loss"], rel_l2=rel_l2,
         max_error=max_error, seconds=run.seconds, processor_seconds=run.processor_seconds, iterations=run.done,
-        stop=reason, method="+".join(dict.fromkeys(m.name for m in run.methods)), unknowns=task.named_unknowns(),
+        stop=reason, method="+".join(names), unknowns=task.named_unknowns(),
         events=task.events, warnings=run.warnings,
     )  # fmt: skip
 
@@ -295,9 +291,14 @@ def _rounds(methods: list[Method], stop: Stop, refine: int) -> tuple[list[Method
     return methods * (refine + 1), dataclasses.replace(stop, iterations=shares)
 
 
-def _check(settings: dict[str, Any], problem: Problem, net: BumpNet, methods: Sequence[Method], stop: Stop) -> None:
-    check(_RULES, settings)
-    check_fit(problem, net, settings["boundary"])
+def _check_methods(
+    methods: Sequence[Method], stop: Stop, settings: dict[str, Any], *, stored: bool, alone: bool
+) -> None:
+    """Raise ValueError for methods that do not suit the other arguments, or a checkpoint that cannot be."""
+    if stored and not alone:
+        raise ValueError("checkpoint is for runs of one process, and this one has several ranks: save the rows")
+    for m in methods if stored else ():
+        _check_name(m)
     if settings["refine"] and (len(methods) > 1 or not isinstance(methods[0], LeastSquares)):
         raise ValueError(f"refine is for least squares, got method {'+'.join(m.name for m in methods)!r}")
     for m, limit in zip(methods, stop.limits(methods), strict=True):

@@ -187,4 +187,16 @@ class Task(Work):
             own = {"points": "a rank's own"}
         about = {"solver": solver, "problem": run_state.described(self.problem), "rows": net.rows, "frame": net.frame}
         about |= {"domain": net.domain, "outer": "tied" if net.tied else "free"}
-        self.ranks.check_same(about | settings | own)
+        settings = settings | own
+        if isinstance(settings.get("method"), list):
+            settings |= _spelt_out(settings["method"])
+        self.ranks.check_same(about | settings)
+
+
+def _spelt_out(methods: list[dict[str, Any]]) -> dict[str, Any]:
+    """Names and options of methods one by one, so that it can be said which one differs."""
+    spelt = {"method": "+".join(m["name"] for m in methods)}
+    for number, m in enumerate(methods, 1):
+        of = f" of stage {number}" if len(methods) > 1 else ""
+        spelt |= {name + of: value for name, value in m["options"].items()}
+    return spelt

@@ -351,6 +351,7 @@ def test_damaged_files_are_refused(change, message, path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
 @pytest.mark.parametrize("part", ["work", "method", "stage", "done", "random", "best", "history"])
 @pytest.mark.parametrize("value", [{}, torch.zeros(5, dtype=torch.float64), "none"], ids=["empty", "tensor", "text"])
 def test_a_state_with_something_else_in_it_is_refused(part, value, path):

@@ -1,4 +1,4 @@
-"""The antiderivative: the shortest operator, and the one to imitate."""
+"""The antiderivative: the shortest operator, a template for others."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...core.jet import Jet
+from ...nets.bumpnet import BumpNet
 from ...nets.deeponet import BumpDeepONet
 from ...problems.operators.base import Operator, OperatorData
 from .. import run_state
@@ -84,6 +85,10 @@ class OperatorSolution(Result):
     def operator(self) -> Operator | None:
         """As :attr:`problem`."""
         return self.problem
+
+    @property
+    def nets(self) -> list[BumpNet]:
+        return [self.net.trunk]
 
     def jet(self, f: Any, y: Any, want: str = "hessian") -> Jet:
         """Output functions and their derivatives by y: values [B, N], gradients [B, N, d] and so on.
