@@ -12,16 +12,13 @@ SCRIPTS = sorted((ROOT / ".ci").glob("*")) if (ROOT / ".ci").is_dir() else []
 
 
 def recipe(target):
-    """The targets before a target, and its commands."""
+    """The commands of a target."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    before, commands = re.search(rf"^{target}:([^#\n]*).*\n((?:\t.*\n)+)", text, re.MULTILINE).groups()
-    return before.split(), commands
+    return re.search(rf"^{target}:.*\n((?:\t.*\n)+)", text, re.MULTILINE)[1]
 
 
 def test_make_runs_every_test_once():
-    assert '-m "not long"' in recipe("test")[1]
-    before, commands = recipe("test-all")
-    assert before == ["$(BUILT)"] and re.search(r"-m long$", commands, re.MULTILINE)
+    assert recipe("test").endswith('-m "not long"\n') and recipe("test-all").endswith("-m long\n")
 
 
 @pytest.mark.skipif(not SCRIPTS, reason="a copy without .ci")
