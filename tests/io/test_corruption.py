@@ -217,7 +217,11 @@ HUGE = {
 
 
 @pytest.mark.parametrize(
-    ("place", "value"), [(place, value) for place, values in HUGE.items() for value in values], ids=str
+    ("place", "value"),
+    [(place, value) for place, values in HUGE.items() for value in values],
+    ids=lambda part: (
+        "-".join([part[0].__name__, *part[1:]]) if isinstance(part, tuple) and callable(part[0]) else str(part)
+    ),
 )
 def test_arguments_that_cannot_be_cost_no_memory(place, value, tmp_path):
     write, part, name = place
