@@ -157,8 +157,8 @@ class VarProAdam(Adam):
     ----------
     ridge : float
         Tikhonov weight on the squares of the scaled amplitudes.
-
-    The others are those of :class:`Adam`.
+    **options
+        Those of :class:`Adam`.
     """
 
     name: ClassVar[str] = "varpro-adam"
