@@ -33,7 +33,7 @@ def test_a_mistake(code, error, message, names):
 
 def test_every_public_function_is_there():
     public = {name for module in (bumpnet_fast, solvers, io) for name in module.__all__}
-    results = {"Evolution", "Jet", "March", "OperatorSolution", "Progress", "Solution"}  # made by functions of the library
+    results = {"Evolution", "Jet", "March", "OperatorSolution", "Progress", "Solution"}  # made by the library
     bases = {"Condition", "EvolutionProblem", "OperatorProblem", "Problem"}  # Python and dataclasses check these
     nothing = {"StopReason", "__version__", "backend", "problems"}  # take no arguments that could be wrong
     text = "\n".join(code for code, _, _ in ROWS)
