@@ -27,8 +27,8 @@ class FusedNet(bumpnet.BumpNet):
     fused : bool
         If False, the library differentiates by ``torch.autograd`` as for any network.
     usual : mapping
-        Derivatives in the jets of the training steps, by the number of points: the points of the interior need other derivatives than
-        those of the boundary.
+        Derivatives in the jets of the training steps, by the number of points.  Points of the interior need other
+        derivatives than those of the boundary.
     """
 
     fused = True

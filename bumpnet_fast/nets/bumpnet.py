@@ -118,7 +118,7 @@ class BumpNet(nn.Module):
         layout = RowLayout(dim, outputs, outer == "tied")
         with torch.device("cpu"):
             domain, grid, scale = _box(domain, dim, dtype), _grid(bumps, dim), _scale(scale, dim)
-            options = {
+            options: dict[str, Any] = {
                 "centre_box": float(centre_box),
                 "overlap": _positive("overlap", overlap),
                 "sharpness": None if sharpness is None else _positive("sharpness", sharpness),
