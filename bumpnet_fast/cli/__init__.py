@@ -1,8 +1,8 @@
-"""The command ``bumpnet``: list the problems, describe and check the installation, solve a problem, show a run.
+"""The command ``bumpnet``: list problems, describe and check the installation, solve problems, show runs.
 
-One file for every command; they parse arguments, hand them to the library and write down what comes
-back, and compute nothing themselves.  What needs torch or matplotlib is imported where it is used, so
-that help and mistakes of grammar are answered at once.
+Every command has its own file.  The commands parse arguments, call the library and write the results; they compute
+nothing themselves.  torch and matplotlib are imported where they are used, so that help and errors of grammar appear
+at once.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0 for success; 2 for a mistake in the arguments, told in one line before anything
-        is computed; 130 after Ctrl-C (what was found by then is written like any other solution);
-        1 if a result could not be written, or if a check failed.
+        Exit code: 0 for success; 2 for a mistake in the arguments, reported in one line before any computing; 130 after
+        Ctrl-C (the result so far is written as usual); 1 if a result could not be written, or if a check failed.
 
     Examples
     --------
@@ -53,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(message: str, code: int) -> int:
     line = " ".join(message.split())
-    if len(line) > _LONGEST:  # a value of thousands of digits: what is wrong with it stands before or behind it
+    if len(line) > _LONGEST:  # a value with thousands of digits: the message is at its ends
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
     print("bumpnet: error:", line, file=sys.stderr)
     return code
 
 
-#: Most letters of an error.
+#: Longest error message, in characters.
 _LONGEST = 1500
 
 

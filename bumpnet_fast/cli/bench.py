@@ -1,4 +1,4 @@
-"""The command ``bumpnet bench``: how fast a training step is here, beside the usual ways to write it."""
+"""The command ``bumpnet bench``: times a training step on this machine, beside the usual ways to write it."""
 
 from __future__ import annotations
 

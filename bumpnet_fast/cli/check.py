@@ -1,4 +1,4 @@
-"""The command ``bumpnet check``: every backend that is here against the float64 reference."""
+"""The command ``bumpnet check``: compares every available backend with the float64 reference."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .writing import as_json
 
 def add_command(commands: Any) -> None:
     """Add ``check`` to the subparsers ``commands`` of the program."""
-    about = "compare every backend that is here with the float64 reference"
+    about = "compare every available backend with the float64 reference"
     note = "The exit code is 1 if a case fails.  On a GPU the first run takes minutes: Triton compiles the kernels."
     check = commands.add_parser("check", help=about, description=about[0].upper() + about[1:] + ".", epilog=note)
     check.add_argument("--device", choices=("cpu", "cuda", "all"), default="all", help="default: %(default)s")
-    check.add_argument("--full", action="store_true", help="many more cases, for some minutes")
+    check.add_argument("--full", action="store_true", help="many more cases; takes some minutes")
     check.add_argument("--json", action="store_true", help="every case as JSON")
     check.set_defaults(run=_check)
 

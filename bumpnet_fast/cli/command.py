@@ -1,7 +1,7 @@
-"""A command that computes: from its arguments to its exit code, and how its runs are resumed.
+"""A command that computes: from arguments to exit code, and how its runs are resumed.
 
-:class:`Command` is what ``solve``, ``evolve`` and ``operator`` share.  Each of them says only what differs: its
-arguments, its problems, the function of the library that it calls, and what it writes beside the usual.
+:class:`Command` is what ``solve``, ``evolve`` and ``operator`` share.  Each defines only its arguments, its problems,
+the function of the library that it calls, and what else it writes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..solvers.solution import Result
     from .pictures import Pictures
 
-#: Settings, or what can be set, by what they belong to: "problem", "solver", "net" and "run".
+#: Settings, or what can be set, by scope: "problem", "solver", "net" and "run".
 Settings = dict[str, dict[str, Any]]
 #: A call of the library that takes the callback.
 Call = Callable[[Callable[["Progress"], None]], "Result"]
@@ -34,23 +34,23 @@ class Command:
     Attributes
     ----------
     name, about, ending : str
-        The command, what it does, and what its help ends with.
+        Name of the command, what it does, and the end of its help.
     metavar, kind : str
-        What its problems are called in the help and in messages.
+        Names of its problems in the help and in messages.
     folder : str
-        Where it writes unless it is told; ``{}`` is the problem.
+        Default output folder; ``{}`` stands for the problem.
     recorded : tuple of str
-        Arguments that a resumption must know.
+        Arguments that a resumption needs.
     changeable : tuple of str
-        Keys of ``--set`` that a resumption takes.
+        Keys of ``--set`` that a resumption accepts.
     allowed : tuple of str
-        Further arguments that a resumption takes.
+        Further arguments that a resumption accepts.
     watched : tuple of str
-        What the progress shows of an entry of the history beside iteration, loss and error.
+        Entries of the history that the progress shows beside iteration, loss and error.
     many : str
-        What there may be too much of for the memory.
+        What may be too many for the memory.
     failures : tuple of str
-        Words of :class:`~bumpnet_fast.solvers.StopReason` for which the exit code is 1.
+        Words of :class:`~bumpnet_fast.solvers.StopReason` with exit code 1.
     random, setting : str
         Help on ``--seed`` and ``--set``.
     """
@@ -80,35 +80,35 @@ class Command:
         raise NotImplementedError
 
     def settable(self, problem: type, arguments: argparse.Namespace) -> Settings:
-        """All that ``--set`` reaches, with the defaults."""
+        """Everything that ``--set`` can set, with defaults."""
         raise NotImplementedError
 
     def wanted(self, problem: type, arguments: argparse.Namespace) -> Mapping[str, Any]:
-        """What the problem sets itself, unless ``--set`` does."""
+        """Settings by the problem itself, unless ``--set`` changes them."""
         return {}
 
     def check(self, arguments: argparse.Namespace) -> None:
         """Raise UsageError for arguments that do not go together."""
 
     def prepare(self, arguments: argparse.Namespace, settings: Settings) -> tuple[Any, Any]:
-        """The problem, and the net to begin with."""
+        """The problem and the initial net."""
         raise NotImplementedError
 
     def call(
         self, problem: Any, net: Any, arguments: argparse.Namespace, settings: Settings, state: run_state.File
     ) -> Call:
-        """The call of the library that is asked for, which keeps the state of its run in ``state``."""
+        """The call of the library; it stores its state in ``state``."""
         raise NotImplementedError
 
     @contextlib.contextmanager
     def watching(
         self, report: Callable[[Progress], None], arguments: argparse.Namespace, folder: Path
     ) -> Iterator[Callable[[Progress], None]]:
-        """A callback that does more than to ``report``."""
+        """A callback that does more than call ``report``."""
         yield report
 
     def entries(self, result: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-        """Entries of the summary beside those of every result."""
+        """Entries of the summary beside the common ones."""
         return {}
 
     def warnings(self, result: Any, arguments: argparse.Namespace) -> Sequence[str]:
@@ -116,11 +116,11 @@ class Command:
         return ()
 
     def history(self, result: Any) -> Sequence[dict[str, Any]]:
-        """What goes into ``history.json``."""
+        """Content of ``history.json``."""
         return result.history
 
     def pictures(self, result: Any, arguments: argparse.Namespace, folder: Path) -> Pictures:
-        """The pictures of a result that lies in ``folder``."""
+        """The pictures of a result in ``folder``."""
         return {}
 
     # --- what is common ------------------------------------------------------------------------
@@ -129,14 +129,14 @@ class Command:
         """Add the command to the subparsers ``commands`` of the program."""
         about = self.about[0].lower() + self.about[1:-1]
         parser = commands.add_parser(self.name, help=about, description=self.about, epilog=self.ending)
-        parser.add_argument("problem", metavar=self.metavar, nargs="?", help="one of those that 'bumpnet list' lists")
+        parser.add_argument("problem", metavar=self.metavar, nargs="?", help="a name from 'bumpnet list'")
         self.add_arguments(parser)
         parser.add_argument("--resume", type=Path, metavar="DIR", help=resume.HELP)
         add_output_arguments(parser.add_argument, self.random, self.setting, self.folder.format(self.metavar))
         parser.set_defaults(run=lambda arguments: self.run(arguments, parser.parse_args([])))
 
     def run(self, arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
-        """Do what the arguments ask for; gives the exit code."""
+        """Execute the command; return the exit code."""
         if arguments.resume is not None:
             return self._resume(arguments, defaults)
         if arguments.problem is None:
@@ -166,7 +166,7 @@ class Command:
             return self._compute(resume.call(state, arguments, settings), arguments, settings, folder)
 
     def _settings(self, arguments: argparse.Namespace) -> Settings:
-        """The assignments of ``--set``, and what the problem sets itself, by what they belong to."""
+        """Assignments of ``--set``, and settings by the problem itself, by scope."""
         problem = known(arguments.problem, self.problems(), self.kind)
         scopes = self.settable(problem, arguments)
         there = {key for keys in scopes.values() for key in keys}
@@ -174,7 +174,7 @@ class Command:
         return scoped(arguments.problem, scopes, [*own, *arguments.settings])
 
     def _compute(self, call: Call, arguments: argparse.Namespace, settings: Settings, folder: Path) -> int:
-        """Call the library, write what comes out, show it; gives the exit code."""
+        """Call the library, write the results, show them; return the exit code."""
         from ..io import save
 
         with (

@@ -1,4 +1,4 @@
-"""What the commands share: mistakes and exit codes, kinds of arguments, and one name space for all settings."""
+"""Shared by the commands: mistakes and exit codes, types of arguments, and one name space for all settings."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any
 
 #: Exit codes besides 0.
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
-#: Largest whole number: those of torch have 64 bits.
+#: Largest whole number: torch's have 64 bits.
 MOST = 2**63 - 1
-#: Standard deviation of the random change of the initial shapes, when a seed is given.
+#: Standard deviation of the random change of the initial shapes, if a seed is given.
 PERTURB = 0.05
-#: Help on ``--seed`` and ``--set`` of the commands that start from a net of their own.
-RANDOM = f"perturb the initial shapes at random, by {PERTURB} unless perturb is set"
+#: Help on ``--seed`` and ``--set`` of commands with a net of their own.
+RANDOM = f"seed of a random change of the initial shapes, by {PERTURB} unless perturb is set"
 SETTING = "a field of the problem, an option of the solver or of the net, or perturb; see 'bumpnet list'"
 
 
 class UsageError(Exception):
-    """A mistake of the caller: told in one line, without a traceback."""
+    """A mistake of the caller: reported in one line, without a traceback."""
 
 
 # --- arguments -----------------------------------------------------------------------------------
@@ -34,14 +34,14 @@ class UsageError(Exception):
 def add_output_arguments(
     add: Callable[..., Any], random: str = RANDOM, setting: str = SETTING, folder: str = "runs/PROBLEM"
 ) -> None:
-    """What every command that computes has, with the help on ``--seed`` and ``--set`` and where it writes."""
+    """Arguments of every command that computes, with its help on ``--seed`` and ``--set``."""
     add("--dtype", choices=("float32", "float64"), default="float64", help="default: %(default)s")
     add("--seed", type=_seed, metavar="N", help=random)
     add("--set", action="append", default=[], type=_assignment, metavar="KEY=VALUE", dest="settings", help=setting)
     add("--out", type=Path, metavar="DIR", help=f"where to write; default: {folder}")
-    add("--json", metavar="FILE", help="write the summary to FILE as well; - is the standard output")
-    add("--threads", type=threads, metavar="N", help="most threads to compute with; default: those of torch")
-    add("--quiet", action="store_true", help="neither progress nor summary")
+    add("--json", metavar="FILE", help="also write the summary to FILE; - is the standard output")
+    add("--threads", type=threads, metavar="N", help="largest number of threads; default: torch's own")
+    add("--quiet", action="store_true", help="show neither progress nor summary")
 
 
 def integer(text: str, least: int, most: float = math.inf) -> int:
@@ -95,7 +95,7 @@ def _assignment(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python, about what looks like a mistake in a program
+            warnings.simplefilter("ignore")  # Python's warnings about likely mistakes in a program
             found = ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError):
         return key, value
@@ -105,7 +105,7 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def _setting(key: str, value: Any) -> Any:
-    """A value that a setting can have, with whole numbers beyond 64 bits as decimal ones."""
+    """A value of a setting; whole numbers beyond 64 bits become floats."""
     if isinstance(value, (tuple, list)):
         return type(value)(_setting(key, part) for part in value)
     if isinstance(value, int) and not isinstance(value, bool) and not -MOST - 1 <= value <= MOST:
@@ -122,9 +122,9 @@ def _setting(key: str, value: Any) -> Any:
 
 
 def keywords_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Keyword-only parameters that can be set and have no flag of their own, with their defaults."""
+    """Keyword-only parameters without a flag of their own that can be set, with their defaults."""
     flags = {"method", "boundary", "seed", "dtype", "device"}
-    flags |= {"callback", "callbacks", "checkpoint", "stop", "group", "net", "test"}  # which are no numbers or words
+    flags |= {"callback", "callbacks", "checkpoint", "stop", "group", "net", "test"}  # not numbers or words
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in flags}
 
@@ -137,7 +137,7 @@ def known(name: str, registry: Mapping[str, Any], what: str) -> Any:
 
 
 def scoped(name: str, settable: dict[str, dict[str, Any]], assignments: Sequence[tuple[str, Any]]) -> dict:
-    """The assignments by the scopes of ``settable``, which lists what there is."""
+    """The assignments by the scopes of ``settable``, which lists what can be set."""
     chosen: dict[str, dict[str, Any]] = {scope: {} for scope in settable}
     for key, value in assignments:
         scope = next((scope for scope, keys in settable.items() if key in keys), None)
@@ -149,7 +149,7 @@ def scoped(name: str, settable: dict[str, dict[str, Any]], assignments: Sequence
 
 
 def perturbation(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> float:
-    """How much to change the initial shapes at random; written into ``settings``, too."""
+    """Size of the random change of the initial shapes; also written into ``settings``."""
     perturb = settings["run"].setdefault("perturb", 0.0 if arguments.seed is None else PERTURB)
     if not isinstance(perturb, (int, float)) or not 0 <= perturb <= sys.float_info.max:
         raise UsageError(f"perturb must be a finite number of at least 0, got {perturb!r}")
@@ -157,7 +157,7 @@ def perturbation(arguments: argparse.Namespace, settings: dict[str, dict[str, An
 
 
 def pairs(settings: dict[str, Any]) -> str:
-    """Settings as one reads and writes them: ``a1=2 lower=-1,-1``."""
+    """Settings as text: ``a1=2 lower=-1,-1``."""
 
     def text(value: Any) -> str:
         if isinstance(value, tuple):
@@ -168,7 +168,7 @@ def pairs(settings: dict[str, Any]) -> str:
 
 
 def print_settable(settable: dict[str, dict[str, Any]], width: int) -> None:
-    """Print what ``--set`` reaches besides the fields of a problem."""
+    """Print what ``--set`` can set besides the fields of a problem."""
     for scope, keys in settable.items():
         if scope != "problem":
             print(f"{scope:<{width}} {pairs(keys)}")

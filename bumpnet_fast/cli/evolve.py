@@ -1,4 +1,4 @@
-"""The command ``bumpnet evolve``: follow an evolution problem through time."""
+"""The command ``bumpnet evolve``: solve an evolution problem."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..problems.evolution.base import EvolutionProblem
     from ..solvers import Evolution, run_state
 
-#: For the help alone, which is not to wait for torch: what the library calls its methods and choices.
+#: For the help alone, which must not wait for torch: names of methods and choices.
 METHODS = ("auto", "expm", "cn", "rk4", "etdrk4", "dop853", "radau", "bdf")
 SHAPES = ("frozen", "evolve")
 
@@ -44,8 +44,8 @@ class Evolve(Command):
     """``bumpnet evolve``."""
 
     name = "evolve"
-    about = "Follow an evolution problem through time; write the model, the history, a summary and pictures."
-    ending = "Ctrl-C ends it early: what was computed is written, and the exit code is 130. It is 1 after instability."
+    about = "Solve an evolution problem; write the model, the history, a summary and pictures."
+    ending = "Ctrl-C ends the run early: the results are written, and the exit code is 130. It is 1 after instability."
     kind = "evolution problem"
     folder = "runs/evolve-{}"
     recorded = ("problem", "method", "shapes", "dtype", "seed")
@@ -58,8 +58,8 @@ class Evolve(Command):
         add("--bumps", type=bump_counts, metavar="N|NxM", help="number of bumps, or of grid cells per axis: 12x12")
         method = f"{', '.join(METHODS)}, or one of torchdiffeq; default: %(default)s"
         add("--method", default="auto", help=method)
-        add("--shapes", choices=SHAPES, default="frozen", help="of the bumps; default: %(default)s")
-        add("--no-animation", action="store_true", help="leave evolution.gif out, which takes a few seconds")
+        add("--shapes", choices=SHAPES, default="frozen", help="fixed or moving; default: %(default)s")
+        add("--no-animation", action="store_true", help="do not draw evolution.gif, which takes a few seconds")
 
     def problems(self) -> Mapping[str, type[EvolutionProblem]]:
         from ..problems.evolution import EVOLUTIONS
@@ -80,7 +80,7 @@ class Evolve(Command):
         net = uniform_net(problem, arguments.bumps, dtype=arguments.dtype, **settings["net"])
         if perturb:
             net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
-            if problem.periodic_axes:  # images of rotated bumps do not add up
+            if problem.periodic_axes:  # images of rotated bumps do not match
                 with torch.no_grad():
                     net.rows[:, net.layout.skew] = 0
         return problem, net

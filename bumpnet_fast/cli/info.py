@@ -1,4 +1,4 @@
-"""The command ``bumpnet info``: what is installed here, and why something is missing."""
+"""The command ``bumpnet info``: what is installed, and why something is missing."""
 
 from __future__ import annotations
 

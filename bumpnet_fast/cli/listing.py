@@ -1,4 +1,4 @@
-"""The command ``bumpnet list``: problems, evolutions and operators, and all that can be set."""
+"""The command ``bumpnet list``: problems, evolutions, operators, and everything that can be set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import evolve, operator, solve
 
 def add_command(commands: Any) -> None:
     """Add ``list`` to the subparsers ``commands`` of the program."""
-    listing = commands.add_parser("list", help="the problems, and all that --set can set")
+    listing = commands.add_parser("list", help="list problems and everything that --set can set")
     listing.set_defaults(run=_list)
 
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from ..solvers import run_state
     from ..solvers.operators import OperatorSolution
 
-#: For the help and the grammar alone, which are not to wait for torch: the methods of the library.
+#: For the help and the grammar alone, which must not wait for torch: names of methods.
 METHODS = ("two-step", "adam")
 
 
 def settable(operator: type[Operator]) -> Settings:
-    """All that ``--set`` reaches, with the defaults, by what it belongs to."""
+    """Everything that ``--set`` can set, with defaults, by scope."""
     from ..nets.bumpnet import BumpNet
     from ..solvers.operators import learn
 
@@ -31,7 +31,7 @@ def settable(operator: type[Operator]) -> Settings:
 
 
 def list_operators() -> None:
-    """Print the operators, and all that ``--set`` can set."""
+    """Print the operators, and everything that ``--set`` can set."""
     from ..problems.operators import OPERATORS
 
     for name, operator in OPERATORS.items():
@@ -58,15 +58,15 @@ class Learn(Command):
     metavar, kind = "OPERATOR", "operator"
     recorded = ("problem", "method", "physics", "dtype", "seed")
     many = "functions and points"
-    random = "of the functions, of the batches and of the branch's start"
+    random = "seed of the functions, of the batches and of the initial branch"
     setting = "a field of the operator, an option of the training or of the net; see 'bumpnet list'"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
         add("--bumps", type=bump_counts, metavar="N|NxM", help="number of bumps, or of grid cells per axis: 10x4")
         add("--method", choices=METHODS, default="two-step", help="default: %(default)s")
-        add("--physics", action="store_true", help="train on the operator's equations instead of on output functions")
-        branch = "linear, or the widths of hidden layers: 64 or 32x32; default: linear for linear operators, else 64"
+        add("--physics", action="store_true", help="train on the operator's equations, not on output functions")
+        branch = "linear, or widths of hidden layers such as 64 or 32x32; default: linear for linear operators, else 64"
         add("--branch", type=_branch, metavar="linear|N|NxM", help=branch)
 
     def problems(self) -> Mapping[str, type[Operator]]:

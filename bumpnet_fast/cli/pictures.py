@@ -1,4 +1,4 @@
-"""The pictures that the commands draw of a result, by the names of their files."""
+"""The pictures of a result, by file name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Pictures = dict[str, Callable[[BinaryIO], Any]]
 def of_solution(
     solution: Solution | March, frames: Sequence[Frame] = (), at: Mapping[str, float] | None = None
 ) -> Pictures:
-    """The overview, all outputs on slices if it does not show all, and the training if there are ``frames`` of it."""
+    """The overview; all outputs on slices if it does not show all; the training if there are ``frames`` of it."""
     from ..plotting import solution_figure
 
     pictures: Pictures = {"solution.png": lambda image: solution_figure(solution).savefig(image, format="png")}
@@ -30,7 +30,7 @@ def of_solution(
 
 
 def of_evolution(run: Evolution, animation: bool, at: Mapping[str, float] | None = None) -> Pictures:
-    """One picture for every output, slices where they are asked for, and an animation."""
+    """One picture per output, slices if requested, and an animation."""
     from ..plotting import evolution_figure
 
     def draw(output: int) -> Callable[[BinaryIO], Any]:
@@ -43,14 +43,14 @@ def of_evolution(run: Evolution, animation: bool, at: Mapping[str, float] | None
 
 
 def over_time(result: Solution | March | Evolution) -> Pictures:
-    """The animation of what has an axis of time."""
+    """The animation of a result with an axis of time."""
     from ..plotting import write_animation
 
     return {"evolution.gif": lambda image: write_animation(result, image)}
 
 
 def of_slices(result: Solution | March | Evolution, at: Mapping[str, float] | None) -> Pictures:
-    """All outputs where some coordinates are held."""
+    """All outputs, with some coordinates fixed."""
     from ..plotting import fields_figure
 
     return {"fields.png": lambda image: fields_figure(result, at).savefig(image, format="png")}

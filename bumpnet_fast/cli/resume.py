@@ -1,7 +1,7 @@
-"""Going on with a run that was stopped, of any command.
+"""Resume an interrupted run, of any command.
 
-A run keeps its state in ``run.pt`` of its folder, what the command line alone knows included.  In folders that were
-written before it was, the latter is in ``run.json``.
+A run keeps its state in ``run.pt`` of its folder, including what only the command line knows.  Older versions wrote the
+latter to ``run.json``.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from ..io.recording import Frame
     from ..solvers import run_state
 
-#: Files of a run: its state, what older versions wrote beside it, and the bumps over time, if they are recorded.
+#: Files of a run: its state, what older versions wrote beside it, and the recorded bumps.
 STATE, RECORD, TRAINING = "run.pt", "run.json", "training.pt"
-#: Arguments that a resumption takes, whatever the command.
+#: Arguments that every resumption accepts.
 _ARGUMENTS = {"resume", "settings", "json", "threads", "quiet", "run"}
-#: Of the argument.
-HELP = "go on with the run that wrote to DIR, with its settings"
+#: Help on ``--resume``.
+HELP = "continue the interrupted run in DIR with its settings"
 
 
 @contextlib.contextmanager
 def alone(folder: Path, purpose: str) -> Iterator[None]:
-    """Keep other runs out of the folder while this one is in it."""
+    """Lock the folder against other runs."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(folder, f"bumpnet {purpose}"))
@@ -42,10 +42,10 @@ def alone(folder: Path, purpose: str) -> Iterator[None]:
 def state_of(
     folder: Path, command: str, arguments: argparse.Namespace, names: Sequence[str], settings: dict[str, dict[str, Any]]
 ) -> run_state.File:
-    """The file of a new run, with what a resumption must know, the arguments ``names`` among it.
+    """The file of a new run, with everything a resumption needs, such as the arguments ``names``.
 
-    An earlier run in the folder is forgotten when the library writes the file, that is, once it has checked all that it
-    was given.
+    An earlier run in the folder is removed when the library first writes the file, after it has checked all its
+    arguments.
     """
     from ..solvers import run_state
 
@@ -63,9 +63,9 @@ def _forget(folder: Path) -> None:
 def recorded(
     folder: Path | None, report: Callable[[Any], None], goes_on: bool = False
 ) -> Iterator[Callable[[Any], None]]:
-    """A callback that keeps the bumps in ``folder``, if there is one, and hands progress on to ``report``.
+    """A callback that records the bumps in ``folder``, if there is one, and calls ``report``.
 
-    The frames that are there go on if the run does; those of another run are not looked at.
+    Existing frames are continued if the run is; frames of another run are not read.
     """
     if folder is None:
         yield report
@@ -100,20 +100,20 @@ def refuse_others(
     keys: Sequence[str],
     more: Sequence[str] = (),
 ) -> None:
-    """Refuse what a resumption does not take: but for the arguments ``more`` and ``keys`` of ``--set``, nearly all."""
+    """Refuse arguments that a resumption does not accept: all but ``more`` and the ``keys`` of ``--set``."""
     given = [name for name, value in vars(arguments).items() if value != getattr(defaults, name)]
     taken = _ARGUMENTS.union(more)
     flags = [metavar if name == "problem" else f"--{name.replace('_', '-')}" for name in given if name not in taken]
     flags += [f"--set {key}" for key, _ in arguments.settings if key not in keys]
     if flags:
         allowed = f"besides --set {' and --set '.join(keys)}"
-        raise UsageError(f"--resume goes on with the settings of the run, and takes no {flags[0]}; {allowed}")
+        raise UsageError(f"--resume continues with the settings of the run and takes no {flags[0]}; {allowed}")
 
 
 def recall(
     folder: Path, command: str, arguments: argparse.Namespace, names: Sequence[str]
 ) -> tuple[dict[str, dict[str, Any]], run_state.File]:
-    """The settings of a run, and the file to go on with; what else is recorded goes into ``arguments``."""
+    """The settings of a run, and the file to continue; other stored arguments are set in ``arguments``."""
     from ..solvers import run_state
 
     place = folder / STATE
@@ -125,7 +125,7 @@ def recall(
         content = dict(content)
         if (other := content.get("command", command)) != command:
             raise UsageError(f"the run in {folder} is of 'bumpnet {other}': bumpnet {other} --resume {folder}")
-        there = vars(arguments) | content | {"problem": content["problem"]}  # older records have less in them
+        there = vars(arguments) | content | {"problem": content["problem"]}  # older records have fewer entries
         record, settings = {key: there[key] for key in names}, dict(content["settings"])
         settings["solver"] = dict(settings["solver"])
     except OSError as error:
@@ -143,7 +143,7 @@ def recall(
 def call(
     file: run_state.File, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]
 ) -> Callable[..., Any]:
-    """The call of the library that goes on; it takes the callback."""
+    """The call of the library that continues the run; it takes the callback."""
     from ..io import resume
 
     kept = {key: value for key, value in settings["solver"].items() if key == "every_seconds"}

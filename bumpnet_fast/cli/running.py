@@ -1,4 +1,4 @@
-"""How the commands run the library: threads, progress on a terminal, and whose mistake an error is."""
+"""How commands run the library: threads, progress on a terminal, and whose mistake an error is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def computing_threads(number: int | None) -> Iterator[None]:
-    """Compute with at most ``number`` threads; None keeps those of torch."""
+    """Compute with at most ``number`` threads; None keeps torch's number."""
     from ..core.scopes import torch_threads
 
     with contextlib.nullcontext() if number is None else torch_threads(number):
@@ -28,7 +28,7 @@ def computing_threads(number: int | None) -> Iterator[None]:
 def followed(report: Callable[[Any], None], many: str = "bumps and points") -> Iterator[Callable[[Any], None]]:
     """A callback that hands progress on to ``report``; errors before its first call are mistakes of the caller.
 
-    ``many`` names what there may be too much of for the memory.
+    ``many`` names what may be too many for the memory.
     """
     started = False
 
@@ -43,9 +43,9 @@ def followed(report: Callable[[Any], None], many: str = "bumps and points") -> I
 
 @contextlib.contextmanager
 def mistakes(many: str = "bumps", started: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Tell errors of the library as mistakes of the caller: of any kind until the work has ``started``.
+    """Report errors of the library as mistakes of the caller: all errors until the work has ``started``.
 
-    After that only numbers that are too large and memory that is too small are.
+    Later only numbers that are too large, and lack of memory.
     """
     try:
         yield
@@ -55,7 +55,7 @@ def mistakes(many: str = "bumps", started: Callable[[], bool] = lambda: False) -
     except MemoryError as error:
         raise UsageError(f"not enough memory for so many {many}") from error
     except (ValueError, TypeError, RecursionError, ModuleNotFoundError) as error:
-        if started():  # not about the arguments any more
+        if started():  # no longer about the arguments
             raise
         raise UsageError(str(error)) from error
     except RuntimeError as error:
@@ -64,13 +64,13 @@ def mistakes(many: str = "bumps", started: Callable[[], bool] = lambda: False) -
         raise UsageError(f"not enough memory for so many {many}") from error
 
 
-#: What torch says of a tensor that has no room, or whose size is no number of 64 bits.
+#: torch's messages about a tensor that is too large.
 _TOO_MANY = ("allocate memory", "not enough memory", "out of memory", "overflow", "Overflow", "represented as a SymInt")
 
 
 @contextlib.contextmanager
 def _warnings_told() -> Iterator[None]:
-    """Tell at once, in one line, that the state of the run could not be written."""
+    """Report at once, in one line, that the state of the run could not be written."""
     from ..core.files import CheckpointWarning
 
     with warnings.catch_warnings():
@@ -89,14 +89,14 @@ def _warnings_told() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(arguments: argparse.Namespace, watched: Sequence[str] = ()) -> Iterator[Callable[[Progress], None]]:
-    """A line on the terminal that follows a run; nothing where nobody watches.
+    """A progress line on the terminal; nothing where there is no terminal.
 
     Parameters
     ----------
     arguments : argparse.Namespace
-        With ``problem``, the name of the line, and ``quiet``.
+        With ``problem``, the label of the line, and ``quiet``.
     watched : sequence of str
-        What to show of the entries of the history beside iteration, loss and error, where they have it.
+        Entries of the history to show beside iteration, loss and error.
     """
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn

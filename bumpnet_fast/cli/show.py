@@ -1,4 +1,4 @@
-"""The command ``bumpnet show``: draw the pictures of a run again, others of it, and export it for ParaView."""
+"""The command ``bumpnet show``: draw the pictures of a run again, draw others, and export it for ParaView."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..solvers import Evolution, March, Solution
     from ..solvers.operators import OperatorSolution
 
-#: Fewest and most points along an axis of an exported field.
+#: Range of points along an axis of an exported field.
 _POINTS = 2, 2000
 
 
@@ -26,19 +26,19 @@ _POINTS = 2, 2000
 
 def add_command(commands: Any) -> None:
     """Add ``show`` to the subparsers ``commands`` of the program."""
-    about = "Draw the pictures of a run again, and others; export it for ParaView.  Nothing is computed anew."
+    about = "Draw the pictures of a run again, and others; export it for ParaView.  Nothing is solved again."
     show = commands.add_parser("show", help=about.partition(";")[0].lower() + ", and export it", description=about)
     add = show.add_argument
-    add("result", metavar="RUN", type=Path, help="what --out of solve, evolve or operator was, or a saved model")
+    add("result", metavar="RUN", type=Path, help="the output folder of solve, evolve or operator, or a saved model")
     add("--out", type=Path, metavar="DIR", help="where to draw; default: the folder of the run")
-    held = "where to hold a coordinate, such as t=0.5, for fields.png and --vtk; may be given for several"
+    held = "fix a coordinate, such as t=0.5, in fields.png and --vtk; can be repeated"
     add("--slice", action="append", default=[], type=_coordinate, metavar="AXIS=VALUE", dest="slices", help=held)
-    moving = "GIFs, too: over time, and of the training if that was recorded by solve --animate"
+    moving = "also draw GIFs: over time, and of the training if solve --animate recorded it"
     add("--animate", action="store_true", help=moving)
     export = "write u, its gradient and its error for ParaView: an image, FILE.vti, or a series over time, FILE.pvd"
     add("--vtk", type=Path, metavar="FILE", help=export)
-    add("--points", type=_points, metavar="N", help="along every axis of FILE; default: 65 of a block, 201 of a plane")
-    add("--threads", type=threads, metavar="N", help="most threads to compute with; default: those of torch")
+    add("--points", type=_points, metavar="N", help="points per axis of FILE; default: 65 of a block, 201 of a plane")
+    add("--threads", type=threads, metavar="N", help="largest number of threads; default: torch's own")
     add("--quiet", action="store_true", help="do not list the files that were written")
     show.set_defaults(run=_show)
 
@@ -82,7 +82,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _load(path: Path) -> Any:
-    """The result in a folder or file; what is not known of it is said."""
+    """The result in a folder or file; warns of what is not known."""
     from ..core.files import CheckpointError
     from ..io.saved import UNKNOWN, load
     from ..solvers.solution import Result

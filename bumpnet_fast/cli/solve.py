@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from ..problems.base import Problem
     from ..solvers import March, Progress, Solution, run_state
 
-#: For the help alone, which is not to wait for torch: the methods of the library.
+#: For the help alone, which must not wait for torch: names of methods.
 METHODS = ("auto", "varpro", "gauss-newton", "lm", "adam", "varpro-adam", "lbfgs")
 
 
 def settable(problem: type[Problem], method: str = "auto", search: str | None = None) -> Settings:
-    """All that ``--set`` reaches, with the defaults, by what it belongs to; ``search`` is "reach" or "prune"."""
+    """Everything that ``--set`` can set, with defaults, by scope; ``search`` is "reach" or "prune"."""
     from ..nets.bumpnet import BumpNet
     from ..solvers import stationary, strategies
 
     solver = stationary.options_of(method) | keywords_of(stationary.solve)
     if "+" in method or not _second_order(method):
-        del solver["refine"]  # which is for one method of least squares, and which some problems set
+        del solver["refine"]  # it is for one method of least squares, and some problems set it
     searches: dict[str, Callable[..., Any]] = {"reach": strategies.reach, "prune": strategies.prune}
     solver |= {} if search is None else keywords_of(searches[search])
     scopes = {"solver": solver, "net": keywords_of(BumpNet), "run": {"graded": 0.0, "perturb": 0.0}}
@@ -36,7 +36,7 @@ def settable(problem: type[Problem], method: str = "auto", search: str | None = 
 
 
 def list_problems() -> None:
-    """Print the problems and all that ``--set`` can set."""
+    """Print the problems and everything that ``--set`` can set."""
     from ..problems import PROBLEMS
     from ..solvers import Method, stationary
 
@@ -54,12 +54,12 @@ def list_problems() -> None:
 
 
 def _search(arguments: argparse.Namespace) -> str | None:
-    """How few bumps are looked for: "reach", "prune" or not at all."""
+    """Which search for few bumps: "reach", "prune" or none."""
     return "reach" if arguments.reach is not None else None if arguments.prune_to is None else "prune"
 
 
 def _second_order(method: str) -> bool:
-    """Whether every one of the methods, which are joined by "+", is one of least squares."""
+    """Whether all methods joined by "+" are of least squares."""
     from ..solvers import LeastSquares, Method
 
     return all(issubclass(Method.known[name], LeastSquares) for name in method.split("+"))
@@ -71,8 +71,8 @@ class Solve(Command):
     name = "solve"
     about = "Solve a problem; write the model, the history, a summary and a picture."
     ending = (
-        "Ctrl-C ends the solving early: the best solution so far is written, and the exit code is 130. "
-        "It is 1 if --reach did not get there, or if the loss was no number any more."
+        "Ctrl-C ends the run early: the best solution so far is written, and the exit code is 130. "
+        "It is 1 if --reach did not reach the error, or if the loss became NaN or infinite."
     )
     recorded = ("problem", "method", "dtype", "seed", "reach", "prune_to", "animate")
     changeable = ("iterations", "max_seconds")
@@ -83,14 +83,14 @@ class Solve(Command):
         add("--bumps", type=bump_counts, metavar="N|NxM", help="number of bumps, or of grid cells per axis: 4x10")
         methods = f"{', '.join(METHODS)}, or several joined by +; default: %(default)s"
         add("--method", metavar="METHOD", default="auto", help=methods)
-        add("--windows", type=positive, metavar="N", help="march in time, with a net of --bumps for each of N windows")
+        add("--windows", type=positive, metavar="N", help="march in time through N windows, each with a net of --bumps")
         add("--boundary", choices=("hard", "soft"), help="exact or by least squares; default: hard if possible")
         few = parser.add_mutually_exclusive_group()
-        reach = "with as few bumps as can be found for this relative L2 error, or this root of the loss if u is unknown"
+        reach = "find the fewest bumps for this relative L2 error (root of the loss where u is unknown)"
         few.add_argument("--reach", type=positive_number, metavar="ERROR", help=reach)
-        prune = "then take out bumps, training on, until N are left"
+        prune = "solve, then remove bumps and train on until N are left"
         few.add_argument("--prune-to", type=positive, metavar="N", help=prune)
-        moving = "record the bumps on the way, and draw training.gif: how they move, are taken out and put in"
+        moving = "record the training, and draw training.gif: how bumps move, and are added and removed"
         add("--animate", action="store_true", help=moving)
 
     def problems(self) -> Mapping[str, type[Problem]]:
@@ -134,7 +134,7 @@ class Solve(Command):
         bumps = arguments.bumps or problem.default_bumps
         dim, domain = problem.domain.shape[1], problem.domain
         net = BumpNet(dim, bumps, domain, problem.outputs, dtype=arguments.dtype, **settings["net"])
-        if perturb:  # before grading: by a share of the spacing, which is small where the solution is steep
+        if perturb:  # before grading: relative to the spacing, which is small where the solution is steep
             net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
         grade(net, problem, settings["run"].setdefault("graded", 0.0))
         drop_outside(net, problem)
@@ -155,7 +155,7 @@ class Solve(Command):
         if arguments.prune_to is not None:
             return lambda callback: strategies.prune(problem, net, arguments.prune_to, callback=callback, **choices)
         windows = arguments.windows
-        if windows is None and _second_order(arguments.method):  # those of the problem are for least squares
+        if windows is None and _second_order(arguments.method):  # the problem's own are for least squares
             windows = problem.default_windows
         if windows is not None:
             choices |= {"windows": windows, "net": settings["net"] | {"dtype": arguments.dtype}, **settings["run"]}

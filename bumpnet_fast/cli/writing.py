@@ -1,4 +1,4 @@
-"""What the commands leave behind: the model, the history, a summary and pictures."""
+"""What commands write: the model, the history, a summary and pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .common import UsageError
 if TYPE_CHECKING:
     from ..solvers.solution import Result
 
-#: What of a summary is shown to people, in this order, where it is known.
+#: Entries of a summary that are printed, in this order, where known.
 SHOWN = ("problem", "method", "shapes", "physics", "boundary", "bumps", "branch", "parameters", "windows", "unknowns",
          "time", "rel_l2", "train_rel_l2", "projection_rel_l2", "max_error", "fit_error", "residual", "loss",
          "setup_seconds", "seconds", "processor_seconds", "iterations", "steps", "solve_seconds", "stop_reason",
@@ -35,7 +35,7 @@ _FORMATS |= dict.fromkeys(("setup_seconds", "seconds", "processor_seconds"), _se
 
 
 def check_writable(folder: Path, file: str | None, create: bool = True) -> None:
-    """Create ``folder`` and make sure that it, and the folder of ``file``, can be written to."""
+    """Create ``folder``; check that it, and the folder of ``file``, can be written to."""
     try:
         if create:
             folder.mkdir(parents=True, exist_ok=True)
@@ -60,9 +60,9 @@ def summary_of(
     more: dict[str, Any],
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """The summary of a result, with what and where it was computed.
+    """The summary of a result, with what it was computed with and where.
 
-    ``more`` has the entries that are the command's own, and ``warnings`` its own warnings.
+    ``more`` are entries of the command, and ``warnings`` its warnings.
     """
     import torch
 
@@ -102,7 +102,7 @@ def write_results(
     summary: dict[str, Any],
     pictures: dict[str, Callable[[BinaryIO], Any]],
 ) -> None:
-    """Write all of a run to ``folder``, and the summary to ``file`` as well; pictures come last, as they may fail."""
+    """Write everything of a run to ``folder``, and the summary to ``file``; pictures come last, as they may fail."""
     try:
         save(folder / "model.pt")
         write_json(folder / "history.json", history)
@@ -114,14 +114,14 @@ def write_results(
         for name, draw in pictures.items():
             write_picture(folder / name, draw)
     except OSError as error:
-        if error.filename is None:  # the standard output, where nobody reads any more
+        if error.filename is None:  # the standard output, which nobody reads any more
             raise
         again = f"the run is not lost: --resume {folder} writes this again"
         raise OSError(error.errno, f"{error.strerror}; {again}", error.filename) from error
 
 
 def write_picture(path: Path, draw: Callable[[BinaryIO], Any]) -> None:
-    """Write a picture, all or nothing."""
+    """Write a picture, atomically."""
     from ..core.files import atomic
 
     with atomic(path) as image:
@@ -129,7 +129,7 @@ def write_picture(path: Path, draw: Callable[[BinaryIO], Any]) -> None:
 
 
 def show(summary: dict[str, Any], folder: Path, arguments: argparse.Namespace) -> None:
-    """The summary for people, unless they want quiet; with JSON on the output it moves to the errors."""
+    """Print the summary, unless quiet; to the standard error if JSON goes to the standard output."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -143,14 +143,14 @@ def show(summary: dict[str, Any], folder: Path, arguments: argparse.Namespace) -
     for key in SHOWN:
         if (value := told.get(key)) is not None:
             table.add_row(key.replace("_", " "), Text(_FORMATS.get(key, str)(value)))
-    table.add_row("written to", Text(str(folder)))  # as text: brackets in a path are no markup
+    table.add_row("written to", Text(str(folder)))  # as text: brackets in a path are not markup
     Console(file=sys.stderr if arguments.json == "-" else sys.stdout, highlight=False).print(table)
     for warning in summary["warnings"]:
         print(f"bumpnet: warning: {warning}", file=sys.stderr)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file of JSON, all or nothing."""
+    """Write a file of JSON, atomically."""
     from ..core.files import atomic
 
     with atomic(path) as file:
@@ -158,7 +158,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def as_json(content: Any) -> str:
-    """The content as JSON, with null for what JSON has no number for."""
+    """The content as JSON, with null for NaN and infinity."""
     return json.dumps(_strict(content), indent=2, allow_nan=False)
 
 

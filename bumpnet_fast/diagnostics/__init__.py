@@ -1,1 +1,1 @@
-"""What is installed here, whether it computes correctly, and how fast it is."""
+"""What is installed, whether it computes correctly, and how fast it is."""

@@ -1,7 +1,7 @@
-"""How fast the bumps are here: one training step, written in the ways that a user could, side by side.
+"""Benchmarks of one training step, written in all the ways that a user could.
 
-The step is ``loss = mean(r^2)`` of a residual r that is linear in the jet, its gradient to all rows, and a step of
-Adam.  Every contestant starts from the same rows [M, columns] and points [N, d], so that results can be compared too.
+The step is ``loss = mean(r^2)`` of a residual r that is linear in the jet, its gradient by all rows, and a step of
+Adam.  Every contestant starts from the same rows [M, columns] and points [N, d], so results can be compared too.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from ..nets.step import compile_step
 Residual = Callable[..., Tensor]
 OURS, STEP = "ours", "ours, compile_step"
 EAGER, COMPILED, NESTED = "eager analytic", "torch.compile", "nested autograd"
-#: So small that a thousand steps leave the problem what it was.
+#: A learning rate so small that a thousand steps do not change the problem.
 RATE = 1e-6
 
 
 class Case(NamedTuple):
-    """What is timed: sizes, dimension, the derivatives in the residual, precision and threads."""
+    """A case: sizes, dimension, derivatives in the residual, precision and threads."""
 
     points: int
     bumps: int
@@ -51,7 +51,7 @@ class Case(NamedTuple):
         return case(self.dim, self.points, self.bumps, getattr(torch, self.dtype), seed, device)
 
 
-#: Cases that take a second each, the training step of a small net first.
+#: Cases of a second each; the training step of a small net comes first.
 SHORT = (
     Case(1_000, 40),
     Case(1_000, 40, dtype="float64"),
@@ -64,11 +64,11 @@ SHORT = (
 def case(
     dim: int, points: int, bumps: int, dtype: torch.dtype, seed: int = 0, device: str = "cpu"
 ) -> tuple[Tensor, ...]:
-    """Points x [N, d], rows [M, columns] that require gradients, their frame, and a right-hand side f [N]."""
+    """Points x [N, d], rows [M, columns] with gradients, their frame, and a right-hand side f [N]."""
     generator = torch.Generator().manual_seed(seed)
     layout = RowLayout(dim)
     domain = torch.stack([-torch.ones(dim), torch.ones(dim)])
-    # In one dimension many bumps of the usual width would be nothing that plain float32 could see.
+    # In one dimension plain float32 could not resolve many bumps of the default width.
     wide = dict(scale=1.0, overlap=3 * math.sqrt(bumps / 2)) if dim == 1 else {}
     rows, frame = grid_rows(bumps, domain, layout, **wide)
     rows += 0.05 * torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
@@ -82,9 +82,9 @@ def case(
 
 
 def weights(want: str, dim: int) -> tuple[list[float], list[list[float]]]:
-    """How much of u_j and of u_ij the residual has beside u; with "laplacian" it is ``u_xx + u_yy + u - f``.
+    """Coefficients of u_j and u_ij in the residual, beside u; with "laplacian" it is ``u_xx + u_yy + u - f``.
 
-    Otherwise no two are alike, so that no contestant can do with fewer derivatives than it is asked for.
+    Otherwise all coefficients differ, so that no contestant can omit a derivative.
     """
     level, axes = WANTS.index(want), range(dim)
     if want == "laplacian":
@@ -101,7 +101,7 @@ def _as_tensors(want: str, dim: int, dtype: torch.dtype, device: torch.device) -
 
 
 def of_jet(jet: Jet, f: Tensor) -> Tensor:
-    """The residual [N, 1] from a net's jet and f [N, 1]."""
+    """The residual [N, 1], from the jet of a net and f [N, 1]."""
     if jet.want == "laplacian":
         return jet.second + jet.value - f
     r = jet.value - f
@@ -117,7 +117,7 @@ def of_jet(jet: Jet, f: Tensor) -> Tensor:
 
 
 def used_values(rows: Tensor, frame: Tensor) -> tuple[Tensor, ...]:
-    """Plain torch: normals w [M, d, d], centres, half sizes, sharpness and amplitudes, from the rows."""
+    """For plain torch: normals w [M, d, d], centres, half sizes, sharpness and amplitudes, from the rows."""
     dim = frame.shape[1]
     layout = RowLayout(dim)
     p = rows[:, layout.sharpness].exp()
@@ -128,7 +128,7 @@ def used_values(rows: Tensor, frame: Tensor) -> tuple[Tensor, ...]:
 
 
 def formula_value(tanh: Callable, x: Any, bumps: Sequence[Any]) -> Any:
-    """u(x) by the paper's formula: 2 d hyperbolic tangents per bump and one more; any array library's."""
+    """u(x) by the paper's formula, 2 d + 1 hyperbolic tangents per bump; works with any array library."""
     w, c, half, p, h = bumps
     dim = x.shape[1]
     S = 1 - 2 * dim
@@ -139,7 +139,7 @@ def formula_value(tanh: Callable, x: Any, bumps: Sequence[Any]) -> Any:
 
 
 def formula_residual(tanh: Callable, x: Any, bumps: Sequence[Any], f: Any, want: str) -> Any:
-    """The residual by the closed form, elementwise and with one sum over the bumps, so that a compiler can fuse it."""
+    """The residual in closed form: elementwise, with one sum over the bumps, so that a compiler can fuse it."""
     w, c, half, p, h = bumps
     dim, (first, second) = x.shape[1], weights(want, x.shape[1])
     pairs = [(i, j) for i in range(dim) for j in range(dim) if second[i][j]]
@@ -179,7 +179,7 @@ def analytic(x: Tensor, rows: Tensor, frame: Tensor, f: Tensor, want: str = "lap
 
 
 def nested_autograd(x: Tensor, rows: Tensor, frame: Tensor, f: Tensor, want: str = "laplacian") -> Tensor:
-    """What a PINN code does: differentiate the value as often as needed by automatic differentiation."""
+    """What a PINN code does: automatic differentiation of the value, once per derivative."""
     level, (first, second) = WANTS.index(want), weights(want, x.shape[1])
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -203,13 +203,13 @@ def compiled() -> Residual:
 def step(
     residual: Residual, x: Tensor, rows: Tensor, frame: Tensor, f: Tensor, want: str = "laplacian"
 ) -> tuple[Tensor, Tensor]:
-    """Loss and its gradient to all rows."""
+    """Loss, and its gradient by all rows."""
     loss = residual(x, rows, frame, f, want).square().mean()
     return loss.detach(), torch.autograd.grad(loss, rows)[0]
 
 
 class Stages(NamedTuple):
-    """Calls without arguments: the loss; loss and gradient to the rows; and these with a step of Adam."""
+    """Functions of the stages: the loss; loss and gradient; and these with a step of Adam."""
 
     forward: Callable[[], Any]
     backward: Callable[[], tuple[Any, Any]]
@@ -233,7 +233,7 @@ def torch_stages(residual: Residual, one: Case, device: str = "cpu") -> Stages:
 
 
 def compiled_stages(one: Case, device: str = "cpu") -> Stages:
-    """The closed form under torch.compile; loss and gradient as one graph, which is faster than two."""
+    """The closed form under torch.compile; loss and gradient in one graph, which is faster than two."""
     x, rows, frame, f = one.arguments(device)
 
     def loss(rows: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ def compiled_stages(one: Case, device: str = "cpu") -> Stages:
 
 
 def our_stages(one: Case, device: str = "cpu") -> Stages:
-    """The stages of a :class:`BumpNet`, as a user writes them."""
+    """The stages with a :class:`BumpNet`, as a user writes them."""
     x, f, still, moving = _nets(one, device)
 
     def forward() -> Tensor:
@@ -267,14 +267,14 @@ def our_stages(one: Case, device: str = "cpu") -> Stages:
 
 
 def _nets(one: Case, device: str) -> tuple[Tensor, Tensor, BumpNet, BumpNet]:
-    """Points, right-hand side [N, 1], and two nets: one that stays as it is, one to be trained."""
+    """Points, right-hand side [N, 1], and two nets: a fixed one, and one to be trained."""
     x, rows, frame, f = one.arguments(device)
     domain = torch.stack([-torch.ones(one.dim), torch.ones(one.dim)])
     return x, f[:, None], *(BumpNet.from_rows(rows, frame, domain) for _ in range(2))
 
 
 def our_compiled_stages(one: Case, device: str = "cpu") -> Stages:
-    """The same by :func:`compile_step`."""
+    """The same with :func:`compile_step`."""
     x, f, still, moving = _nets(one, device)
     take, train = (compile_step(net, lambda u, f: of_jet(u, f).square().mean(), one.want) for net in (still, moving))
     optimiser = torch.optim.Adam([moving.rows], lr=RATE, fused=True)
@@ -313,7 +313,7 @@ CONTESTANTS: dict[str, Callable[..., Stages]] = {
 
 
 def measure(one: Case, names: Iterable[str], seconds: float = 1.0) -> dict[str, dict[str, float]]:
-    """Median seconds of every contestant and stage, all of them in turn, so that a busy moment strikes all alike.
+    """Median seconds of every contestant and stage; they take turns, so that a busy moment affects all alike.
 
     Parameters
     ----------
@@ -322,7 +322,7 @@ def measure(one: Case, names: Iterable[str], seconds: float = 1.0) -> dict[str, 
     names : iterable of str
         Keys of ``CONTESTANTS``.
     seconds : float
-        How long to go on; every call is timed three times at least.
+        Duration; every call is timed at least three times.
 
     Returns
     -------
@@ -356,7 +356,7 @@ def measure(one: Case, names: Iterable[str], seconds: float = 1.0) -> dict[str, 
 def run(
     names: Sequence[str], seconds: float = 1.0, watched: Callable[[Iterable], Iterable] = iter, cases=SHORT
 ) -> dict[str, Any]:
-    """The report of ``bumpnet bench``: every case as :func:`measure` finds it, and on what machine."""
+    """The report of ``bumpnet bench``: all cases by :func:`measure`, and the machine."""
     found = [one._asdict() | {"seconds": measure(one, names, seconds)} for one in watched(cases)]
     return {"cases": found, "backend": backend(), "torch": str(torch.__version__), "machine": platform.machine()}
 

@@ -1,6 +1,6 @@
-"""Cases for the operators, as ``bumpnet check`` and tests ask them: arguments, and what the float64 reference answers.
+"""Cases for the operators, for ``bumpnet check`` and tests: arguments, and the answers of the float64 reference.
 
-An operator takes part by an entry in ARGUMENTS.
+An operator needs an entry in ARGUMENTS.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ..core import ops
 from ..core.reference import DIAGONAL, HESSIAN, LAPLACIAN, WANTS, second_shape
 from ..core.rows import RowLayout, orientation, pack
 
-#: Relative to the largest entry: value, first derivatives, second derivatives and gradients.
+#: Tolerances of value, first derivatives, second derivatives and gradients, relative to the largest entry.
 TOLERANCES = {torch.float64: (1e-12, 1e-11, 1e-10), torch.float32: (1e-5, 1e-4, 5e-4)}
-#: For float32: the reference takes more operations, each of them rounded; a GPU's exponential and reciprocal have a
-#: digit less.
+#: Tolerances in float32.  The reference takes more rounded operations; a GPU's exponential and reciprocal have a digit
+#: less.
 SLACK = {"reference": 5, "triton": 2}
 
 
@@ -28,7 +28,7 @@ SLACK = {"reference": 5, "triton": 2}
 
 
 class Case(NamedTuple):
-    """One problem; ``kind`` is "edges", "sharp", "steps", or "no number"."""
+    """One case; ``kind`` is "edges", "sharp", "steps", or "no number"."""
 
     kind: str
     dim: int
@@ -39,14 +39,14 @@ class Case(NamedTuple):
     outputs: int
 
 
-#: Lengths around every vector width and block size that a kernel may use.
+#: Lengths around every vector width and block size of the kernels.
 _POINTS = (1, 7, 8, 9, 15, 16, 17, 31, 33, 255, 257, 1025)
 _BUMPS = (1, 2, 3, 8, 33)
 _DIMS, _LEVELS = range(1, 5), range(len(WANTS))
 
 
 def table(full: bool = False) -> list[Case]:
-    """The cases: every dimension with every want, ragged sizes that take turns, and what is out of the ordinary.
+    """The cases: every dimension with every want, irregular sizes in turn, and special cases.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def table(full: bool = False) -> list[Case]:
     >>> {case.kind for case in table()} == {"edges", "sharp", "steps", "no number"}
     True
     """
-    # A GPU compiles for every (d, want, K): the short table keeps their number down.
+    # A GPU compiles for every (d, want, K); the short table limits their number.
     cases = [
         Case("edges", d, want, tied, _POINTS[i % 12], _BUMPS[(i + want) % 5], 1 + (i if full else want * (d < 3)) % 3)
         for turn, (d, want, tied) in enumerate((d, w, t) for d in _DIMS for w in _LEVELS for t in (True, False))
@@ -80,15 +80,15 @@ def table(full: bool = False) -> list[Case]:
         Case("edges", 2, HESSIAN, True, 33, 7, 5),
         Case("edges", 1, DIAGONAL, True, 3, 5_000, 1),
     ]
-    if full:  # a GPU takes other blocks past each of these numbers
+    if full:  # a GPU takes other blocks beyond each of these numbers
         cases += [Case("edges", d, DIAGONAL, True, n + 1, 3, 1) for n in (2**13, 2**16, 2**18) for d in (1, 2, 3)]
     return cases
 
 
 def problem(case: Case, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Points [N, d], rows [M, columns] and frame [3, d] of a case: float64, but numbers that float32 holds exactly.
+    """Points [N, d], rows [M, columns] and frame [3, d] of a case: float64 numbers that float32 represents exactly.
 
-    Amplitudes are positive, so that nothing cancels and errors are relative to the result.
+    Amplitudes are positive, so nothing cancels, and errors are relative to the result.
     """
     dim, layout = case.dim, RowLayout(case.dim, case.outputs, case.tied)
     generator = torch.Generator().manual_seed(1000 * seed + 100 * dim + 10 * case.want + case.points)
@@ -119,7 +119,7 @@ def problem(case: Case, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _points_on_edges(rows: Tensor, frame: Tensor, case: Case, generator: torch.Generator) -> Tensor:
-    """Points that take turns on the bumps' edges: where the numbers are largest and hardest."""
+    """Points on the bumps' edges, in turn: there the numbers are largest and hardest to compute."""
     n, dim = case.points, case.dim
     V, c, A, s, _ = pack(rows, frame, case.tied)
     each = torch.arange(n)
@@ -131,7 +131,7 @@ def _points_on_edges(rows: Tensor, frame: Tensor, case: Case, generator: torch.G
 
 
 def _random_jet(case: Case, *leading: int) -> list[Tensor | None]:
-    """Cotangents or coefficients of a value, its gradient and its second derivatives; None past ``want``."""
+    """Cotangents or coefficients of a value, its gradient and its second derivatives; None beyond ``want``."""
     generator = torch.Generator().manual_seed(100 * case.dim + 10 * case.want + case.points)
     shapes = (leading, (*leading, case.dim), (*leading, *second_shape(case.want, case.dim)))
     made = [torch.randn(shape, generator=generator).double() for shape in shapes]
@@ -170,7 +170,7 @@ ARGUMENTS: dict[str, Callable[[Case, list], list]] = {
 
 
 class Question(NamedTuple):
-    """What an operator is asked for, and the answer of the float64 reference."""
+    """Arguments of an operator, and the answer of the float64 reference."""
 
     args: list
     wanted: Sequence[Tensor]
@@ -178,7 +178,7 @@ class Question(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def questions(case: Case) -> dict[str, Question | Exception]:
-    """By operator; the backends share them, as they take the same case one after another."""
+    """By operator; the backends take the same case one after another and share these."""
     made: dict[str, Question | Exception] = {}
     bumps = [*problem(case), case.want, case.tied]
     for operator in (*ops.OPERATORS, *ops.COMBINED, "compact"):
@@ -187,7 +187,7 @@ def questions(case: Case) -> dict[str, Question | Exception]:
                 raise LookupError("there are no cases for this operator: cases.ARGUMENTS needs an entry")
             args = ARGUMENTS[operator](case, bumps)
             made[operator] = Question(args, reference(operator, *args))
-        except Exception as error:  # a fault of the check itself is a failure like any other
+        except Exception as error:  # an error of the check itself is a failure like any other
             made[operator] = error
     return made
 
@@ -199,12 +199,12 @@ def reference(operator: str, *args) -> Sequence[Tensor]:
 
 
 def results(answer: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-    """What an operator gives, as a sequence also where it is one tensor."""
+    """The results of an operator as a sequence, also for a single tensor."""
     return (answer,) if isinstance(answer, Tensor) else answer
 
 
 def moved(args: Iterable, dtype: torch.dtype, device: str) -> list:
-    """The arguments with their tensors on the device, and the floating point ones in the dtype."""
+    """The arguments, with tensors on the device, and floating point ones in the dtype."""
 
     def move(value: Any) -> Any:
         if isinstance(value, list):
@@ -217,7 +217,7 @@ def moved(args: Iterable, dtype: torch.dtype, device: str) -> list:
 
 
 def _levels(operator: str, want: int, results: int) -> Sequence[int]:
-    """Which of the tolerances each result is held to."""
+    """The tolerance of each result."""
     return {"jet": (0, 1, 2), "basis": (0, 1, 2), "combine": (0,), "design": (min(want, DIAGONAL), 2)}.get(
         operator, (2,) * results
     )
@@ -226,7 +226,7 @@ def _levels(operator: str, want: int, results: int) -> Sequence[int]:
 def tolerances(case: Case, operator: str, dtype: torch.dtype, results: int, served: str) -> list[float | None]:
     if operator == "compact":
         return [0.0] * results
-    if case.kind == "steps":  # of edges so thin no digits are left, but numbers there must be
+    if case.kind == "steps":  # edges too thin for any digits; there must be numbers
         return [None] * results
     slack = SLACK.get(served, 1) if dtype == torch.float32 else 1
     return [slack * TOLERANCES[dtype][k] for k in _levels(operator, case.want, results)]

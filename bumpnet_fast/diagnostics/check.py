@@ -1,8 +1,8 @@
-"""Every backend on this machine against the float64 reference, over a table of cases: ``bumpnet check``.
+"""``bumpnet check``: compares every backend on this machine with the float64 reference, over a table of cases.
 
-The tests do the same, and more, where the package is developed; this is for the machine of the user, above all for its
-GPU.  A backend takes cases and gives a row of plain data for every operator and dtype; whatever goes wrong in an
-operator becomes a row that failed.
+The tests check more, where the package is developed.  This check is for the user's machine, above all its GPU.  A
+backend takes cases and returns a row of plain data for every operator and dtype.  Any error in an operator gives a
+failed row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .cases import Case, moved, problem, questions, results, table, tolerances
 
 DEVICES = ("cpu", "cuda")
 DTYPES = (torch.float64, torch.float32)
-#: Most failures that are shown one by one.
+#: Largest number of failures that are printed.
 SHOWN = 20
 
 _ops = torch.ops.bumpnet_fast
@@ -31,7 +31,7 @@ _ops = torch.ops.bumpnet_fast
 
 
 class Verdict(NamedTuple):
-    """The result that is worst for its tolerance; an error that is no number is None, and explained."""
+    """The result that is worst relative to its tolerance; an error that is NaN is None, and explained."""
 
     error: float | None
     tolerance: float | None
@@ -45,16 +45,16 @@ class Verdict(NamedTuple):
 
 
 def compare(got: Sequence[Tensor], wanted: Sequence[Tensor], tolerances: Sequence[float | None], dtype) -> Verdict:
-    """Judge results by those wanted: shape, dtype, numbers where numbers are wanted, and how close they are.
+    """Compare results with those wanted: shape, dtype, which entries are finite, and how close they are.
 
     Parameters
     ----------
     got, wanted : sequence of Tensor
-        The results, and float64 tensors to compare them with.
+        The results, and float64 tensors to compare with.
     tolerances : sequence of float or None
-        Largest difference of each result, relative to its largest entry; None wants numbers only.
+        Largest difference of each result, relative to its largest entry; None requires finite numbers only.
     dtype : torch.dtype
-        That of the floating point results.
+        Dtype of the floating point results.
 
     Examples
     --------
@@ -96,7 +96,7 @@ def _text(error: Exception) -> str:
 
 
 class Backend(NamedTuple):
-    """Something that serves operators: ``run(operator, *args)``; ``served_by`` tells who answers on it."""
+    """A backend: ``run(operator, *args)``; ``served_by`` names the kernels that ran."""
 
     name: str
     device: str
@@ -104,7 +104,7 @@ class Backend(NamedTuple):
     run: Callable[..., Sequence[Tensor]]
     served_by: Callable[..., str]
     dtypes: tuple[torch.dtype, ...] = DTYPES
-    operators: tuple[str, ...] = ()  # none: all
+    operators: tuple[str, ...] = ()  # empty: all
 
     def check(self, case: Case) -> Iterator[dict]:
         """A row for every operator and dtype."""
@@ -119,10 +119,10 @@ class Backend(NamedTuple):
                     limits = tolerances(case, operator, dtype, len(question.wanted), served)
                     got = self.run(operator, *args)
                     verdict = compare(got, question.wanted, limits, dtype)
-                    # what torch's own operations do with the order of their sums is not ours to promise
+                    # torch does not promise the order of its sums
                     if verdict.passed and served != "reference" and not _same_bits(got, self.run(operator, *args)):
                         verdict = verdict._replace(message="a second run gives other bits")
-                except Exception as error:  # an operator that raises has failed; the others are still asked
+                except Exception as error:  # an operator that raises has failed; the others are still checked
                     verdict = Verdict(None, None, _text(error))
                 yield _row(self, served, operator, dtype, case, verdict)
 
@@ -166,7 +166,7 @@ def _on_cuda(device: str, missing: str | None) -> Backend:
 
 
 def _culled(device: str, missing: str | None) -> Backend:
-    """The jets on CUDA with pairs left out that add nothing, which cases so small would not get."""
+    """Jets on CUDA with culling, which cases so small would not get."""
 
     def run(operator: str, *args) -> Sequence[Tensor]:
         with backends.use_culling("always"):
@@ -176,7 +176,7 @@ def _culled(device: str, missing: str | None) -> Backend:
 
 
 class GraphBackend(NamedTuple):
-    """``jet`` and ``jet_vjp`` in a CUDA graph: replayed with other inputs it gives what the calls give."""
+    """``jet`` and ``jet_vjp`` in a CUDA graph: replayed with other inputs they must give what the calls give."""
 
     device: str
     missing: str | None
@@ -184,7 +184,7 @@ class GraphBackend(NamedTuple):
     name: str = "cuda graph"
 
     def check(self, case: Case) -> Iterator[dict]:
-        """A row for every dtype, where Triton serves."""
+        """A row for every dtype, if Triton serves."""
         for dtype in DTYPES if case.points else ():
             try:
                 first, second = (moved(problem(case, seed), dtype, self.device) for seed in (0, 1))
@@ -210,7 +210,7 @@ class GraphBackend(NamedTuple):
 
 
 def capture(step: Callable[[], list[Tensor]]) -> tuple[list[Tensor], Callable[[], None]]:
-    """Capture ``step`` in a CUDA graph: its results, and the function that computes them anew in their place.
+    """Capture ``step`` in a CUDA graph: its results, and the function that computes them again in place.
 
     The inputs of ``step`` must stay where they are in memory; to change them, copy into them.
     """
@@ -227,7 +227,7 @@ def capture(step: Callable[[], list[Tensor]]) -> tuple[list[Tensor], Callable[[]
 
 
 def there_may_be() -> list[Backend | GraphBackend]:
-    """All that there may be, each with the reason why it is missing, or None."""
+    """All backends, each with the reason why it is missing, or None."""
     found = info.report()
     kernels, cuda, triton = (
         found[part].get("missing", found[part].get("error")) for part in ("kernels", "cuda", "triton")
@@ -250,7 +250,7 @@ def check(
     follow: Callable[[list[Case]], Iterable[Case]] = iter,
     candidates: Sequence[Backend | GraphBackend] | None = None,
 ) -> dict:
-    """Run the backends that are here over the table of cases.
+    """Run the available backends over the table of cases.
 
     Parameters
     ----------
@@ -261,15 +261,15 @@ def check(
     follow : callable
         Wraps the list of cases, as a progress bar does.
     candidates : sequence of Backend, optional
-        What to check; by default :func:`backends`.
+        Backends to check; by default :func:`backends`.
 
     Returns
     -------
     dict
-        Plain data that JSON can hold: ``passed``, ``backends`` (name, device, and why it is missing, or None),
-        ``cases`` (a row for every backend, operator, dtype and case, with its error relative to the largest
-        entry, the tolerance, ``passed``, and a message where something else is wrong), and ``info``, the report of
-        the installation.  Passed has a check that found a backend, and in which no case failed.
+        Plain data for JSON: ``passed``; ``backends`` (name, device, and why it is missing, or None); ``cases`` (a row
+        for every backend, operator, dtype and case, with its error relative to the largest entry, the tolerance,
+        ``passed``, and a message if something else is wrong); and ``info``, the report of the installation.  A check
+        has passed if it found a backend and no case failed.
 
     Raises
     ------
@@ -298,14 +298,14 @@ def check(
 
 
 def show(report: dict, file: IO[str] | None = None) -> None:
-    """Print a report of :func:`check` for people: a line per backend and operator, and what failed.
+    """Print a report of :func:`check`: a line per backend and operator, and the failures.
 
     Parameters
     ----------
     report : dict
-        What :func:`check` returns.
+        Result of :func:`check`.
     file : text file, optional
-        Where to; by default the standard output.
+        Where to print; by default the standard output.
     """
     from rich.console import Console
     from rich.table import Table
@@ -339,7 +339,7 @@ _OUTCOMES = {True: "[green]pass[/]", False: "[red]FAIL[/]"}
 
 
 def _worst(rows: list[dict], dtype: str) -> str:
-    """The error that is worst for its tolerance."""
+    """The error that is worst relative to its tolerance."""
     known = [row for row in rows if row["dtype"] == dtype and row["tolerance"] is not None and row["error"] is not None]
     if not known:
         return "-"
@@ -348,7 +348,7 @@ def _worst(rows: list[dict], dtype: str) -> str:
 
 
 def _short(number: float) -> str:
-    """Two digits, with no more signs than needed: 2.5e-3, 1e-12, 0."""
+    """Two digits, as short as possible: 2.5e-3, 1e-12, 0."""
     return f"{number:.1e}".replace("e-0", "e-").replace(".0e", "e") if number else "0"
 
 

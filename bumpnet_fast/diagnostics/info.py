@@ -1,6 +1,6 @@
-"""What is here and what is not: versions, processor, compiled kernels, CUDA, Triton, and why something is missing.
+"""What is installed and what is missing: versions, processor, compiled kernels, CUDA, Triton.
 
-``bumpnet info`` prints it; it is the first thing to ask for in a bug report.
+``bumpnet info`` prints it.  Include it in a bug report.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from .. import __version__
 from ..core import backends, functional
 
-#: The environment variables that the package honours, and what they do.
+#: The environment variables that the package reads, and their meaning.
 ENVIRONMENT = {
     "BUMPNET_FAST_BACKEND": "'reference' leaves the compiled kernels unused",
     "BUMPNET_FAST_BUILD": "what an installation builds: auto, cpu (or fail), cuda (too, or fail), none",
@@ -31,15 +31,15 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def report() -> dict:
-    """Describe the installation and the machine as plain data that JSON can hold.
+    """Describe installation and machine as plain data for JSON.
 
     Returns
     -------
     dict
-        Sections ``versions``, ``system``, ``kernels``, ``cuda``, ``triton``, ``environment``, and
-        ``package``, the folder in use.  In ``kernels``, ``cuda`` and ``triton`` the entry ``missing``
-        is None or the reason why there is no such thing.  A section that cannot be found out is
-        ``{"error": why}``: this function never raises, and changes nothing.
+        Sections ``versions``, ``system``, ``kernels``, ``cuda``, ``triton``, ``environment``, and ``package``, the
+        folder in use.  In ``kernels``, ``cuda`` and ``triton`` the entry ``missing`` is None, or the reason why it is
+        missing.  A section that cannot be determined is ``{"error": why}``: this function never raises, and changes
+        nothing.
 
     Examples
     --------
@@ -66,7 +66,7 @@ def format_report(report: dict) -> str:
     Parameters
     ----------
     report : dict
-        What :func:`report` returns.
+        Result of :func:`report`.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def format_report(report: dict) -> str:
 def _guarded(section: Callable[[], dict]) -> dict:
     try:
         return section()
-    except Exception as error:  # a report of what is broken must not break on it
+    except Exception as error:  # a report of errors must not fail because of them
         return {"error": f"{type(error).__name__}: {error}"}
 
 
@@ -119,7 +119,7 @@ def _system() -> dict:
 
 
 def _processor() -> str:
-    """The processor's model; Linux tells it in a file, others through ``platform``."""
+    """The processor's model, from a file on Linux, otherwise from ``platform``."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -129,7 +129,7 @@ def _processor() -> str:
 
 
 def _build(part: str) -> dict:
-    """The record that setup.py made of one part of the native code, "cpu" or "cuda"."""
+    """The record by setup.py of one part of the native code, "cpu" or "cuda"."""
     try:
         record = json.loads((_PACKAGE / "_build.json").read_text(encoding="utf-8"))
     except OSError:
@@ -138,7 +138,7 @@ def _build(part: str) -> dict:
 
 
 def _why_missing(missing: str | None, build: dict) -> str | None:
-    """Why a compiled module is not in use: what its build says, if that is why."""
+    """Why a compiled module is not in use: what its build says, if that is the reason."""
     if missing is None or os.environ.get("BUMPNET_FAST_BACKEND") == "reference":
         return missing
     return build.get("reason") or missing

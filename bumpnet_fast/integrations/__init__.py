@@ -1,1 +1,1 @@
-"""BumpNet inside other libraries; each module needs its library only when its net is used (docs/integrations.md)."""
+"""BumpNet in other libraries.  A module imports its library only when its net is used (docs/integrations.md)."""

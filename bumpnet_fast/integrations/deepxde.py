@@ -1,4 +1,4 @@
-"""BumpNet as a network of DeepXDE (pytorch backend), whose Jacobians and Hessians come from one fused jet."""
+"""BumpNet as a network of DeepXDE (pytorch backend); Jacobians and Hessians come from one fused jet."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 from .lanes import FusedNet, LazyJet, known_version
 
-#: The versions of DeepXDE whose caches are written to; others differentiate the net themselves.
+#: The versions of DeepXDE whose caches are written to.  Others differentiate the net themselves.
 KNOWN = ("1.14", "1.15")
 
 
 class BumpNet(FusedNet):
-    """A :class:`bumpnet_fast.BumpNet` that takes the place of ``dde.nn.FNN``; arguments are the same.
+    """A :class:`bumpnet_fast.BumpNet`, with the same arguments, that replaces ``dde.nn.FNN``.
 
-    ``dde.grad.jacobian`` and ``dde.grad.hessian`` of its output by its input need no automatic
-    differentiation any more.  Behind a feature or an output transform, in forward mode
-    (``dde.config.set_default_autodiff("forward")``) and in versions of DeepXDE that are not
-    ``KNOWN`` they are DeepXDE's own, which is correct and slower.
+    ``dde.grad.jacobian`` and ``dde.grad.hessian`` of its output by its input then need no automatic differentiation.
+    DeepXDE still differentiates by itself, which is correct and slower, in three cases: with a feature or output
+    transform; in forward mode (``dde.config.set_default_autodiff("forward")``); and in versions of DeepXDE that are not
+    ``KNOWN``.
 
     Attributes
     ----------
     fused : bool
-        Set to False, DeepXDE differentiates by ``torch.autograd`` as it does any network.
+        If False, DeepXDE differentiates by ``torch.autograd`` as for any network.
     regularizer : None or tuple
         ("l1" or "l2", factor), as in DeepXDE.
 
@@ -42,7 +42,7 @@ class BumpNet(FusedNet):
     _output_transform = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Value [N, K] at the points ``x`` [N, d], and its derivatives in DeepXDE's caches."""
+        """Value [N, K] at the points ``x`` [N, d]; stores its derivatives in DeepXDE's caches."""
         if self._input_transform is not None or self._output_transform is not None:
             u = super().forward(x if self._input_transform is None else self._input_transform(x))
             return u if self._output_transform is None else self._output_transform(x, u)
@@ -56,20 +56,20 @@ class BumpNet(FusedNet):
         return u
 
     def apply_feature_transform(self, transform: Callable[[Tensor], Tensor]) -> None:
-        """Let the net see ``transform(x)`` in the place of ``x``."""
+        """Apply the net to ``transform(x)`` instead of ``x``."""
         self._input_transform = transform
 
     def apply_output_transform(self, transform: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Put ``transform(x, u)`` in the place of the output ``u``."""
+        """Replace the output ``u`` by ``transform(x, u)``."""
         self._output_transform = transform
 
     def num_trainable_parameters(self) -> int:
-        """Number of trained numbers."""
+        """Number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
 class _Jacobian:
-    """What DeepXDE keeps for a pair of output and input, served from the jet."""
+    """DeepXDE's cache entry for a pair of output and input, served from the jet."""
 
     def __init__(self, jet: LazyJet):
         self.jet = jet
@@ -104,7 +104,7 @@ def _index(name: str, value: int, size: int) -> int:
 
 @functools.cache
 def _caches():
-    """DeepXDE's caches of Jacobians and of Hessians, or None where they are not as known."""
+    """DeepXDE's caches of Jacobians and of Hessians; None where they are not as known."""
     if not known_version("deepxde", KNOWN):
         return None
     from deepxde.gradients.gradients_reverse import hessian, jacobian

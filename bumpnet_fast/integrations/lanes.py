@@ -1,4 +1,4 @@
-"""What the integrations share: a jet that goes as far as it is asked, and the choice between the lanes."""
+"""Shared by the integrations: a jet with the requested derivatives, and the choice between fused jet and autograd."""
 
 from __future__ import annotations
 
@@ -15,47 +15,46 @@ from ..core.jet import Jet
 from ..core.ops import under_transform
 from ..nets import bumpnet
 
-#: Each has what the ones before it have.
+#: Each includes the ones before it.
 _ORDER = ("value", "gradient", "laplacian", "diagonal", "hessian")
 
 
 class FusedNet(bumpnet.BumpNet):
-    """A BumpNet that another library differentiates, from one fused jet where it can.
+    """A BumpNet that another library differentiates, from one fused jet where possible.
 
     Attributes
     ----------
     fused : bool
-        Set to False, the library differentiates by ``torch.autograd`` as it does any network.
+        If False, the library differentiates by ``torch.autograd`` as for any network.
     usual : mapping
-        How far the jets of the training steps have gone, by the number of points: what is asked at the points of the
-        interior is not asked at those of the boundary.
+        Derivatives in the jets of the training steps, by the number of points.  Points of the interior need other
+        derivatives than those of the boundary.
     """
 
     fused = True
     usual: Mapping[int, str] = MappingProxyType({})
 
     def jets_wanted(self, x: Tensor) -> bool:
-        """Whether somebody may ask for derivatives by ``x``, and a fused jet may give them."""
+        """Whether derivatives by ``x`` may be requested, and a fused jet can provide them."""
         asked = self.fused and x.requires_grad and torch.is_grad_enabled()
         return asked and not under_transform() and not torch.compiler.is_compiling()
 
 
 class LazyJet:
-    """Jet of ``net`` at ``x`` [N, d], taken again when more is asked than it has.
+    """Jet of ``net`` at ``x`` [N, d]; computed again when more derivatives are requested.
 
-    In training the net learns from this, and the next jet of so many points has it at once: one operator a step.
-    A net in evaluation mode is asked for values alone more often than not.
+    In training the net remembers the request, and the next jet with as many points includes it: one operator per step.
+    In evaluation mode mostly values are requested, and nothing is remembered.
 
-    In training ``loss.backward()`` may leave the gradient by the points out, which costs third derivatives: where
-    ``spare`` is "derivatives", once one was served; where it is "always", of values, too.  It does so only at points
-    that somebody sampled, not at ones that are trained or computed, and a backward with ``create_graph=True`` has it
-    always.
+    ``spare``: when to skip the gradient by x in training: never, after a derivative was requested ("derivatives"), or
+    always ("always").  Skipping it saves third derivatives.  It is skipped only at points that were sampled, not at
+    trained or computed ones, and never in a backward with ``create_graph=True``.
     """
 
     def __init__(self, net: FusedNet, x: Tensor, spare: str = "never"):
         self.x = x
         self.outputs, self.dim = net.layout.outputs, net.layout.dim
-        self._rows, self._frame, self._tied = net.rows, net.frame, net.tied  # not the net, which may go before
+        self._rows, self._frame, self._tied = net.rows, net.frame, net.tied  # not the net, which may be freed before
         self._usual = net.__dict__.setdefault("usual", {}) if net.training else {}
         origin = leaf(x)
         sampled = net.training and origin.is_leaf and not isinstance(origin, torch.nn.Parameter)
@@ -87,7 +86,7 @@ class LazyJet:
 
 
 def leaf(x: Tensor) -> Tensor:
-    """The tensor that ``x`` took its columns from, or itself."""
+    """The tensor whose columns ``x`` is made of, or ``x`` itself."""
     node = x.grad_fn
     while node is not None and node.name() in ("AliasBackward0", "IndexBackward0", "SliceBackward0", "ViewBackward0"):
         node = node.next_functions[0][0]
@@ -95,7 +94,7 @@ def leaf(x: Tensor) -> Tensor:
 
 
 def known_version(package: str, known: tuple[str, ...]) -> bool:
-    """Whether the installed version of ``package`` starts like one of ``known``; warns if it does not."""
+    """Whether the installed version of ``package`` starts like one of ``known``; otherwise warns."""
     version = metadata.version(package)
     if any(version == start or version.startswith(start + ".") for start in known):
         return True

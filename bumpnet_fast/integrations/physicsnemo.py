@@ -15,27 +15,27 @@ from torch import Tensor, nn
 from ..core.private import is_view
 from .lanes import FusedNet, LazyJet, known_version
 
-#: The versions of PhysicsNeMo whose insides are known; others differentiate the net themselves.
+#: The versions of PhysicsNeMo whose internals are known.  Others differentiate the net themselves.
 KNOWN = ("2.1", "2.2")
 
-#: Every net's latest points, the jet and the node of its value: an informer is asked before the net sees other points
-#: that require gradients.
+#: Latest points, jet and value node of every net: an informer is called before the net gets other points that require
+#: gradients.
 _LATEST: weakref.WeakKeyDictionary[BumpNet, tuple] = weakref.WeakKeyDictionary()
 
 
 class BumpNet(FusedNet):
-    """A :class:`bumpnet_fast.BumpNet` that takes the place of PhysicsNeMo's ``FullyConnected``; arguments are the same.
+    """A :class:`bumpnet_fast.BumpNet`, with the same arguments, that replaces PhysicsNeMo's ``FullyConnected``.
 
-    A ``PhysicsInformer(..., grad_method="autodiff")`` that is given columns of its output needs no automatic
-    differentiation any more.  To that end the ``forward`` of PhysicsNeMo's ``GradientsAutoDiff`` is wrapped when the
-    first such net is called with points that require gradients: it looks whether the output is this net's at just
-    these points, and else does what it did.  In versions of PhysicsNeMo that are not ``KNOWN`` it is left alone, which
-    is correct and slower.  :meth:`computation` needs no wrapping, and takes any coordinates, time among them.
+    A ``PhysicsInformer(..., grad_method="autodiff")`` that gets columns of its output then needs no automatic
+    differentiation.  For this the ``forward`` of PhysicsNeMo's ``GradientsAutoDiff`` is wrapped when such a net is
+    first called with points that require gradients.  The wrapper checks whether the output is this net's at these
+    points; otherwise it calls the original.  In versions of PhysicsNeMo that are not ``KNOWN`` nothing is wrapped,
+    which is correct and slower.  :meth:`computation` needs no wrapper, and allows any coordinates, including time.
 
     Attributes
     ----------
     fused : bool
-        Set to False, a ``PhysicsInformer`` differentiates by ``torch.autograd`` as it does any model.
+        If False, a ``PhysicsInformer`` differentiates by ``torch.autograd`` as for any model.
 
     Examples
     --------
@@ -52,30 +52,30 @@ class BumpNet(FusedNet):
         return jet.value
 
     def computation(self, equations: Iterable, outputs: Sequence[str], coordinates: Sequence[str]):
-        """This net as a node of a ``physicsnemo.sym`` graph, with the derivatives that ``equations`` ask for.
+        """This net as a node of a ``physicsnemo.sym`` graph, with the derivatives that ``equations`` need.
 
         Parameters
         ----------
         equations : iterable of physicsnemo.sym.computation.Computation
-            What ``PDE.make_computations()`` gives.
+            Result of ``PDE.make_computations()``.
         outputs, coordinates : sequence of str
             Names of the net's K outputs and of its d coordinates, ``["u"]`` and ``["x", "t"]``.
 
         Returns
         -------
         physicsnemo.sym.computation.Computation
-            From ``"coordinates"`` [N, d], which need no gradient, to what the equations name of the outputs, of their
-            first and second derivatives, and of the coordinates, each [N, 1].
+            From ``"coordinates"`` [N, d], which need no gradient, to everything that the equations name: outputs, their
+            first and second derivatives, and coordinates, each [N, 1].
 
         Raises
         ------
         ValueError
-            If the names are not as many as outputs and coordinates, or if a derivative of an output is of third order
-            or by another variable.
+            If the numbers of names, outputs and coordinates differ, or if a derivative is of third order or by another
+            variable.
 
         Notes
         -----
-        In a ``physicsnemo.sym.graph.Graph`` with the equations; docs/integrations.md has an example.
+        Use it in a ``physicsnemo.sym.graph.Graph`` with the equations; docs/integrations.md has an example.
         """
         from physicsnemo.sym.computation import Computation
 
@@ -97,7 +97,7 @@ def _check_names(what: str, names: list[str], count: int) -> None:
 
 
 class _Named(nn.Module):
-    """Values of a net and its derivatives by their names, from the smallest jet that has them."""
+    """Values of a net and its derivatives by name, from the smallest jet that contains them."""
 
     def __init__(self, net: BumpNet, wanted: list[str], outputs: list[str], coordinates: list[str]):
         super().__init__()
@@ -117,7 +117,7 @@ class _Named(nn.Module):
 
 
 def _column(y: Tensor, value: Tensor) -> int | None:
-    """Which column of ``value`` [N, K] the tensor ``y`` [N, 1] is, or None."""
+    """Index of the column of ``value`` [N, K] that is the tensor ``y`` [N, 1]; None if none is."""
     known = y is value or (is_view(y, value) and y.requires_grad)
     if not known or y.shape != (len(value), 1) or (len(value) > 1 and y.stride(0) != value.stride(0)):
         return None
@@ -125,7 +125,7 @@ def _column(y: Tensor, value: Tensor) -> int | None:
 
 
 def _derivatives(module, variables: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """What ``GradientsAutoDiff.forward`` gives, where the variable is a column of a net's latest output; else None."""
+    """Result of ``GradientsAutoDiff.forward`` if the variable is a column of a net's latest output; otherwise None."""
     y, x, name, axes = variables[module.invar], variables["coordinates"], module.invar, "xyz"[: module.dim]
     for points, jet, node in list(_LATEST.values()):
         k = _column(y, jet.value) if points is x and jet.value.grad_fn is node else None
@@ -142,7 +142,7 @@ def _derivatives(module, variables: dict[str, Tensor]) -> dict[str, Tensor] | No
 
 @functools.cache
 def _wrap_gradients() -> bool:
-    """Put :func:`_derivatives` before PhysicsNeMo's own, once; False where it is not as known."""
+    """Wrap PhysicsNeMo's function with :func:`_derivatives`, once; False where it is not as known."""
     if not known_version("nvidia-physicsnemo", KNOWN):
         return False
     from physicsnemo.sym.eq.gradients import GradientsAutoDiff

@@ -1,4 +1,4 @@
-"""BumpNet as a model of PINA, whose differential operators are served from one fused jet."""
+"""BumpNet as a model of PINA; its differential operators are served from one fused jet."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch import Tensor
 from ..core.private import plain_tensors
 from .lanes import FusedNet, LazyJet, known_version, leaf
 
-#: The versions of PINA whose operators are known; others differentiate the net themselves.
+#: The versions of PINA whose operators are known.  Others differentiate the net themselves.
 KNOWN = ("0.3.2",)
 
-#: Every net's latest jet: PINA takes the residual of an output before it asks for the next one.
+#: Latest jet of every net: PINA computes the residual of an output before it calls the net again.
 _LATEST: weakref.WeakKeyDictionary[BumpNet, _Served] = weakref.WeakKeyDictionary()
 
 
 class BumpNet(FusedNet):
-    """A :class:`bumpnet_fast.BumpNet` that takes the place of PINA's ``FeedForward``; arguments are the same.
+    """A :class:`bumpnet_fast.BumpNet`, with the same arguments, that replaces PINA's ``FeedForward``.
 
-    ``grad``, ``laplacian``, ``div`` and ``advection`` of its output by its input, and ``grad`` of such a
-    ``grad``, need no automatic differentiation any more, in PINA's own equations too.  To that end PINA's two
-    functions below them, ``fast_grad`` and ``fast_laplacian``, are wrapped when the first such net is
-    called: they look whether the output is this net's, and else do what they did.  In versions of PINA that
-    are not ``KNOWN`` they are left alone, which is correct and slower.
+    ``grad``, ``laplacian``, ``div`` and ``advection`` of its output by its input, and ``grad`` of such a ``grad``, then
+    need no automatic differentiation, in PINA's own equations too.  For this PINA's internal functions ``fast_grad``
+    and ``fast_laplacian`` are wrapped when such a net is first called.  The wrappers check whether the output is this
+    net's; otherwise they call the original.  In versions of PINA that are not ``KNOWN`` nothing is wrapped, which is
+    correct and slower.
 
     Attributes
     ----------
     fused : bool
-        Set to False, PINA differentiates by ``torch.autograd`` as it does any model.
+        If False, PINA differentiates by ``torch.autograd`` as for any model.
 
     Examples
     --------
@@ -43,7 +43,7 @@ class BumpNet(FusedNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """Value [N, K] at the points ``x`` [N, d], a ``LabelTensor`` or not."""
-        with plain_tensors():  # a look at a LabelTensor costs microseconds, and a step of ours has many
+        with plain_tensors():  # a look at a LabelTensor costs microseconds, and a step has many
             labelled = getattr(x, "labels", None) is not None and "pina" in sys.modules
             if not labelled or not self.jets_wanted(x) or not _wrap_operators():
                 return super().forward(x)
@@ -52,7 +52,7 @@ class BumpNet(FusedNet):
 
 
 class _Served:
-    """A jet, and how to recognise the output that it belongs to and the points that it was taken at."""
+    """A jet, with the output that it belongs to and the points that it was computed at."""
 
     def __init__(self, jet: LazyJet, x: Tensor):
         self.jet, self.x, self.labels = jet, x, list(x.labels)
@@ -63,7 +63,7 @@ class _Served:
         return _unaliased(output.grad_fn) is self.node and output.shape == self.jet.value.shape
 
     def is_at(self, points: Tensor) -> bool:
-        """Whether ``x`` holds the columns of ``points``, which is found out once."""
+        """Whether ``x`` holds the columns of ``points``; determined once."""
         if points is not self.points:
             same = leaf(self.x) is points and set(self.labels) <= set(points.labels or ())
             if not same or not torch.equal(self.x.tensor, points.extract(self.labels).tensor):
@@ -99,7 +99,7 @@ def _unaliased(node):
 
 
 def _find(output: Tensor, points: Tensor, d: list[str]) -> _Served | None:
-    """The jet that ``output`` is the value of, if its derivatives by ``d`` of ``points`` are the ones asked for."""
+    """The jet with the value ``output``, if its derivatives by ``d`` of ``points`` are requested."""
     for served in list(_LATEST.values()):
         if served.is_of(output) and served.is_at(points) and set(d) <= set(served.labels):
             return served
@@ -107,7 +107,7 @@ def _find(output: Tensor, points: Tensor, d: list[str]) -> _Served | None:
 
 
 def _grad(output_, input_, components, d):
-    """``fast_grad`` of an output, or of what this function gave before; None for anything else."""
+    """``fast_grad`` of an output, or of an earlier result of this function; None for anything else."""
     before = getattr(output_, "_bump_gradient", None)
     if before is None:
         served = _find(output_, input_, d)
@@ -145,7 +145,7 @@ def _labelled(values: Tensor, labels: list[str]):
 
 
 def _first(ours, theirs):
-    """``ours`` where it answers, else ``theirs``."""
+    """``ours`` if it has a result, otherwise ``theirs``."""
 
     @functools.wraps(theirs)
     def function(*args, **kwargs):
@@ -158,7 +158,7 @@ def _first(ours, theirs):
 
 @functools.cache
 def _wrap_operators() -> bool:
-    """Put our functions before PINA's, once; False where PINA is not as known."""
+    """Wrap PINA's functions, once; False where PINA is not as known."""
     if not known_version("pina-mathlab", KNOWN):
         return False
     from pina._src.core import operator

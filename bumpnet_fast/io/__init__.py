@@ -1,4 +1,4 @@
-"""What is kept in files: saved results, states of runs, recordings, and exports."""
+"""Files: saved results, states of runs, recordings, and exports."""
 
 from .recording import Recording
 from .resuming import resume

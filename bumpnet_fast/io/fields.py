@@ -1,7 +1,7 @@
-"""What pictures and exported files are made of: u over named axes, of a solution or of an evolution, and slices of it.
+"""u over named axes, of a solution or of an evolution, and slices of it: for pictures and exported files.
 
-A field evaluates at points in NumPy's double precision, and has no number outside of the domain.  Of an evolution time
-is an axis as well, the last one.
+A field evaluates at points in NumPy's double precision, and is NaN outside of the domain.  For an evolution time is
+the last axis.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 from ..solvers import Evolution
 from ..solvers.solution import FieldResult
 
-#: Points per evaluation: bounds the memory.
+#: Points per evaluation; bounds the memory.
 CHUNK = 8192
-#: A plane through the middle is left for another if u is smaller there than this part of its maximum.
+#: A plane through the middle is replaced if u is smaller there than this part of its maximum.
 VANISHING = 0.05
 
 
 def axis_names(dim: int, time: int | None) -> tuple[str, ...]:
-    """Names of the axes: x, y, z, or x1, x2, ... if there are more in space; t.
+    """Names of the axes: x, y, z (x1, x2, ... if there are more than three in space) and t.
 
     Examples
     --------
@@ -39,18 +39,18 @@ def axis_names(dim: int, time: int | None) -> tuple[str, ...]:
 
 
 class Field:
-    """u of a solution over the axes of its problem.
+    """u of a solution, over the axes of its problem.
 
     Attributes
     ----------
     of : FieldResult or Evolution
-        Where it is from.
+        The result it is taken from.
     box : ndarray
         [2, d], lower and upper corner.
     names : tuple of str
-        Of the axes.
+        Names of the axes.
     time : int or None
-        Which of them is time.
+        Index of the axis of time.
     outputs : int
         Number of components K of u.
     """
@@ -69,21 +69,21 @@ class Field:
         return self.problem.inside(torch.from_numpy(points)).numpy()
 
     def u(self, points: np.ndarray) -> np.ndarray:
-        """[N, K]."""
+        """u at the points, [N, K]."""
         return self._masked(points, self._in_parts(points, lambda x: self.of.predict(x)))
 
     def gradient(self, points: np.ndarray) -> np.ndarray | None:
-        """[N, K, d]."""
+        """Gradient at the points, [N, K, d]."""
         return self._masked(points, self._in_parts(points, lambda x: self.of.jet(x, "gradient").gradient))
 
     def exact(self, points: np.ndarray) -> np.ndarray | None:
-        """The exact solution or what else errors are measured against, [N, K]; None if that is not known."""
+        """The exact solution or another reference for errors, [N, K]; None if unknown."""
         with torch.no_grad():
             values = self.problem.reference(torch.from_numpy(points))
         return None if values is None else self._masked(points, _as_array(values.reshape(len(points), -1)))
 
     def over(self, points: np.ndarray) -> Callable[[float], np.ndarray]:
-        """u [N, K] at the same places ``points`` [N, d - 1] for many times."""
+        """u [N, K] at fixed points ``points`` [N, d - 1] as a function of time."""
         return lambda t: self.u(np.insert(points, self.time, t, axis=1))
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ class Field:
     # --- places ----------------------------------------------------------------------------------
 
     def held(self, at: Mapping[str, float] | None) -> dict[int, float]:
-        """The axes that are held, with their values, from those by name; ValueError if that cannot be."""
+        """Fixed axes with their values, from a mapping by name; ValueError if impossible."""
         held = {}
         for name, value in (at or {}).items():
             if name not in self.names:
@@ -112,13 +112,13 @@ class Field:
         return held
 
     def component(self, output: int) -> int:
-        """``output``, if u has such a component; else ValueError."""
+        """``output``, if u has such a component; otherwise ValueError."""
         if not isinstance(output, int) or isinstance(output, bool) or not 0 <= output < self.outputs:
             raise ValueError(f"output must be an integer from 0 to {self.outputs - 1}, got {output!r}")
         return output
 
     def peak(self, held: Mapping[int, float] | None = None, output: int = 0) -> np.ndarray:
-        """The point [d] where u is largest, of some thousand points with some coordinates held."""
+        """The point [d] where u is largest, among some thousand points with the given coordinates fixed."""
         points = qmc.scale(qmc.Sobol(self.box.shape[1], scramble=False).random_base2(12)[1:], *self.box)
         for axis, value in (held or {}).items():
             points[:, axis] = value
@@ -143,7 +143,7 @@ class EvolutionField(Field):
         return self._masked(points, self._by_time(points, lambda x, t: self.of.predict(x, t)))
 
     def gradient(self, points: np.ndarray) -> np.ndarray | None:
-        """By the coordinates of space, [N, K, d - 1]."""
+        """Gradient in space, [N, K, d - 1]."""
         return self._masked(points, self._by_time(points, lambda x, t: self.of.jet(x, t, "gradient").gradient))
 
     def exact(self, points: np.ndarray) -> np.ndarray | None:
@@ -158,7 +158,7 @@ class EvolutionField(Field):
 
     @torch.no_grad()
     def _by_time(self, points: np.ndarray, values: Callable[[Tensor, float], Tensor]) -> np.ndarray:
-        """``values(x, t)`` for every time that there is, in the order of the points."""
+        """``values(x, t)`` for every time in ``points``, in the order of the points."""
         times, which = np.unique(points[:, -1], return_inverse=True)
         device, parts, order = self.of.states.device, [], np.argsort(which, kind="stable")
         for t, rows in zip(times, np.split(order, np.cumsum(np.bincount(which))[:-1]), strict=True):
@@ -183,14 +183,14 @@ def _as_array(tensor: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """A part of a field that can be drawn: a line, a plane or a block.
+    """A part of a field to draw: a line, a plane or a block.
 
     Attributes
     ----------
     field : Field
-        What is cut.
+        The field.
     axes : tuple of int
-        The axes along it.
+        The axes along the slice.
     through : ndarray
         [d], the coordinates of the others.
     """
@@ -201,22 +201,22 @@ class Slice:
 
     @property
     def box(self) -> np.ndarray:
-        """[2, axes]."""
+        """Corners of the slice, [2, axes]."""
         return self.field.box[:, list(self.axes)]
 
     @property
     def names(self) -> list[str]:
-        """Of the axes along it."""
+        """Names of the axes along the slice."""
         return [self.field.names[axis] for axis in self.axes]
 
     @property
     def held(self) -> dict[str, float]:
-        """The other axes, and where they are held."""
+        """The other axes, with their values."""
         names = self.field.names
         return {names[k]: float(value) for k, value in enumerate(self.through) if k not in self.axes}
 
     def points(self, ticks: Sequence[np.ndarray]) -> np.ndarray:
-        """The grid [n, d] of these coordinates along its axes; the first axis runs fastest."""
+        """The grid [n, d] with these coordinates along its axes; the first axis varies fastest."""
         grid = np.stack(np.meshgrid(*reversed(ticks), indexing="ij")[::-1], -1).reshape(-1, len(ticks))
         points = np.tile(self.through, (len(grid), 1))
         points[:, list(self.axes)] = grid
@@ -224,20 +224,20 @@ class Slice:
 
 
 def middles(lo: float, hi: float, cells: int) -> np.ndarray:
-    """The middles of equal cells."""
+    """Centres of equal cells."""
     return lo + (hi - lo) * (np.arange(cells) + 0.5) / cells
 
 
 def default_plane(field: Field, axes: Sequence[int], held: Mapping[int, float] | None = None) -> Slice:
-    """The plane of the first two of these axes, through the point where u is largest, as it vanishes on others."""
+    """The plane of the first two of these axes, through the point where u is largest."""
     return Slice(field, tuple(axes[:2]), field.box[0] if len(axes) <= 2 else field.peak(held))
 
 
 def mid_planes(field: Field, at: Mapping[str, float] | None = None) -> list[Slice]:
-    """What shows a field: its line, its plane, or three planes through the middle; with some of its axes held.
+    """Slices that show a field: its line, its plane, or three planes through the middle; some axes may be fixed.
 
-    Of more than three axes that are free the last are held in the middle.  A plane on which u vanishes goes through the
-    point where it is largest instead.
+    With more than three free axes, the last are fixed in the middle.  A plane on which u vanishes is moved to the point
+    where u is largest.
     """
     held, middle = field.held(at), field.box.mean(0)
     free = [axis for axis in range(len(middle)) if axis not in held]

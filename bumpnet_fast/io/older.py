@@ -1,6 +1,6 @@
-"""States of runs that older versions wrote, in the form of this one.
+"""States of runs of older versions, converted to the current format.
 
-Until version 0.1.0 every solver had a loop of its own, and so a form of its own for where a run is.
+Until version 0.1.0 every solver had its own loop, and its own form of state.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor
 
 from ..solvers import run_state
 
-#: The last format of those runs.
+#: Last format of those runs.
 _LAST = 2
-#: The options of the methods of least squares.
+#: Options of the least-squares methods.
 _LEAST_SQUARES = ("tolerance", "ridge", "damping", "step_cap")
-#: Those of Adam.
+#: Options of Adam.
 _ADAM = ("learning_rate", "batch", "resample", "prune_threshold", "prune_every", "prune_least", "log_every")
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of the file of a run in the form of this version; unchanged if it has that already.
+    """The content of a run's file in the current format; unchanged if it is current.
 
-    Those of ``evolve`` and ``learn`` take more than the file to be converted: these two do it themselves.
+    ``evolve`` and ``learn`` convert their own states, which takes more than the file.
     """
     if content["version"] > _LAST:
         return content
@@ -43,7 +43,7 @@ def _solve(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_solve(state: dict[str, Any] | None, rows: Tensor | None = None) -> dict[str, Any] | None:
-    """The state of a least-squares solve that began with ``rows``; without these the caller has the net."""
+    """The state of a least-squares solve that began with ``rows``; without them the caller has the net."""
     if state is None:
         return None
     stage, history = state["stage"], list(state["history"])

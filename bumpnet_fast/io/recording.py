@@ -1,7 +1,7 @@
-"""The record of a training: the bumps at some of its iterations, for an animation.
+"""Record a training: the bumps at some of its iterations, for an animation.
 
-A record is the callback of a solver.  It keeps a bounded number of frames, whatever the run's length, and
-can keep them in a file, too, so that a run that is resumed goes on with them.
+A recording is a callback of a solver.  It keeps a bounded number of frames for any length of the run.  It can also
+keep them in a file, so that a resumed run continues the recording.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ..solvers import Progress
 
 #: Format of the files.
 VERSION = 1
-#: What :func:`bumpnet_fast.core.files.read` is to expect of them.
+#: Type of the file, for :func:`bumpnet_fast.core.files.read`.
 KIND = {"record": (VERSION, ("frames", "stride", "calls"))}
-#: Most frames of a record.
+#: Default largest number of frames.
 MOST = 100
 #: Seconds between two writes.
 EVERY = 10.0
@@ -37,9 +37,9 @@ class Frame:
     Attributes
     ----------
     iteration, seconds, loss
-        Where the run was.
+        Position in the run.
     rows, frame, domain, tied
-        What :meth:`BumpNet.from_rows` makes the net of.
+        Arguments of :meth:`BumpNet.from_rows` for the net.
     """
 
     iteration: int
@@ -52,36 +52,36 @@ class Frame:
 
     @property
     def net(self) -> BumpNet:
-        """The bumps as they were."""
+        """The net at that moment."""
         return BumpNet.from_rows(self.rows, self.frame, self.domain, self.tied)
 
 
 class Recording:
-    """Keeps the bumps while they are trained: ``solve(problem, net, callback=Recording())``.
+    """Records the bumps during a training: ``solve(problem, net, callback=Recording())``.
 
-    Every iteration is kept at first; when there are :data:`MOST`, every other frame goes, and from then on only every
-    other iteration is kept, and so on.  So at least half as many frames are evenly spread over the run, and the memory
-    is bounded by so many copies of the parameters.  Rows that are not finite are left out.
+    At first every iteration is kept.  At :data:`MOST` frames every other frame is dropped, and from then on only every
+    other iteration is kept, and so on.  So at least half of that number of frames is spread evenly over the run, and
+    the memory is bounded.  Rows that are not finite are omitted.
 
     Parameters
     ----------
     path : str or path, optional
-        File to keep the frames in; those that are there already go on, but for what comes after the iteration where a
-        resumption sets in.
+        File for the frames.  Frames in an existing file are continued, except for those after the iteration where the
+        run is resumed.
     callback : callable, optional
-        What else is to be called.
+        Another callback to call.
     most : int
-        Most frames, at least 2.
+        Largest number of frames, at least 2.
 
     Attributes
     ----------
     frames : list of Frame
-        In order.
+        The frames, in order.
 
     Raises
     ------
     CheckpointError
-        If the file is there and is no record, or is damaged.
+        If the file exists and is not a recording, or is damaged.
 
     Examples
     --------
@@ -122,9 +122,9 @@ class Recording:
             self.callback(progress)
 
     def _drop_from(self, progress: Progress) -> None:
-        """Drop what a run that was killed had recorded after the state that it goes on from.
+        """Drop frames that a killed run recorded after the state that it continues from.
 
-        Of the same iteration a frame stays if it is of another solve: with other bumps, or in another window.
+        A frame of the same iteration stays if it is of another solve: with other bumps, or in another window.
         """
         net = progress.net()
         while self.frames and (last := self.frames[-1]).iteration >= progress.iteration:
@@ -135,7 +135,7 @@ class Recording:
 
     def _keep(self, progress: Progress) -> None:
         net = progress.net()
-        if not bool(torch.isfinite(net.rows).all()):  # of a run that diverged: there is nothing to draw
+        if not bool(torch.isfinite(net.rows).all()):  # a run that diverged: there is nothing to draw
             return
         tensors = {name: getattr(net, name).detach().cpu() for name in ("rows", "frame", "domain")}
         place = progress.iteration, progress.seconds, progress.loss
@@ -146,7 +146,7 @@ class Recording:
             self.flush()
 
     def flush(self) -> None:
-        """Write the frames to the file, if there is one, all or nothing."""
+        """Write the frames to the file, if there is one; atomic."""
         self._written = time.monotonic()
         if self.path is not None and self.frames:
             place = {"stride": self._stride, "calls": self._calls}
@@ -163,7 +163,7 @@ class Recording:
 
 
 def frames_of(path: str | os.PathLike, content: dict[str, Any]) -> list[Frame]:
-    """The frames in the content of a file; CheckpointError if they are none."""
+    """The frames in the content of a file; CheckpointError if there are none."""
     with damaged(path):
         names = [field.name for field in fields(Frame)]
         frames = [Frame(**{name: frame[name] for name in names}) for frame in content["frames"]]

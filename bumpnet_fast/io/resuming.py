@@ -1,4 +1,4 @@
-"""Resume a run that was stopped, whichever solver it is of."""
+"""Resume an interrupted run, of any solver."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..solvers.operators import stored
 from . import older
 from .saved import given, saved_problem
 
-#: The solvers, and what a resumption may change.
+#: The solvers, and the options that a resumption may change.
 _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "solve": (stationary.solve, ("iterations", "max_seconds")),
     "march": (marching.march, ("iterations", "max_seconds")),
@@ -27,42 +27,42 @@ _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "operator": (operators.learn, ("max_seconds", "net", "test")),
 }
 _FOLLOWING = ("every_seconds", "callback", "callbacks")
-#: What finds the problem of a run, where that is not :func:`bumpnet_fast.problems.get`.
+#: Functions that find the problem of a run, where that is not :func:`bumpnet_fast.problems.get`.
 _REGISTRIES = {"evolve": get_evolution, "operator": get_operator}
 #: What that is, where it is no :class:`Problem`.
 _KINDS: dict[str, tuple[type, ...]] = {"evolve": (EvolutionProblem,), "operator": (Operator, OperatorData)}
 
 
 def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **options: Any) -> Any:
-    """Continue the run whose state a solver wrote to its ``checkpoint``.
+    """Continue an interrupted run from the file that its solver wrote as ``checkpoint``.
 
-    On the same machine, with the same number of threads, the result is identical to that of a run that was never
-    stopped, bit for bit: rows, history and the log of bumps taken out and put in.  docs/resume.md has more.
+    The result is identical, bit for bit, to that of a run that was never interrupted: rows, history and the log of
+    bumps added and removed.  This holds on the same machine with the same number of threads; see docs/resume.md.
 
     Parameters
     ----------
     path : str or path
-        The ``checkpoint`` of that run; it is written further.
+        The ``checkpoint`` of that run.  It is updated further.
     problem : Problem, optional
-        Needed if it is not among the library's own; data that an operator was trained on instead of one.
+        Needed if it is not one of the library's.  For an operator trained on data: these data.
     options
         ``callback``, ``callbacks``, ``every_seconds``; ``iterations`` and ``max_seconds`` where the solver has them.
-        What no file can hold has to be given again: ``score`` if it was a function, ``net`` if its branch was of its
-        own kind, and ``test``.  All else is as it was.
+        What a file cannot hold must be given again: ``score`` if it was a function, ``net`` if its branch was of its
+        own kind, and ``test``.  Everything else is stored.
 
     Returns
     -------
     Solution, March, Evolution or OperatorSolution
-        As the solver that the run is of.  Seconds, iterations and history are those of the whole run.
+        As the solver returns it.  Seconds, iterations and history are those of the whole run.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     CheckpointError
-        If it is no state of a run, is damaged, or comes from a newer version.
+        If it is not the state of a run, is damaged, or is from a newer version.
     TypeError, ValueError
-        For another problem than that of the run, or for a number out of range.
+        If the problem differs from that of the run, or a number is out of range.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **o
     with damaged(file.path):
         content = older.upgraded(content)
     if content["solver"] not in _SOLVERS:
-        raise CheckpointError(f"{file.path} holds a run of {name!r}, which is not known here")
+        raise CheckpointError(f"{file.path} holds a run of {name!r}, which this version does not know")
     solver, changeable = _SOLVERS[content["solver"]]
     if wrong := [key for key in options if key not in (*changeable, *_FOLLOWING)]:
         there = ", ".join((*changeable, *_FOLLOWING))
@@ -106,7 +106,7 @@ def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **o
 
 
 def _start(store: run_state.Store) -> list[Any]:
-    """What the run began with, beside its problem."""
+    """Arguments of the run at its start, except its problem."""
     with store.reading():
         net = store.content["net"]
         return [] if net is None else [run_state.net_from(net)]

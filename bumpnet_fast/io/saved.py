@@ -1,6 +1,6 @@
-"""Results in files: one dict per file, written all or nothing, loaded without running foreign code.
+"""Results in files: one dict per file, written atomically, loaded without executing anything from the file.
 
-The dict holds tensors and plain values only, so ``torch.load(path, weights_only=True)`` reads it without this package:
+The dict holds tensors and plain values only: ``torch.load(path, weights_only=True)`` reads it without this package.
 
 ========= ==========================================================================
 version   format of the file, :data:`VERSION`
@@ -8,10 +8,10 @@ kwargs    arguments that rebuild the net
 model     its ``state_dict``
 problem   ``{"name": ..., "settings": {...}}``, or None
 boundary  "hard", "soft", or None
-windows   one ``state_dict`` for every window of a solution that was marched in time
-evolution times, states and rates of all rows, and how an evolution came about
+windows   one ``state_dict`` for every window of a march
+evolution times, states and rates of all rows, and how the evolution was computed
 pairs     the functions that an operator was trained and tested on
-result    how any other result came about: history, errors, seconds, why it stopped
+result    how any other result was computed: history, errors, seconds, why the run ended
 ========= ==========================================================================
 
 Files of older versions, and folders of the command line with ``history.json`` and ``summary.json``, are read as well.
@@ -55,18 +55,18 @@ from ..solvers.solution import ErrorMeasure, FieldResult, Result, Solution
 from .recording import KIND as RECORDING
 from .recording import frames_of
 
-#: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
+#: Format of the files that :func:`save` writes; :func:`load` reads it and all older ones.
 VERSION = 3
-#: Files of a folder that the command line wrote.
+#: Files in a folder of the command line.
 MODEL, HISTORY, SUMMARY = "model.pt", "history.json", "summary.json"
-#: Class of a problem that is not known here.
+#: Class of a problem that this installation does not know.
 UNKNOWN = "Unknown"
 
-#: So many numbers more than a file has may be asked for by its arguments; what is wrong is then said by the net.
+#: A file's arguments may ask for this many numbers more than it has; beyond, the net says what is wrong.
 _SLACK = 1_000_000
-#: What of a result is made from other entries of its file.
+#: Fields of a result that are made from other entries of its file.
 _MADE = {"net", "problem", "boundary", "parts", "space", "data", "test", "times", "states", "rates"}
-#: What of a result is not a number, and what that must be.
+#: Fields of a result that are not numbers, and their types.
 _KINDS = {
     "history": list, "warnings": list, "events": list, "unknowns": dict, "stop": str, "method": str, "shapes": str,
     "physics": bool, "errors": Tensor,
@@ -81,26 +81,26 @@ def save(
 ) -> None:
     """Write a result, or a net alone, to ``path``, atomically.
 
-    The functions that an operator was trained and tested on are written with it.
+    For an operator the functions that it was trained and tested on are written too.
 
     Parameters
     ----------
     path : str or path
         File to write; its directory must exist.
     what : Result, BumpNet or BumpDeepONet
-        What a solver gave back, or a net.
+        The result of a solver, or a net.
     problem : Problem or Operator, optional
-        What a net alone was trained for.  Of every problem the name and the fields are saved, not the code.
+        For a net alone: its problem.  The name and the fields of a problem are saved, not its code.
     boundary : "hard", "soft" or None
-        How boundary conditions enter the function of a net alone; "hard" needs the problem to evaluate it.
+        For a net alone: how its boundary conditions are enforced; "hard" needs the problem.
 
     Raises
     ------
     TypeError, ValueError
-        If ``what`` or ``problem`` is something else, or if they do not fit; a result has a problem and boundary of its
-        own.
+        If ``what`` or ``problem`` is of another type, or they do not fit; if a result is given with a problem or
+        boundary.
     OSError
-        If the file cannot be written; an older one is then untouched.
+        If the file cannot be written; an older one is then unchanged.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def save(
 
 
 def _found(result: Result) -> dict[str, Any]:
-    """How a result came about, as plain values."""
+    """How a result was computed, as plain values."""
     values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name not in _MADE}
     events = {"events": [vars(event) for event in values["events"]]} if "events" in values else {}
     return run_state.plain(values | events | {"stop": result.stop.value})
@@ -170,7 +170,7 @@ def net_settings(net: BumpNet) -> dict[str, Any]:
 
 
 def problem_settings(problem: Any) -> dict[str, Any]:
-    """The values of a problem's fields, by name: what rebuilds it, but for functions and other objects."""
+    """The values of a problem's fields by name, without functions and other objects: they rebuild it."""
     found = {}
     for field in dataclasses.fields(problem):
         with contextlib.suppress(ValueError):  # no file can hold it
@@ -182,32 +182,32 @@ def problem_settings(problem: Any) -> dict[str, Any]:
 
 
 def load(path: str | os.PathLike, *, problem: Any = None, branch: nn.Module | None = None) -> Any:
-    """Read what :func:`save`, a command or a :class:`~bumpnet_fast.io.recording.Recording` wrote.  Nothing is trained.
+    """Read what :func:`save`, a command, or a :class:`~bumpnet_fast.io.recording.Recording` wrote.  Nothing is trained.
 
     Parameters
     ----------
     path : str or path
         A file, or the folder of a command.
     problem : Problem, EvolutionProblem or Operator, optional
-        Takes the place of the saved one; needed if that is not among the library's own, and u is made with it.
+        Replaces the saved one.  Needed to evaluate u if the problem is not one of the library's.
     branch : nn.Module, optional
-        Takes the place of a branch of one's own, and gets its saved parameters.
+        Replaces a branch of its own kind, and gets its saved parameters.
 
     Returns
     -------
     Solution, March, Evolution or OperatorSolution
-        What the solver gave back, on the CPU.  A net that was saved alone comes as the net of a solution whose history
-        is empty, and whose errors are measured anew.  Of a recording, its frames.
+        What the solver returned, on the CPU.  A net saved alone is returned as a solution with an empty history; its
+        errors are measured again.  For a recording: its frames.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file or folder.
     CheckpointError
-        If it is something else, is damaged, comes from a newer version, or needs its problem or branch; if the run in
-        the folder has not ended.
+        If it is of another kind, is damaged, is from a newer version, or needs its problem or branch; if the run in the
+        folder is not finished.
     TypeError, ValueError
-        If ``problem`` is something else, or does not fit the net.
+        If ``problem`` is of another type, or does not fit the net.
 
     Examples
     --------
@@ -241,12 +241,12 @@ def load(path: str | os.PathLike, *, problem: Any = None, branch: nn.Module | No
     return _solution(file, content, given(problem, Problem), history, summary)
 
 
-#: The state of a run is told from a result.
+#: Types of files: results, which differ from states of runs.
 _RUN = {"run": (run_state.VERSION, ())}
 
 
 def given(problem: Any, *kinds: type) -> Any:
-    """``problem``, if it is None or of one of these kinds; else TypeError."""
+    """``problem``, if it is None or of one of these types; otherwise TypeError."""
     if problem is not None and not isinstance(problem, kinds):
         wanted = ", ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"problem must be of {wanted}, or None, got {type(problem).__name__}")
@@ -272,7 +272,7 @@ def _json(path: Path, kind: type) -> Any:
 
 
 def _rebuilt(kind: Callable[..., Any], kwargs: dict[str, Any], state: dict[str, Tensor]) -> Any:
-    """A net of a file; ValueError, before memory is taken, if its tensors have less than its arguments ask."""
+    """The net of a file; ValueError, before memory is allocated, if its tensors are too small for its arguments."""
     counts = kwargs["bumps"] if isinstance(kwargs["bumps"], (tuple, list)) else [kwargs["bumps"]]
     bumps, dim = math.prod(counts), len(kwargs["domain"][0])
     asked = bumps * RowLayout(dim, kwargs.get("outputs", 0), True).columns
@@ -288,7 +288,7 @@ def _rebuilt(kind: Callable[..., Any], kwargs: dict[str, Any], state: dict[str, 
 
 
 def saved_problem(path: str | os.PathLike, content: dict[str, Any], get: Callable[..., Any], needed: bool) -> Any:
-    """The problem of a file, from ``get``; None if there is none, or if it is unknown here and not ``needed``."""
+    """The problem of a file, from ``get``; None if there is none, or if it is unknown and not ``needed``."""
     saved = content["problem"]
     if saved is None and not needed:
         return None
@@ -317,7 +317,7 @@ def _solution(
         problem = saved_problem(file, content, problems.get, needed=boundary == "hard" or bool(windows))
         problem = problem or _unknown(nets[0], content["problem"])
     about = {"problem": problem, "boundary": boundary or "soft"}
-    with guarded:  # a mistake of the caller is told as such
+    with guarded:  # a mistake of the caller is reported as such
         parts = _parts(problem, nets, boundary) if windows else [Part(net=nets[0], **about)]
         for part in parts:
             check_net(part.problem, part.net)
@@ -340,7 +340,7 @@ def _parts(problem: Problem, nets: list[BumpNet], boundary: str) -> list[Part]:
 
 
 def _how(content: dict[str, Any], history: list | None, summary: dict | None) -> dict[str, Any]:
-    """How a solution came about: from its file, from a folder of an older version, or unknown."""
+    """How a solution was computed: from its file, from a folder of an older version, or unknown."""
     if "result" in content:
         found = _checked(content["result"])
         return found | {"events": [Event(**event) for event in found.get("events", ())]}
@@ -358,7 +358,7 @@ def _how(content: dict[str, Any], history: list | None, summary: dict | None) ->
 
 
 def _checked(found: dict[str, Any]) -> dict[str, Any]:
-    """How a result came about, as it was saved; ValueError if something is of another kind."""
+    """How a result was computed, as saved; ValueError if an entry has another type."""
     for name, value in found.items():
         kind = _KINDS.get(name, (int, float, None.__class__))
         if not isinstance(value, kind):
@@ -369,12 +369,12 @@ def _checked(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> float:
-    """Null stands for what JSON has no number for."""
+    """Null stands for NaN."""
     return math.nan if value is None else value
 
 
 def _unknown(net: BumpNet, saved: dict[str, Any] | None) -> Problem:
-    """A problem of which nothing is known but the domain."""
+    """A problem of which only the domain is known."""
     lo, hi = net.domain.double().tolist()
     members = {"name": saved["name"] if saved else "a net", "outputs": net.layout.outputs, "forms": ("soft",)}
     box = [("lower", tuple, tuple(lo)), ("upper", tuple, tuple(hi))]
@@ -425,7 +425,7 @@ def _operator(
         raise CheckpointError(f"{file} has a branch of its own kind; pass one as load(path, branch=...)")
     with damaged(file, "is damaged or does not fit the branch"):
         net = _rebuilt(BumpDeepONet, kwargs | ({} if branch is None else {"branch": branch}), content["model"])
-    if operator is None:  # without one that somebody else defined the net is whole, too
+    if operator is None:  # a net is complete without an unknown operator
         operator = saved_problem(file, content, get_operator, needed=False)
     else:
         check_operator(operator, net)
@@ -456,7 +456,7 @@ def _pairs(name: str, tensors: dict[str, Tensor] | None, net: BumpDeepONet) -> O
 
 
 def _how_learned(content: dict[str, Any], history: list | None, summary: dict | None) -> dict[str, Any]:
-    """How an operator was learned: from its file, from a folder of an older version, or unknown."""
+    """How an operator was trained: from its file, from a folder of an older version, or unknown."""
     if "result" in content:
         return _checked(content["result"])
     numbers = ("train_rel_l2", "rel_l2", "projection_rel_l2", "loss")

@@ -1,8 +1,8 @@
-"""Fields for ParaView: regular grids in VTK's XML format, ImageData (.vti), and series of them over time (.pvd).
+"""Export for ParaView: regular grids in VTK's XML format, ImageData (.vti), and series of them over time (.pvd).
 
-The format is a head of XML around base64 of the numbers (VTK File Formats, kitware.com).  The libraries for it that
-need no more than NumPy would spare about fifteen lines: pyevtk writes raw bytes, which make a file that is no XML; both
-pyevtk and uvw open the file themselves, so that it may be left half written.  meshio writes no ImageData.
+The format is an XML header around numbers in base64 (VTK File Formats, kitware.com).  Libraries for it that need only
+NumPy would save about fifteen lines.  But pyevtk writes raw bytes, which is not valid XML.  pyevtk and uvw open the
+file themselves, so it may be left incomplete.  meshio writes no ImageData.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..solvers import Evolution
 from ..solvers.solution import FieldResult
 from .fields import EvolutionField, Field, Slice, field_of
 
-#: Points along every axis of a line, a plane and a block.
+#: Default points along every axis of a line, a plane and a block.
 POINTS = {1: 1001, 2: 201, 3: 65}
-#: Times of a series.
+#: Default number of times of a series.
 TIMES = 41
-#: What VTK calls a point that belongs to the grid and not to the domain.
+#: VTK's flag for a point of the grid outside of the domain.
 _HIDDEN = 2
 
 
@@ -43,16 +43,16 @@ def write_vtk(
     Parameters
     ----------
     result : FieldResult or Evolution
-        A solution, a march or an evolution: what a solver returned, or :func:`bumpnet_fast.io.load` read.
+        A solution, a march or an evolution, from a solver or from :func:`bumpnet_fast.load`.
     path : str or path
-        ``NAME.vti`` for one grid over all axes, time among them; or ``NAME.pvd`` for a series over time, whose grids
-        become ``NAME_000.vti`` and so on beside it.
+        ``NAME.vti`` for one grid over all axes, including time; or ``NAME.pvd`` for a series over time, with its grids
+        in ``NAME_000.vti`` and so on beside it.
     at : mapping of str to float, optional
-        Coordinates to hold, by the names of their axes.
+        Coordinates to fix, by the names of their axes.
     points : int, optional
-        Along every axis, ends included; by default 1001 for a line, 201 for a plane and 65 for a block.
+        Points along every axis, ends included; by default 1001 for a line, 201 for a plane and 65 for a block.
     times : int
-        Of a series, at least 2, the first and the last time among them.
+        Number of times of a series, at least 2, including the first and the last time.
 
     Returns
     -------
@@ -62,16 +62,16 @@ def write_vtk(
     Raises
     ------
     ValueError
-        Before anything is written, if the name ends in something else, if one to three axes are not what is left, if a
-        series is asked for without an axis of time, or if a number is out of range.
+        Before anything is written: if the name has another ending, if not one to three axes remain, if a series has no
+        axis of time, or if a number is out of range.
     OSError
-        If a file cannot be written; each one is whole or not there.
+        If a file cannot be written.  Files are written atomically.
 
     Notes
     -----
-    Arrays are ``u``, ``gradient``, ``exact`` and ``error``, its absolute value, with ``_1``, ``_2``, ... if u has
-    several outputs, in the precision of the net.  The gradient is by the axes of the grid; an evolution has none
-    where time is one of them.  Points outside of the domain are hidden (``vtkGhostType``).
+    The arrays are ``u``, ``gradient``, ``exact`` and ``error`` (its absolute value), with ``_1``, ``_2``, ... for
+    several outputs, in the precision of the net.  The gradient is along the axes of the grid; an evolution has none if
+    time is one of them.  Points outside of the domain are hidden (``vtkGhostType``).
 
     Examples
     --------
@@ -120,12 +120,12 @@ def _write_series(
         files.append(path.with_name(f"{path.stem}_{i:03d}.vti"))
         _write(files[-1], _grid(Slice(field, free, through), points))
         xml.SubElement(collection, "DataSet", timestep=repr(float(t)), file=files[-1].name)
-    _write(path, root)  # last: what it names is there
+    _write(path, root)  # last, when the files that it names exist
     return [path, *files]
 
 
 def _grid(part: Slice, n: int) -> xml.Element:
-    """The file of a line, plane or block with n points along every axis."""
+    """XML of a line, plane or block with n points along every axis."""
     axes = len(part.axes)
     missing = 3 - axes
     extent = " ".join([f"0 {n - 1}"] * axes + ["0 0"] * missing)
@@ -153,7 +153,7 @@ def _where(part: Slice) -> str:
 
 
 def _arrays(part: Slice, points: np.ndarray) -> dict[str, np.ndarray]:
-    """What is written of a field at these points, by name."""
+    """Arrays of a field at these points, by name."""
     field, arrays = part.field, {}
     u, exact = field.u(points), field.exact(points)
     gradient = None if isinstance(field, EvolutionField) and field.time in part.axes else field.gradient(points)

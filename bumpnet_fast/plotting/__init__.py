@@ -1,4 +1,4 @@
-"""Pictures: of a solution, a field, an evolution and a learned operator, and animations of what moves."""
+"""Pictures of solutions, fields, evolutions and learned operators, and animations."""
 
 from .evolution import evolution_figure, write_animation
 from .operators import operator_figure

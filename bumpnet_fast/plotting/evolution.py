@@ -1,7 +1,7 @@
-"""Pictures of an evolution: space and time, snapshots, the course of the error, and an animation.
+"""Pictures of an evolution: space and time, snapshots, errors, and an animation.
 
-As in :mod:`bumpnet_fast.plotting`, figures are built without ``pyplot``.  The animation is of anything that has
-an axis of time, evolution or not.
+As in all of :mod:`bumpnet_fast.plotting`, figures are built without ``pyplot``.  The animation works for every result
+with an axis of time.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ FRAMES = 40  # of an animation
 
 
 def evolution_figure(run: Evolution, output: int = 0) -> Figure:
-    """Draw an evolution: over space and time in one dimension, as snapshots in more, and how the error went.
+    """Draw an evolution: over space and time in one dimension, as snapshots in more, and its error over time.
 
-    In more than two dimensions a plane of the first two coordinates is drawn, through the point where the start is
-    largest.
+    In more than two dimensions a plane of the first two coordinates is drawn, through the point where the initial
+    values are largest.
 
     Parameters
     ----------
@@ -96,16 +96,16 @@ def write_animation(run: FieldResult | Evolution, file: BinaryIO, frames: int = 
     run : FieldResult or Evolution
         A solution, a march or an evolution; its problem must have an axis of time.
     file : binary file
-        Where to.
+        Open file to write to.
     frames : int
-        How many, from the first to the last time.
+        Number of frames, from the first to the last time.
     output : int
-        Which component of u is drawn; in more than two dimensions on a plane as for :func:`evolution_figure`.
+        Component of u to draw; in more than two dimensions on the plane of :func:`evolution_figure`.
 
     Raises
     ------
     ValueError
-        If there is no axis of time or none of space, or no such output.
+        If there is no axis of time, no axis of space, or no such output.
 
     Examples
     --------
@@ -133,7 +133,7 @@ def write_animation(run: FieldResult | Evolution, file: BinaryIO, frames: int = 
 
 
 def _moving(ax: Axes, view: _View, norm: Normalize) -> Callable[[float], None]:
-    """Draws u on ``ax``; what it returns changes it to another time."""
+    """Draw u on ``ax``; return a function that changes it to another time."""
     start = view.times(1)[0]
     if not view.flat:
         image = draw_image(ax, view.u(start), view.plane, norm, view.title(start))
@@ -151,7 +151,7 @@ def _moving(ax: Axes, view: _View, norm: Normalize) -> Callable[[float], None]:
 
 
 class _View:
-    """What is drawn of u for any time: a curve or a plane of its space."""
+    """The drawn part of u at any time: a curve or a plane in space."""
 
     def __init__(self, run: FieldResult | Evolution, output: int = 0):
         self.field = field_of(run)
@@ -181,7 +181,7 @@ class _View:
         return None if values is None else values[:, self.output].reshape(self.size)
 
     def title(self, t: float) -> str:
-        """Where and when."""
+        """Names of the coordinates and values of the fixed ones."""
         return place(self.plane.held | {"t": t})
 
     def times(self, n: int) -> list[float]:

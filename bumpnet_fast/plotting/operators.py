@@ -31,21 +31,20 @@ from .style import (
     set_title,
 )
 
-#: Which test functions are drawn, by the rank of their error.
+#: The drawn test functions, by the rank of their error.
 RANKS = {"typical": 0.5, "hard": 0.9, "worst": 1.0}
 
 
 def operator_figure(solution: OperatorSolution) -> Figure:
     """Draw a learned operator: sample functions, the histogram of errors, the bumps and the convergence.
 
-    Output functions of one coordinate are drawn as curves, for a typical, a hard and the worst test
-    function; those of two coordinates as pictures of the typical one.  Of a net whose functions are not known only the
-    bumps are drawn.
+    Output functions of one coordinate are drawn as curves: a typical, a hard and the worst test function.  Of two
+    coordinates the typical one is drawn as a picture.  If the functions are not known, only the bumps are drawn.
 
     Parameters
     ----------
     solution : OperatorSolution
-        What :func:`bumpnet_fast.solvers.operators.learn` returns.
+        Result of :func:`bumpnet_fast.learn`.
 
     Returns
     -------
@@ -93,7 +92,7 @@ def _headline(solution: OperatorSolution) -> str:
 
 @torch.no_grad()
 def _sample(solution: OperatorSolution, rank: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Prediction and truth [N] of the function with the error of this rank, and the error."""
+    """Prediction and exact values [N] of the function with the error of this rank, and the error."""
     data = solution.data if solution.test is None else solution.test
     index = int(solution.errors.argsort()[round(rank * (len(solution.errors) - 1))])
     inputs, outputs, points = data.to(solution.net.rows)

@@ -1,4 +1,4 @@
-"""Pictures of a field: every output, on every plane that it takes, beside the exact solution and the error."""
+"""Pictures of a field: every output, on every plane that is needed, beside the exact solution and the error."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from .style import (
 
 
 def fields_figure(result: FieldResult | Evolution, at: Mapping[str, float] | None = None) -> Figure:
-    """Draw all outputs of a solution, the exact ones and the errors: as curves, maps, or planes through a block.
+    """Draw all outputs of a solution, with exact solution and error: as curves, maps, or planes through a block.
 
-    Of three axes that are not held, three planes through the middle of the domain are drawn; one on which u vanishes
-    goes through the point where it is largest instead.  Of more axes the last ones are held in the middle.
+    With three free axes, three planes through the middle of the domain are drawn.  A plane on which u vanishes is moved
+    to the point where u is largest.  With more axes the last ones are fixed in the middle.
 
     Parameters
     ----------
     result : FieldResult or Evolution
-        A solution, a march or an evolution: what a solver returns; time is an axis of an evolution, too.
+        A solution, a march or an evolution; for an evolution time is an axis too.
     at : mapping of str to float, optional
-        Coordinates to hold, by the names of their axes: x, y, z (x1, x2, ... if there are more than three in space)
-        and t.
+        Coordinates to fix, by the names of their axes: x, y, z (x1, x2, ... if there are more than three in space) and
+        t.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def fields_figure(result: FieldResult | Evolution, at: Mapping[str, float] | Non
     Raises
     ------
     ValueError
-        If there is no such axis, if it is held outside of the domain, or if all are held.
+        If there is no such axis, if its value is outside of the domain, or if all axes are fixed.
 
     Examples
     --------
@@ -74,10 +74,10 @@ def fields_figure(result: FieldResult | Evolution, at: Mapping[str, float] | Non
     parts = [(output, part) for output in range(field.outputs) for part in slices]
     known = field.exact(field.box[:1]) is not None
     kinds = ["u", "exact", "error"] if known else ["u"]
-    if len(slices[0].axes) == 1:  # curves, which have the exact ones with them
+    if len(slices[0].axes) == 1:  # curves, which include the exact ones
         kinds = [kind for kind in kinds if kind != "exact"]
     mosaic = [[f"{kind} {i}" for kind in kinds] for i in range(len(parts))]
-    if not known:  # in rows of one output each
+    if not known:  # rows with one output each
         names = [row[0] for row in mosaic]
         mosaic = [names[i : i + len(slices)] for i in range(0, len(names), len(slices))]
     boxes = [part.box for _, part in (parts if known else parts[:: len(slices)])]
@@ -99,7 +99,7 @@ def _headline(result: FieldResult | Evolution) -> str:
 
 
 def _draw(output: int, parts: list[tuple[Slice, dict[str, Axes]]]) -> None:
-    """All slices of an output, with the same colours."""
+    """All slices of an output, with a common scale of colours."""
     found = [_values(part, output) for part, _ in parts]
     norm = finite_norm(*(values for _, _, *both in found for values in both if values is not None))
     for (part, axes), (ticks, size, u, exact) in zip(parts, found, strict=True):
@@ -112,7 +112,7 @@ def _draw(output: int, parts: list[tuple[Slice, dict[str, Axes]]]) -> None:
 
 
 def _values(part: Slice, output: int):
-    """Ticks of a slice, the size of its picture, and u and the exact solution there, which may be None."""
+    """Ticks of a slice, the size of its picture, and u and the exact solution there, or None."""
     if len(part.axes) == 1:
         ticks, size = [np.linspace(*part.box[:, 0], CURVE)], (CURVE,)
     else:

@@ -1,7 +1,7 @@
-"""Pictures of a solution: the fields, the error, the bumps themselves and the convergence.
+"""Pictures of a solution: fields, error, bumps and convergence.
 
-Figures are built with matplotlib's objects, without ``pyplot``: nothing global is read or
-changed, no window opens, and a figure is freed when the caller drops it.
+Figures are built with matplotlib's objects, without ``pyplot``.  Nothing global is read or changed, no window opens,
+and a figure is freed when the caller drops it.
 """
 
 from __future__ import annotations
@@ -39,14 +39,13 @@ from .style import (
 def solution_figure(solution: FieldResult) -> Figure:
     """Draw a solution: field, exact solution, error, bumps and convergence.
 
-    One space dimension gives curves, two give pictures, more give a plane of the first two
-    coordinates, through the point where the solution is largest; the bumps are then seen from above.
+    One dimension gives curves, two give pictures.  More give the plane of the first two coordinates through the point
+    where the solution is largest; the bumps are then seen from above.
 
     Parameters
     ----------
     solution : FieldResult
-        What :func:`bumpnet_fast.solvers.solve` or :func:`~bumpnet_fast.solvers.march` returns.  Its first output is
-        drawn.
+        Result of :func:`bumpnet_fast.solve` or :func:`bumpnet_fast.march`.  Its first output is drawn.
 
     Returns
     -------
@@ -77,7 +76,7 @@ def solution_figure(solution: FieldResult) -> Figure:
 
 
 def _panels(box: np.ndarray, known: bool, followed: bool) -> tuple[Figure, dict[str, Axes]]:
-    """The figure and its axes by name: is there an exact solution, and is it known how this one came about?"""
+    """The figure and its axes by name, with or without an exact solution and a history."""
     flat = box.shape[1] == 1
     if not known:
         mosaic = [["solution", "bumps", "convergence"]]

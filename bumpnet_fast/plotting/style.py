@@ -1,4 +1,4 @@
-"""What the pictures share: colours and sizes, titles and axes, the bumps and the convergence."""
+"""Shared by the pictures: colours and sizes, titles and axes, bumps and convergence."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def as_array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def mathtext(value: float) -> str:
-    """Two significant digits as mathtext: 0.012 stays so, 0.000012 becomes 1.2 x 10^-5."""
+    """Two significant digits as mathtext: 0.012 stays, 0.000012 becomes 1.2 x 10^-5."""
     if not math.isfinite(value) or value == 0:
         return str(value)
     mantissa, exponent = f"{value:.1e}".split("e")
@@ -56,7 +56,7 @@ def mathtext(value: float) -> str:
 
 
 def panels(mosaic: Sequence[Sequence[str]], width: float, heights: Sequence[float]) -> tuple[Figure, dict[str, Axes]]:
-    """A figure of axes by name, in inches, a column ``width`` and the rows ``heights``; "." leaves a place empty."""
+    """A figure of named axes, in inches: a column ``width`` and row ``heights``; "." leaves a place empty."""
     size = width * len(mosaic[0]), sum(heights) + 0.4
     figure = Figure(size, dpi=150, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1, wspace=0.03, hspace=0.03)
@@ -68,28 +68,28 @@ def panels(mosaic: Sequence[Sequence[str]], width: float, heights: Sequence[floa
 
 
 def dress(ax: Axes) -> None:
-    """Ticks and spines of an axes as all have them."""
+    """Set ticks and spines of an axes."""
     ax.tick_params(labelsize=SMALL, colors=INK, width=0.6, length=3)
     ax.spines[:].set(linewidth=0.6, color=FAINT)
 
 
 def picture_height(box: np.ndarray) -> float:
-    """Inches of a picture of the box, with its labels."""
+    """Size, in inches, of a picture of the box with its labels."""
     return min(max(3.1 / aspect_of(box), 1.2), 5.0) + 0.9
 
 
 def aspect_of(box: np.ndarray) -> float:
-    """Width by height of a picture of the domain; curves get a pleasant one."""
+    """Width by height of a picture of the domain; fixed for curves."""
     return 4 / 3 if box.shape[1] == 1 else float(np.divide(*(box[1] - box[0])[:2]))
 
 
 def set_title(ax: Axes, text: str) -> None:
-    """Title an axes as all of them are."""
+    """Set the title of an axes."""
     ax.set_title(text, fontsize=TITLE, color=INK, pad=7)
 
 
 def frame_axes(ax: Axes, box: np.ndarray, margin: float = 0.0, names: Sequence[str] = ("x", "y")) -> None:
-    """Limits, aspect and labels of an axes over the box [2, d], with so much around it, in widths."""
+    """Set limits, aspect and labels of an axes over the box [2, d], with a margin in widths."""
     (lo, hi), pad = box[:, :2], margin * (box[1] - box[0])[:2]
     ax.set(xlim=(lo[0] - pad[0], hi[0] + pad[0]), ylim=(lo[1] - pad[1], hi[1] + pad[1]))
     ax.set_aspect("equal" if 1 / 3 <= aspect_of(box) <= 3 else "auto")
@@ -99,13 +99,13 @@ def frame_axes(ax: Axes, box: np.ndarray, margin: float = 0.0, names: Sequence[s
 
 
 def label_axes(ax: Axes, names: Sequence[str]) -> None:
-    """The names of one or two coordinates at an axes: x1 is written with an index."""
+    """Label an axes with one or two coordinates; the number of x1 is an index."""
     for name, label in zip(names, (ax.set_xlabel, ax.set_ylabel), strict=False):
         label(f"${mathname(name)}$", fontsize=TEXT, color=INK, labelpad=2)
 
 
 def mathname(name: str) -> str:
-    """A name in mathtext, its number as an index.
+    """A name in mathtext, with its number as an index.
 
     Examples
     --------
@@ -116,26 +116,26 @@ def mathname(name: str) -> str:
 
 
 def place(coordinates: Mapping[str, float]) -> str:
-    """Coordinates by their names in mathtext: z = 0.5."""
+    """Coordinates with their names in mathtext: z = 0.5."""
     return ", ".join(f"${mathname(name)} = {value:.3g}$" for name, value in coordinates.items())
 
 
 def finite_norm(*arrays: np.ndarray) -> Normalize:
-    """A scale of colours over all numbers in the arrays."""
+    """A common scale of colours for all numbers in the arrays."""
     known = np.concatenate([a[np.isfinite(a)] for a in arrays])
     low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
     return Normalize(low, high)
 
 
 def add_colour_bar(ax: Axes, mappable: ScalarMappable, **options) -> None:
-    """A bar at the right of an axes, as high as the picture, whatever its aspect."""
+    """A colour bar at the right of an axes, as high as the picture."""
     bar = ax.figure.colorbar(mappable, cax=ax.inset_axes((1.03, 0, 0.045, 1)), **options)
     bar.ax.tick_params(labelsize=SMALL, colors=INK, width=0.6, length=3)
     bar.outline.set(linewidth=0.6, edgecolor=FAINT)
 
 
 def add_legend(ax: Axes, *others: Axes) -> None:
-    """A legend, if there is anything to explain; below the axes if ``others`` over it are explained as well."""
+    """A legend, if there is something to explain; below the axes if it also explains the ``others``."""
     handles = [handle for axes in (ax, *others) for handle in axes.get_legend_handles_labels()[0]]
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 4} if others else {}
     if handles:
@@ -143,7 +143,7 @@ def add_legend(ax: Axes, *others: Axes) -> None:
 
 
 def error_norm(error: np.ndarray) -> LogNorm:
-    """A logarithmic scale of colours down from the largest error."""
+    """A logarithmic scale of colours below the largest error."""
     top = np.nanmax(error, initial=0.0)
     top = top if 0 < top < np.inf else 1.0
     return LogNorm(top / 10**DECADES, top)
@@ -153,14 +153,14 @@ def error_norm(error: np.ndarray) -> LogNorm:
 
 
 def pixels(box: np.ndarray, cells: int = CELLS) -> tuple[list[np.ndarray], tuple[int, int]]:
-    """Middles of the cells of a picture of a plane by each coordinate, and its size, height first."""
+    """Centres of the cells of a picture of a plane, by coordinate, and its size, height first."""
     aspect = min(max(aspect_of(box), 1 / 4), 4)
     size = round(cells * min(1, 1 / aspect)), round(cells * min(1, aspect))
     return [middles(*box[:, k], size[1 - k]) for k in (0, 1)], size
 
 
 def draw_image(ax: Axes, values: np.ndarray, plane: Slice, norm: Normalize, title: str, cmap: str = FIELD) -> AxesImage:
-    """A picture [height, width] of a plane with its bar of colours."""
+    """A picture [height, width] of a plane, with its colour bar."""
     extent = (*plane.box[:, 0], *plane.box[:, 1])
     image = ax.imshow(values, origin="lower", extent=extent, cmap=cmap, norm=norm, interpolation="bilinear")
     frame_axes(ax, plane.box, names=plane.names)
@@ -170,13 +170,13 @@ def draw_image(ax: Axes, values: np.ndarray, plane: Slice, norm: Normalize, titl
 
 
 def draw_edge(ax: Axes, ticks: Sequence[np.ndarray], inside: np.ndarray) -> None:
-    """The edge of a domain that is a part of the box; outside of the box nothing is inside."""
+    """The boundary of a domain within the box; outside of the box nothing is inside."""
     x, y = (np.concatenate([[t[0] - (t[1] - t[0])], t, [t[-1] + (t[-1] - t[-2])]]) for t in ticks)
     ax.contour(x, y, np.pad(inside, 1), levels=[0.5], colors=INK, linewidths=OUTLINE, zorder=3)
 
 
 def draw_curves(ax: Axes, x: np.ndarray, u: np.ndarray, exact: np.ndarray | None, name: str = "u") -> Line2D:
-    """A curve, and the exact one where that is known."""
+    """A curve, and the exact one if known."""
     (curve,) = ax.plot(x, u, color=BLUE, linewidth=1.6, label=f"${name}$")
     if exact is not None:
         ax.plot(x, exact, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), label=r"$u_\mathrm{exact}$")
@@ -196,14 +196,14 @@ def draw_error_curve(ax: Axes, x: np.ndarray, error: np.ndarray, title: str) -> 
 
 
 def bumps_title(peaks: np.ndarray) -> str:
-    """How many bumps there are, and what their colours mean."""
+    """Number of bumps, and the meaning of their colours."""
     return rf"{len(peaks)} bumps by peak $h\,\psi(c)$"
 
 
 def draw_boxes(
     ax: Axes, net: BumpNet, box: np.ndarray, outline: bool = True, names: Sequence[str] = ("x", "y")
 ) -> None:
-    """The bumps as they lie over the domain, strong ones on top; ``outline`` says whether that is the box."""
+    """The bumps over the domain, the strongest on top; ``outline`` is False if the domain is not the box."""
     solid, outlines, peaks = box.shape[1] == 2, box_outlines(net), as_array(net.peaks[:, 0])
     order = np.argsort(np.abs(peaks))
     edges, faces = bump_colours(peaks[order])
@@ -223,13 +223,13 @@ def draw_boxes(
 
 
 def box_outlines(net: BumpNet) -> list[np.ndarray]:
-    """Corners [n, 2] of the boxes of the bumps by the first two axes; those of more dimensions are seen from above."""
+    """Corners [n, 2] of the boxes of the bumps by the first two axes; in more dimensions seen from above."""
     corners = as_array(net.boxes())[:, :, :2]
     return list(corners) if net.layout.dim == 2 else [part[ConvexHull(part).vertices] for part in corners]
 
 
 def draw_intervals(ax: Axes, net: BumpNet, box: np.ndarray) -> None:
-    """The bumps as boxes that stand on the axis, as high as their peaks."""
+    """The bumps as boxes on the axis, as high as their peaks."""
     ends, peaks = as_array(net.boxes())[:, :, 0], as_array(net.peaks[:, 0])
     corners = [[(a, 0), (a, h), (b, h), (b, 0)] for (a, b), h in zip(ends, peaks, strict=True)]
     edges, faces = bump_colours(peaks)
@@ -243,7 +243,7 @@ def draw_intervals(ax: Axes, net: BumpNet, box: np.ndarray) -> None:
 
 
 def bump_colours(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Colours [M, 4] of the boxes' edges and faces: the weaker a bump, the fainter."""
+    """Colours [M, 4] of the boxes' edges and faces: weak bumps are faint."""
     norm = _signed_norm(peaks)
     edges = ScalarMappable(norm, SIGNED).to_rgba(peaks)
     strength = np.abs(2 * np.ma.filled(norm(peaks), 0.5) - 1)
@@ -263,14 +263,15 @@ def _signed_norm(peaks: np.ndarray) -> Normalize:
 
 
 def write_gif(figure: Figure, moments: Sequence[Any], update: Callable[[Any], None], file: BinaryIO) -> None:
-    """Write a figure as it is after ``update(moment)`` for all moments to a file; the last picture stays for a while.
+    """Write a figure after ``update(moment)`` for all moments to a file; the last frame stays longer.
 
-    Pillow chooses the colours.  matplotlib's writer does the same, but writes to paths only, and has no such pause.
+    Pillow chooses the colours.  matplotlib's writer does the same, but writes to paths only, and cannot pause at the
+    end.
     """
     canvas, images = FigureCanvasAgg(figure), []
     update(moments[0])
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # once laid out is enough
+    figure.set_layout_engine("none")  # one layout is enough
     for moment in moments:
         update(moment)
         canvas.draw()
@@ -283,7 +284,7 @@ def write_gif(figure: Figure, moments: Sequence[Any], update: Callable[[Any], No
 
 
 def draw_convergence(ax: Axes, solution: FieldResult | OperatorSolution) -> None:
-    """Loss and error over time, the number of bumps if that changes, and how it ended."""
+    """Loss and error over time, the number of bumps if it changes, and why the run ended."""
     for key, label, colour, marker in (("loss", "loss", BLUE, ""), ("rel_l2", "relative $L_2$ error", RED, "o")):
         known = [(e["seconds"], e[key]) for e in solution.history if e.get(key) is not None]
         if known:
@@ -298,14 +299,14 @@ def draw_convergence(ax: Axes, solution: FieldResult | OperatorSolution) -> None
 
 
 def _draw_numbers(ax: Axes, solution: FieldResult | OperatorSolution) -> list[Axes]:
-    """The number of bumps over time, and what changed it, on axes at the right; none if it stayed the same."""
+    """Number of bumps over time, with its changes, on axes at the right; None if constant."""
     events = solution.events if isinstance(solution, FieldResult) else []
     merged = [e for e in with_events(solution.history, events) if "bumps" in e]
     if len({entry["bumps"] for entry in merged}) < 2:
         return []
     right = ax.twinx()
     right.set_label("number of bumps")
-    ax.set_zorder(right.get_zorder() + 1)  # the curves on top, and what lies below to be seen
+    ax.set_zorder(right.get_zorder() + 1)  # the curves on top, without hiding what is below
     ax.patch.set_visible(False)
     seconds, numbers = ([e[key] for e in merged] for key in ("seconds", "bumps"))
     end = max(solution.seconds, seconds[-1])

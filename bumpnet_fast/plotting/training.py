@@ -1,6 +1,6 @@
-"""An animation of a training: u and the bumps as they move, are taken out and put in, beside the loss.
+"""An animation of a training: u and the bumps as they move, are added and removed, beside the loss.
 
-As in :mod:`bumpnet_fast.plotting`, figures are built without ``pyplot``.
+As in all of :mod:`bumpnet_fast.plotting`, figures are built without ``pyplot``.
 """
 
 from __future__ import annotations
@@ -49,22 +49,21 @@ GONE = {"facecolors": "none", "edgecolors": FAINT, "linestyles": "dashed", "line
 def write_training(solution: FieldResult, frames: Sequence[Frame], file: BinaryIO, output: int = 0) -> None:
     """Write an animated GIF of a training to an open binary file.
 
-    At the left u, of more than two dimensions on the plane of the first two coordinates where the solution is largest,
-    and the boxes of the bumps as in :func:`~bumpnet_fast.plotting.solution_figure`; those that were taken out since the
-    frame before are dashed.  At the right the loss of the whole run, what changed the number of bumps, and how far the
-    run is.  The last picture is the solution.
+    On the left: u (in more than two dimensions, on the plane of the first two coordinates where the solution is
+    largest), and the boxes of the bumps as in :func:`~bumpnet_fast.plotting.solution_figure`.  Bumps removed since the
+    frame before are dashed.  On the right: the loss of the whole run, changes of the number of bumps, and the position
+    in the run.  The last frame is the solution.
 
     Parameters
     ----------
     solution : FieldResult
-        The solution or the march that came out; of a march, all windows before the one in work are drawn as they were
-        in the end.
+        The solution or march of the run.  For a march, the windows before the current one are drawn as in the result.
     frames : sequence of Frame
-        Of a :class:`~bumpnet_fast.io.recording.Recording` of the run.
+        Frames of a :class:`~bumpnet_fast.io.recording.Recording` of the run.
     file : binary file
-        Where to.
+        Open file to write to.
     output : int
-        Which component of u is drawn.
+        Component of u to draw.
 
     Examples
     --------
@@ -102,7 +101,7 @@ def _headline(solution: FieldResult, before: Frame | None, now: Frame | None, ne
 
 
 def _gone(before: Frame | None, net: BumpNet) -> BumpNet | None:
-    """The bumps of a frame that have no counterpart in a net with fewer; counterparts are those nearest in the sum."""
+    """The bumps of a frame without a counterpart in a net with fewer; counterparts minimise the total distance."""
     if before is None or len(before.rows) <= len(net.rows) or not bool((before.domain == net.domain).all()):
         return None
     distances = cdist(as_array(before.net.centres), as_array(net.centres))
@@ -112,7 +111,7 @@ def _gone(before: Frame | None, net: BumpNet) -> BumpNet | None:
 
 
 class _Movie:
-    """The page, and u at the points that it shows."""
+    """The figure, and u at the points that it shows."""
 
     def __init__(self, solution: FieldResult, output: int, mosaic: list[list[str]], plane: Slice, points: np.ndarray):
         self.solution, self.output, self.plane, self.points = solution, plane.field.component(output), plane, points
@@ -131,7 +130,7 @@ class _Movie:
 
     @torch.no_grad()
     def u(self, now: Frame | None, net: BumpNet) -> np.ndarray:
-        """u [N] with the bumps of a frame, or of the solution; of a march, no number after the window in work."""
+        """u [N] with the bumps of a frame, or of the solution; for a march, NaN after the current window."""
         if now is None:
             return self.final
         u, where, problem = np.full(len(self.points), np.nan), self.inside, self.solution.problem
@@ -145,7 +144,7 @@ class _Movie:
 
 
 class _Curve(_Movie):
-    """One dimension: a curve, and below it the bumps."""
+    """One dimension: a curve, and the bumps below it."""
 
     def __init__(self, solution: FieldResult, output: int):
         field = field_of(solution)
@@ -171,7 +170,7 @@ class _Curve(_Movie):
 
 
 class _Plane(_Movie):
-    """Two and more dimensions: a picture, and beside it the bumps."""
+    """Two and more dimensions: a picture, and the bumps beside it."""
 
     def __init__(self, solution: FieldResult, output: int):
         plane = default_plane(field := field_of(solution), range(len(field.names)))

@@ -1,4 +1,4 @@
-"""Solvers: what trains a net to solve a problem; none knows a problem by name."""
+"""Solvers: train a net to solve a problem.  No solver knows a problem by name."""
 
 from .evolution import Evolution, evolve, uniform_net
 from .gradient import LBFGS, Adam, VarProAdam

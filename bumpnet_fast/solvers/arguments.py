@@ -1,6 +1,6 @@
-"""The one check of arguments: what is wrong raises one error, before any work, that says what was given and wanted.
+"""Checks of arguments: a mistake raises one error, before any work, that says what was given and what is wanted.
 
-An option states its range where it is declared, as a :class:`Rule`; problems, nets and points are checked by functions.
+An option states its range where it is declared, as a :class:`Rule`.  Functions check problems, nets and points.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem
 
-#: How the conditions on the boundary are enforced: built into the solution, or by least squares.
+#: How boundary conditions are enforced: exactly, by the ansatz, or by least squares.
 BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
 
 
@@ -30,20 +30,20 @@ BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
 
 @dataclass(frozen=True)
 class Rule:
-    """What an argument may be.
+    """What values an argument may have.
 
     Attributes
     ----------
     integer : bool
-        Whether it is a whole number.
+        Whether the argument is a whole number.
     least, most : float
-        The closed range of a number.
+        Closed range of a number.
     open : str
-        Ends of the range that are excluded: "", "low", "high" or "both".
+        Excluded ends of the range: "", "low", "high" or "both".
     choices : tuple of str
-        Instead of a number, one of these.
+        The allowed words, instead of a number.
     flag : bool
-        Instead of a number, True or False.
+        Whether the argument is True or False, instead of a number.
     optional : bool
         Whether None is allowed.
 
@@ -63,7 +63,7 @@ class Rule:
     optional: bool = False
 
     def check(self, name: str, value: Any) -> Any:
-        """``value``, or ValueError that names the argument."""
+        """Return ``value``, or raise ValueError that names the argument."""
         if value is None and self.optional:
             return value
         if not self._allows(value):
@@ -79,7 +79,7 @@ class Rule:
             return False
         low = self.least < value if self.open in ("low", "both") else self.least <= value
         high = value < self.most if self.open in ("high", "both") else value <= self.most
-        return low and high and abs(value) <= sys.float_info.max  # of which a long integer makes no float
+        return low and high and abs(value) <= sys.float_info.max  # a longer integer makes no float
 
     def __str__(self) -> str:
         if self.choices:
@@ -112,7 +112,7 @@ def positive(*, optional: bool = False) -> Rule:
 
 
 def choice(*choices: str, optional: bool = False) -> Rule:
-    """One of some words."""
+    """One of several words."""
     return Rule(choices=choices, optional=optional)
 
 
@@ -122,18 +122,18 @@ def flag() -> Rule:
 
 
 def check(rules: dict[str, Rule], values: dict[str, Any]) -> None:
-    """Hold the values to the rules of their names."""
+    """Check the values by the rules of their names."""
     for name, rule in rules.items():
         rule.check(name, values[name])
 
 
 def option(default: Any, rule: Rule) -> Any:
-    """A field of a dataclass of options, with what it may be."""
+    """A field of a dataclass of options, with the rule for its values."""
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 
 def check_options(options: Any) -> None:
-    """Hold every field of a dataclass to the rule that it was declared with by :func:`option`."""
+    """Check every field of a dataclass by the rule of its :func:`option`."""
     for field in dataclasses.fields(options):
         if "rule" in field.metadata:
             field.metadata["rule"].check(field.name, getattr(options, field.name))
@@ -143,7 +143,7 @@ def check_options(options: Any) -> None:
 
 
 def check_problem(problem: Problem) -> None:
-    """Raise TypeError for something else, such as a name."""
+    """Raise TypeError for anything but a problem, such as a name."""
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a Problem, such as problems.get('poisson'), got {type(problem).__name__}")
 
@@ -156,7 +156,7 @@ def check_kinds(problem: Problem, net: BumpNet) -> None:
 
 
 def check_net(problem: Any, net: BumpNet) -> None:
-    """Raise ValueError unless dimension, outputs and domain are the problem's, ``want`` is one, and rows are finite."""
+    """Raise ValueError unless the net fits the problem, ``want`` is known, and all rows are finite."""
     domain, name = problem.domain, problem.name or type(problem).__name__
     for what, own, wanted in (
         ("dimensions", net.layout.dim, domain.shape[1]),
@@ -172,7 +172,7 @@ def check_net(problem: Any, net: BumpNet) -> None:
 
 
 def check_domain(own: Tensor, domain: Tensor, whose: str) -> None:
-    """Raise ValueError unless a net's domain [2, d] is that of ``whose``."""
+    """Raise ValueError unless a net's domain [2, d] equals that of ``whose``."""
     own, width = own.cpu().double(), domain[1] - domain[0]
     if own.shape != domain.shape or not bool(((own - domain).abs() <= 1e-5 * width).all()):
         raise ValueError(f"net is for the domain {own.tolist()} and {whose} is posed on {domain.tolist()}")
@@ -195,7 +195,7 @@ def check_fit(problem: Problem, net: BumpNet, boundary: str | None) -> None:
 
 
 def widths(domain: Tensor, net: BumpNet) -> tuple[float, ...]:
-    """Of a domain [2, d], in the internal units of a net: along each, points are as dense as the bumps."""
+    """Widths of a domain [2, d] in the internal units of a net; along each axis points are as dense as bumps."""
     return tuple(((domain[1] - domain[0]) * net.frame[2].cpu().double()).tolist())
 
 
@@ -206,7 +206,7 @@ def check_points(points: Tensor, dim: int) -> None:
 
 
 def counts(points: int | Sequence[int] | None, default: int, domain: Tensor, net: BumpNet) -> tuple[int, ...]:
-    """Numbers of points along the axes, from these, from how many in all, or from a default of the latter."""
+    """Numbers of points along the axes: given per axis, or distributed from a total."""
     d = net.layout.dim
     if isinstance(points, (tuple, list)):
         if len(points) != d or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in points):

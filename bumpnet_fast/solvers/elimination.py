@@ -1,7 +1,7 @@
-"""How the rows of a system depend on the parameters that a descent steps in.
+"""Elimination of amplitudes: how the rows of a system depend on the parameters that are stepped.
 
-The *inner* parameters of a system are the amplitudes and the unknowns of the equation; the others are
-the shapes.  ``Separable`` and ``Projected`` eliminate the inner ones, ``Joint`` steps in all.
+The *inner* parameters of a system are the amplitudes and the unknowns of the equation; the others are the
+shapes.  ``Separable`` and ``Projected`` eliminate the inner ones; ``Joint`` steps in all.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from torch import Tensor
 from ..core.ranks import ALONE
 from .residual import System
 
-#: Steps of the inner solve from a cold start, and from the tangent of a point nearby.
+#: Steps of the inner solve: from a cold start, and from the tangent of a point nearby.
 _INNER_COLD, _INNER_WARM = 30, 4
-#: An inner solve is good when its next step would lower the loss by less than this fraction.
+#: The inner solve ends when its next step would lower the loss by less than this fraction.
 _INNER_TOLERANCE = 0.05
-#: A ridge as small as this, on columns of length 1, is rounding; none at all leaves columns of zeros undetermined.
+#: Smallest ridge, on columns of length 1: rounding.  Without any ridge columns of zeros are undetermined.
 _LEAST_RIDGE = 1e-32
 #: Halvings of an inner step.
 _HALVINGS = 8
-#: Rows of a block of the Gram matrix; leaving out the blocks above the diagonal saves a third.
+#: Rows per block of the Gram matrix.  Blocks above the diagonal are not computed, which saves a third.
 _GRAM_BLOCK = 48
 
 
 @dataclass
 class Point:
-    """A place in parameter space with all that was computed there."""
+    """A place in parameter space, with everything that was computed there."""
 
     x: Tensor  # [P] stepped parameters
     loss: float
     residual: Tensor  # [R]
     inner: Tensor  # [M K + T] amplitudes and unknowns
     fit: Fit | None = None
-    damping: float | None = None  # of the descent that came here
+    damping: float | None = None  # of the descent that reached it
     scale: Tensor | None = None  # [P], likewise
 
 
@@ -52,22 +52,22 @@ class Normal:
 
 @dataclass
 class Fit:
-    """A ridge solve (see :func:`ridge_solve`): enough to repeat it for other right-hand sides."""
+    """A ridge solve (see :func:`ridge_solve`), kept to repeat it for other right-hand sides."""
 
-    basis: Tensor  # [R, n], its columns, continued by the ridge rows, are orthonormal and span the scaled A^T
+    basis: Tensor  # [R, n]: its columns, continued by the ridge rows, are an orthonormal basis of the scaled A^T
     upper: Tensor  # [n, n]
     length: Tensor  # [n] of the columns of A^T
-    ranks: Any  # which have the basis between them
-    reach: Tensor | None = None  # [P, n] the shape Jacobian's part within the basis
+    ranks: Any  # that share the basis
+    reach: Tensor | None = None  # [P, n]: the part of the shape Jacobian within the basis
 
     def solve(self, projection: Tensor) -> Tensor:
-        """Inner parameters from a right-hand side's products with the basis."""
+        """Inner parameters, from the products of a right-hand side with the basis."""
         h = torch.linalg.solve_triangular(self.upper, projection[:, None], upper=True)[:, 0] / self.length
         return self.ranks.agreed(h)
 
 
 class _Model:
-    """What the models share: the layout of the parameters."""
+    """What all models share: the layout of the parameters."""
 
     def __init__(self, system: System, ridge: float):
         self.system, self.ranks, self.ridge, self.stepped = system, system.ranks, ridge, 0
@@ -75,11 +75,11 @@ class _Model:
         self.reference_loss = self._square(zero)
 
     def _square(self, residual: Tensor) -> float:
-        """The sum of squares of everyone's rows [R]."""
+        """Sum of squares of the rows [R] of all ranks."""
         return float(self.ranks.total(residual @ residual))
 
     def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Shapes and inner parameters of rows, flat; the unknowns at their first guesses."""
+        """Shapes and inner parameters of rows, flat; the unknowns have their first guesses."""
         layout = self.system.layout
         shapes, amplitudes = rows.split([layout.shape_columns, layout.outputs], 1)
         return shapes.flatten(), torch.cat([amplitudes.flatten(), self.system.guesses.to(rows)])
@@ -98,11 +98,11 @@ class _Model:
         return Normal(self.ranks.total(lower_gram(J)), gradient, J)
 
     def unknowns(self, point: Point) -> Tensor:
-        """[T]."""
+        """Values of the unknowns [T]."""
         return point.inner[len(point.inner) - len(self.system.guesses) :]
 
     def memory(self, point: Point) -> dict[str, Any]:
-        """What :meth:`recalled` makes the same point of, to the last bit."""
+        """State from which :meth:`recalled` rebuilds this point bit for bit."""
         return {"x": point.x, "damping": point.damping, "scale": point.scale}
 
     def recalled(self, memory: dict[str, Any]) -> Point:
@@ -122,7 +122,7 @@ class _Model:
 
 
 class Separable(_Model):
-    """Rows ``A(shapes)^T h - b`` of a linear problem with the amplitudes h solved for (variable projection)."""
+    """Variable projection: rows ``A(shapes)^T h - b`` of a linear problem, with the amplitudes h eliminated."""
 
     def __init__(self, system: System, ridge: float):
         super().__init__(system, ridge)
@@ -146,7 +146,7 @@ class Separable(_Model):
         return self.evaluate(point.x + step)
 
     def ahead(self, point: Point, step: Tensor) -> Tensor:
-        """Rows [R] a step away."""
+        """Rows [R] after a step."""
         return self.evaluate(point.x + step).residual
 
     def jacobian(self, point: Point) -> tuple[Tensor, Tensor]:
@@ -159,11 +159,11 @@ class Separable(_Model):
 
 
 class Projected(_Model):
-    """Rows of any problem over the shapes, the inner parameters following along.
+    """Rows of any problem as functions of the shapes; the inner parameters follow.
 
-    Every step is the Gauss-Newton step in all parameters with the inner ones eliminated and not damped
-    (functional variable projection, with Kaufman's Jacobian).  The inner ones first go along the
-    tangent, and are then solved for by a few Gauss-Newton steps of their own, on the rows as they are.
+    Every step is the Gauss-Newton step in all parameters, from which the undamped inner ones are eliminated
+    (functional variable projection, with Kaufman's Jacobian).  The inner parameters first move along the
+    tangent.  A few Gauss-Newton steps of their own, on the nonlinear rows, then solve for them.
     """
 
     def start(self, rows: Tensor) -> Point:
@@ -184,7 +184,7 @@ class Projected(_Model):
         return rows, self.system.jets(rows), inner[len(inner) - len(self.system.guesses) :]
 
     def _fitted(self, shapes: Tensor, inner: Tensor, most: int) -> Point:
-        """The point at ``shapes`` with the inner parameters solved for, from a guess."""
+        """The point at ``shapes``, with the inner parameters solved for, starting at a guess."""
         length, best = None, None
         for left in range(most, -1, -1):
             best, step, after = self._at(shapes, inner, length)
@@ -201,7 +201,7 @@ class Projected(_Model):
         return best
 
     def _at(self, shapes: Tensor, inner: Tensor, length: Tensor | None) -> tuple[Point, Tensor | None, Tensor | None]:
-        """A point, the best step of the inner parameters from it, and the rows after that; None if not finite."""
+        """A point, its best step of the inner parameters, and the rows after that step; None if not finite."""
         rows, jets, unknowns = self._rows_at(shapes, inner)
         residual, A = self._inner_matrix(rows, jets, unknowns)
         if not self.ranks.every(bool(torch.isfinite(A).all())):
@@ -214,7 +214,7 @@ class Projected(_Model):
         return self.ridge * float((length * inner).square().sum())
 
     def _descended(self, point: Point, step: Tensor) -> Tensor | None:
-        """Inner parameters of a smaller loss, along ``step``."""
+        """Inner parameters with a smaller loss, along ``step``."""
         for halving in range(_HALVINGS):
             inner = point.inner + 0.5**halving * step
             _, jets, unknowns = self._rows_at(point.x, inner)
@@ -224,7 +224,7 @@ class Projected(_Model):
         return None
 
     def _tangent(self, point: Point, step: Tensor) -> Tensor:
-        """Change of the inner parameters that best compensates that of the rows by a step in the shapes."""
+        """Change of the inner parameters that best compensates a step in the shapes."""
         return -point.fit.solve(step @ point.fit.reach)
 
     def move(self, point: Point, step: Tensor) -> Point:
@@ -234,7 +234,7 @@ class Projected(_Model):
         return self._fitted(point.x + step, guess, _INNER_WARM)
 
     def ahead(self, point: Point, step: Tensor) -> Tensor:
-        """Rows [R] a step away along the tangent."""
+        """Rows [R] after a step along the tangent."""
         _, jets, unknowns = self._rows_at(point.x + step, point.inner + self._tangent(point, step))
         return self.system.residual(jets, unknowns)
 
@@ -250,10 +250,10 @@ class Projected(_Model):
 
 
 class Joint(_Model):
-    """Rows of any problem over all parameters together, the inner ones first."""
+    """Rows of any problem as functions of all parameters, the inner ones first."""
 
     def start(self, rows: Tensor) -> Point:
-        """The better one of the given rows and of those with amplitudes solved for on the linearised problem."""
+        """The better of the given rows and of those whose amplitudes solve the linearised problem."""
         shapes, inner = self._split(rows)
         self.stepped = len(inner)
         residual, A = self._inner_matrix(rows, self.system.jets(rows), self.system.guesses)
@@ -306,9 +306,9 @@ def ridge_solve(
 ) -> tuple[Tensor, Tensor, Fit, float]:
     """Least-squares solution h of ``A^T h = target`` with a ridge on the scaled amplitudes, by QR.
 
-    The columns are scaled to unit length, but by no less than 1e-6 of the longest: a dying bump
-    would otherwise get an amplitude without bound.  The ridge goes in as further rows, never through
-    normal equations, which would square a condition number of 1e10.
+    The columns are scaled to unit length, but at least to 1e-6 of the longest: the amplitude of a dying bump would
+    otherwise be unbounded.  The ridge is added as further rows.  Normal equations would square a condition number
+    of 1e10.
 
     Parameters
     ----------
@@ -319,11 +319,11 @@ def ridge_solve(
     ridge : float
         Weight of the squares of the scaled amplitudes.
     start : Tensor, optional
-        [n].  If given, h is a change of ``start``, and the ridge is on their sum.
+        [n].  If given, h is a change of ``start``, and the ridge applies to their sum.
     length : Tensor, optional
-        [n], the scale of the columns, if they shall not have their own.
+        [n], the scale of the columns; by default their own.
     ranks : of :mod:`bumpnet_fast.core.ranks`
-        Who has further columns of A and entries of ``target``; the ridge rows are those of rank 0.
+        Ranks with further columns of A and entries of ``target``; rank 0 has the ridge rows.
 
     Returns
     -------
@@ -334,12 +334,12 @@ def ridge_solve(
     fit : Fit
         The factors.
     loss : float
-        Sum of squares of the residual and of the ridge rows.
+        Sum of squares of the residual and the ridge rows.
     """
     n, R = A.shape
     if length is None:
         length = ranks.norm(torch.linalg.vector_norm(A, dim=1))
-        # Where nothing depends on the amplitudes, as at a stationary point, they are not scaled, and stay.
+        # Where nothing depends on the amplitudes, as at a stationary point, they are not scaled and do not change.
         length = length.clamp_min(1e-6 * float(length.max()) or 1.0)
     weight = math.sqrt(max(ridge, _LEAST_RIDGE)) if ranks.rank == 0 else 0.0
     augmented = A.new_zeros(n, R + n)
@@ -358,7 +358,7 @@ def ridge_solve(
 
 
 def lower_gram(J: Tensor) -> Tensor:
-    """``J J^T`` [P, P] of J [P, R], only the lower triangle filled for certain: all that Cholesky reads.
+    """``J J^T`` [P, P] of J [P, R].  Only the lower triangle is certain, which is all that Cholesky reads.
 
     >>> J = torch.arange(200.0).reshape(100, 2)
     >>> torch.equal(lower_gram(J).tril(), (J @ J.T).tril())

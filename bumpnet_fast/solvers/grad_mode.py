@@ -1,4 +1,4 @@
-"""Solvers under ``torch.no_grad`` and ``torch.inference_mode``: they differentiate whatever their caller does."""
+"""Solvers work under ``torch.no_grad`` and ``torch.inference_mode``, although they need gradients."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def differentiating(solver: Function) -> Function:
-    """Decorator: run a solver outside of inference mode and with gradients, on tensors that allow it.
+    """Decorator: run a solver outside of inference mode, with gradients, on tensors that allow them.
 
-    What a caller made in inference mode cannot be trained.  Tensors among the arguments are copied; parameters and
-    buffers of a net are replaced in it, by others that hold the same numbers.
+    Tensors made in inference mode cannot be trained.  Those among the arguments are copied.  Parameters and buffers of
+    a net are replaced, in the net, by others with the same numbers.
     """
 
     @functools.wraps(solver)
@@ -29,7 +29,7 @@ def differentiating(solver: Function) -> Function:
 
 
 def ordinary(value: Any) -> Any:
-    """``value``, without tensors that were made in inference mode: a tensor, a tuple of tensors, or a module."""
+    """``value`` without tensors made in inference mode: a tensor, a tuple of tensors, or a module."""
     if isinstance(value, Tensor):
         return value.clone() if value.is_inference() else value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -41,7 +41,7 @@ def ordinary(value: Any) -> Any:
 
 
 def _replace_tensors(module: nn.Module) -> None:
-    replaced: dict[int, Tensor] = {}  # a parameter of two modules stays one
+    replaced: dict[int, Tensor] = {}  # a parameter shared by two modules stays shared
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None and parameter.is_inference():

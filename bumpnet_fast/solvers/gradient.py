@@ -1,7 +1,7 @@
-"""The one gradient trainer: Adam, Adam with exact amplitudes, and L-BFGS, of whatever has a loss.
+"""The gradient trainer: Adam, Adam with exact amplitudes, and L-BFGS, for anything with a loss.
 
-What the gradient is taken of is an :class:`~bumpnet_fast.solvers.objective.Objective`, which the work of a run makes:
-the rows of a problem at its points, or the functions of an operator.
+The loss is an :class:`~bumpnet_fast.solvers.objective.Objective`, which the work of a run provides: from the rows of
+a problem at its points, or from the functions of an operator.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .loop import Method
 from .objective import Objective
 from .residual import System
 
-#: Adam's pruning ends at this fraction of its iterations: what is left heals the last cut.
+#: Adam prunes until this fraction of its iterations; the rest repairs the last cut.
 _PRUNE_UNTIL = 0.8
-#: Kinds of points that can be drawn anew.
+#: Kinds of sampling that can be repeated with new points.
 _SCATTERED = ("sobol", "uniform")
-#: Pairs of steps and gradients that L-BFGS remembers.
+#: Pairs of steps and gradients that L-BFGS keeps.
 _MEMORY = 50
-#: Evaluations for an iteration of L-BFGS, with something to spare for one long line search.
+#: Evaluations per iteration of L-BFGS, with room for one long line search.
 _EVALUATIONS, _SPARE = 2, 20
 
 
@@ -38,7 +38,7 @@ class _Gradient(Method):
     optimizer: torch.optim.Optimizer
 
     def loss(self) -> float:
-        """Over all points, or functions."""
+        """Loss over all points, or functions."""
         return self.objective.observe()
 
     def state_dict(self) -> dict[str, Any]:
@@ -54,26 +54,26 @@ class _Gradient(Method):
 
 @dataclass
 class Adam(_Gradient):
-    """Adam on all parameters; the learning rate decays like a cosine (Kingma and Ba, arXiv:1412.6980).
+    """Adam on all parameters, with cosine decay of the learning rate (Kingma and Ba, arXiv:1412.6980).
 
     Parameters
     ----------
     learning_rate : float
-        At the start.
+        Initial learning rate.
     final_rate : float
-        The learning rate at the end, relative to the start.
+        Final learning rate, relative to the initial one.
     batch : int, optional
-        About so many points at a time; all by default.
+        About this many points per step; all by default.
     resample : int, optional
-        Draw new points every so many iterations; for the scattered kinds of points.
+        Draw new points after this many iterations; for scattered sampling.
     prune_threshold : float
-        Take out bumps whose peak-normalised amplitude is below this fraction of the largest; 0 for never.
+        Remove bumps whose peak-normalised amplitude is below this fraction of the largest; 0 for never.
     prune_every : int
-        How often, until 80 % of the iterations.
+        Iterations between two prunings, until 80 % of the iterations.
     prune_least : int
-        Never fewer bumps than this.
+        Never prune below this number of bumps.
     log_every : int
-        Look at the loss, for the history, the callbacks and the best rows, every so many iterations.
+        Evaluate the loss, for the history, the callbacks and the best rows, every so many iterations.
     """
 
     name: ClassVar[str] = "adam"
@@ -90,7 +90,7 @@ class Adam(_Gradient):
     def check(self, settings: dict[str, Any], iterations: int) -> None:
         own = isinstance(settings["points"], Tensor)
         if self.resample is not None and (own or settings["sampling"] not in _SCATTERED):
-            kind = "points of one's own" if own else repr(settings["sampling"])
+            kind = "points that you gave" if own else repr(settings["sampling"])
             raise ValueError(f"resample needs sampling of {', '.join(_SCATTERED)}, got {kind}")
         until = int(_PRUNE_UNTIL * iterations)
         if self.prune_threshold and self.prune_every > until:
@@ -128,7 +128,7 @@ class Adam(_Gradient):
         return 1
 
     def _loss_changed(self) -> None:
-        """Losses from now on cannot be compared with those before."""
+        """Losses from here on cannot be compared with earlier ones."""
         self.work.generation += 1
         self.generation = self.work.generation
 
@@ -148,17 +148,17 @@ class Adam(_Gradient):
 
 @dataclass
 class VarProAdam(Adam):
-    """Adam on the shapes, with the best amplitudes at every step; linear problems only.
+    """Adam on the shapes, with the best amplitudes in every step; linear problems only.
 
-    The derivative of the least loss over the amplitudes is that by the shapes alone, taken at the best
-    amplitudes (envelope theorem): no Jacobian is needed.
+    The derivative of the smallest loss over the amplitudes equals the derivative by the shapes alone, at the best
+    amplitudes (envelope theorem), so no Jacobian is needed.
 
     Parameters
     ----------
     ridge : float
         Tikhonov weight on the squares of the scaled amplitudes.
-
-    The others are those of :class:`Adam`.
+    **options
+        Those of :class:`Adam`.
     """
 
     name: ClassVar[str] = "varpro-adam"
@@ -191,7 +191,7 @@ class VarProAdam(Adam):
         self._solve()
         loss = super()._backward()
         net = self.work.net
-        net.rows.grad[:, net.layout.amplitude] = 0  # it is rounding, which Adam would blow up
+        net.rows.grad[:, net.layout.amplitude] = 0  # it is rounding, which Adam would amplify
         return loss
 
     def loss(self) -> float:
@@ -203,12 +203,12 @@ class VarProAdam(Adam):
 class LBFGS(_Gradient):
     """L-BFGS with a strong Wolfe line search, on all points (Liu and Nocedal, 1989).
 
-    In float32 it stops early: the line search compares losses that differ in digits which are not there.
+    In float32 it ends early: the line search compares losses that differ by less than float32 resolves.
 
     Parameters
     ----------
     log_every : int
-        Look at the loss every so many iterations.
+        Evaluate the loss every so many iterations.
     """
 
     name: ClassVar[str] = "lbfgs"
@@ -217,7 +217,7 @@ class LBFGS(_Gradient):
 
     def start(self, work: Any, iterations: int) -> None:
         self.objective, self.scale, self.generation = work.objective(None), None, work.generation
-        # No tolerances: they are absolute, and losses go far below any of them.
+        # No tolerances: they are absolute, and losses become far smaller than any of them.
         self.optimizer = torch.optim.LBFGS(
             self.objective.parameters, history_size=_MEMORY, line_search_fn="strong_wolfe", tolerance_grad=0.0,
             tolerance_change=0.0,
@@ -225,7 +225,7 @@ class LBFGS(_Gradient):
 
     @torch.enable_grad()
     def step(self, most: int) -> int:
-        if self.scale is None:  # torch forgets pairs with a product below 1e-10, so the loss must not be small
+        if self.scale is None:  # torch discards pairs with a product below 1e-10, so the loss must not be small
             self.scale = 1 / max(self.loss(), 1e-300)
         group, before = self.optimizer.param_groups[0], self._count()
         group["max_iter"], group["max_eval"] = most, _EVALUATIONS * most + _SPARE
@@ -241,7 +241,7 @@ class LBFGS(_Gradient):
     def _closure(self) -> Tensor:
         self.optimizer.zero_grad()
         loss = self.objective.backward(whole=True, scale=self.scale)
-        return torch.where(torch.isfinite(loss), loss, math.inf)  # a NaN would end the line search as a success
+        return torch.where(torch.isfinite(loss), loss, math.inf)  # the line search would accept a NaN
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"scale": self.scale}

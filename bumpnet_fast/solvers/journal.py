@@ -1,7 +1,7 @@
-"""Many solves as one run: what is finished is written down, and never computed again.
+"""Many solves as one run: finished solves are stored and never computed again.
 
-A run that consists of solves, and of little work between them, needs no state of its own: it is
-begun again, and every finished solve gives at once what it gave the first time.
+Such a run needs no state of its own between its solves.  A resumed run begins again, and every finished solve
+returns at once what it returned the first time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .loop import StopReason
 from .solution import Solution
 from .stationary import solve
 
-#: What of a solution is neither given by the caller nor the net's rows.
+#: Fields of a solution that neither the caller nor the net's rows provide.
 _FOUND = ("boundary", "history", "loss", "rel_l2", "max_error", "seconds", "processor_seconds", "iterations", "stop",
           "method", "unknowns", "warnings")  # fmt: skip
 
 
 class Journal:
-    """The solves of a run, in their order.
+    """The solves of a run, in order.
 
     Parameters
     ----------
@@ -35,14 +35,14 @@ class Journal:
     start : float
         ``time.perf_counter()`` when the run began.
     unfinished : sequence of StopReason
-        A solve that ends for one of these reasons is continued when the run is resumed.
+        A solve that ended for one of these reasons continues when the run is resumed.
 
     Attributes
     ----------
     ended : float
-        Seconds of the run at the end of the last solve.
+        Seconds of the run when the last solve ended.
     processor_seconds : float
-        Of all solves, all sessions together.
+        Processor time of all solves, all sessions together.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Journal:
                 self._start -= float(state["seconds"])
 
     def seconds(self) -> float:
-        """Of the run so far, all its sessions together."""
+        """Seconds of the run so far, all sessions together."""
         return time.perf_counter() - self._start
 
     def solve(self, problem: Problem, net: BumpNet, **options: Any) -> Solution:
-        """As :func:`bumpnet_fast.solvers.solve`; after one that is unfinished there must be no other."""
+        """As :func:`bumpnet_fast.solvers.solve`; no other solve may follow an unfinished one."""
         if self.at < len(self.done):
             solution = self._again(problem, net)
         else:
@@ -78,7 +78,7 @@ class Journal:
         return solution
 
     def keep(self, make: Callable[[], Any]) -> None:
-        """Keep the state of the solve in work, or None between two of them."""
+        """Keep the state of the current solve, or None between two solves."""
         done = tuple(self.done)
         self.store.keep(lambda: {"done": list(done), "now": make(), "seconds": self.seconds()})
 
@@ -95,7 +95,7 @@ class Journal:
             rows = entry["rows"].to(net.rows)
             if rows.shape == net.rows.shape:
                 net.rows.copy_(rows)
-            else:  # bumps were taken out
+            else:  # bumps were removed
                 net.rows = torch.nn.Parameter(rows, net.rows.requires_grad)
             run_state.set_random_state(entry["random"], net.rows.device)
             self.ended = float(entry["ended"])
@@ -105,7 +105,7 @@ class Journal:
 
 
 class _Part(run_state.Store):
-    """What one solve of a journal takes for its store."""
+    """Store of one solve within a journal."""
 
     def __init__(self, journal: Journal, state: dict[str, Any] | None):
         super().__init__(journal.store.path, content={"state": state})
@@ -124,7 +124,7 @@ class _Part(run_state.Store):
         self.journal.store.forget()
 
     def flush(self) -> None:
-        """The store of the journal writes; but the method is about to leave the state that was kept."""
+        """The store of the journal writes, but the method is about to leave the state that was kept."""
         self.journal.store.settle()
 
 

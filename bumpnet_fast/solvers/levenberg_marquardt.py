@@ -1,4 +1,4 @@
-"""The one Levenberg-Marquardt: damped Gauss-Newton steps with geodesic acceleration, and the methods made of it."""
+"""Levenberg-Marquardt: damped Gauss-Newton steps with geodesic acceleration, and the methods that use it."""
 
 from __future__ import annotations
 
@@ -16,31 +16,29 @@ from .loop import Method, StopReason
 
 #: Marquardt's scaling forgets large diagonals by this factor per iteration.
 _FADE = 0.9
-#: Damping at which no step is left to try.
+#: Damping at which no further step is tried.
 _DAMPING_MOST = 1e12
-#: Step, relative to the whole, over which the second directional derivative is measured.
+#: Part of the step over which the second directional derivative is measured.
 _PROBE = 0.1
-#: Longest acceleration, relative to the velocity, that is believed.
+#: Longest acceleration that is trusted, relative to the velocity.
 _ACCELERATION_MOST = 0.4
-#: Damping of the amplitudes relative to that of the shapes, where they are stepped together.
+#: Damping of the amplitudes relative to that of the shapes, where both are stepped.
 _AMPLITUDE_DAMPING = 1e-2
-#: Iterations over which the relative decrease of the loss is judged.
+#: Iterations over which the relative decrease of the loss is measured.
 PATIENCE = 10
 #: A loss this small, relative to that of u = 0, is rounding.
 _FLOOR = 1e-28
 
 
 def descend(model: Any, point: Any, damping: float, step_cap: float) -> Iterator[Any]:
-    """Points of ever smaller loss by damped Gauss-Newton steps; ends when no step decreases the loss.
+    """Yield points of ever smaller loss, by damped Gauss-Newton steps, until no step decreases the loss.
 
-    The damping follows Nielsen's rule in the metric of Marquardt's scaling.  A step is the velocity
-    of the damped normal equations plus, where the model gives a Jacobian, half the geodesic acceleration, which follows
-    the curved floor of the valley that the velocity is tangent to.  The first ``model.stepped`` unknowns are
-    amplitudes: damped less, and not capped.
+    The damping follows Nielsen's rule in the metric of Marquardt's scaling.  A step is the velocity of the damped
+    normal equations.  Where the model gives a Jacobian, half the geodesic acceleration is added: it follows the curve
+    to which the velocity is tangent.  The first ``model.stepped`` unknowns are amplitudes: damped less, and not capped.
 
-    A model has ``normal(point)`` and ``move(point, step)``, for the acceleration ``ahead(point, step)``, and ``ranks``;
-    a point has ``loss``, ``damping`` and ``scale``.  A point that comes out of here knows its own damping and scaling:
-    from it, a descent goes on.
+    A model has ``normal(point)``, ``move(point, step)``, ``ranks``, and ``ahead(point, step)`` for the acceleration.
+    A point has ``loss``, ``damping`` and ``scale``.  A descent continues from any point that this function yielded.
     """
     growth, scale, ranks = 2.0, point.scale, model.ranks
     damping = damping if point.damping is None else point.damping
@@ -81,7 +79,7 @@ def descend(model: Any, point: Any, damping: float, step_cap: float) -> Iterator
 def _acceleration(
     model: Any, point: Any, normal: Normal, L: Tensor, metric: Tensor, velocity: Tensor
 ) -> Tensor | float:
-    """Half the geodesic acceleration along ``velocity``, or 0 where it is not known, or too large to be trusted."""
+    """Half the geodesic acceleration along ``velocity``; 0 where it is unknown or too large to be trusted."""
     J = normal.jacobian
     if J is None:
         return 0.0
@@ -94,7 +92,7 @@ def _acceleration(
 
 
 def converged(history: Sequence[dict[str, Any]], tolerance: float) -> bool:
-    """Whether the loss has decreased by no more than the fraction ``tolerance`` over the last iterations."""
+    """Whether the loss decreased by at most the fraction ``tolerance`` over the last iterations."""
     if len(history) <= PATIENCE:
         return False
     earlier, loss = history[-1 - PATIENCE]["loss"], history[-1]["loss"]
@@ -102,12 +100,12 @@ def converged(history: Sequence[dict[str, Any]], tolerance: float) -> bool:
 
 
 class Descent(Method):
-    """A method that goes down the points of :func:`descend`; subclasses say in which model.
+    """A method that follows the points of :func:`descend`; subclasses choose the model.
 
     Attributes
     ----------
     model
-        What :func:`descend` steps in.
+        Model that :func:`descend` steps in.
     """
 
     steady: ClassVar[bool] = True
@@ -122,16 +120,16 @@ class Descent(Method):
         self._steps: Iterator[Any] | None = None
 
     def make_model(self, work: Any) -> Any:
-        """What to descend in."""
+        """The model of the descent."""
         raise NotImplementedError
 
     def first_point(self) -> Any:
-        """Where to start."""
+        """The point to start from."""
         raise NotImplementedError
 
     @property
     def point(self) -> Any:
-        """Where the descent is."""
+        """The current point."""
         if self._point is None:
             self._point = self.first_point()
         return self._point
@@ -156,7 +154,7 @@ class Descent(Method):
 
 @dataclass
 class LeastSquares(Descent):
-    """Least squares of the second order: the first of its kinds that can, :class:`VarPro` or :class:`GaussNewton`.
+    """Least squares of second order: :class:`VarPro` where the problem is linear, else :class:`GaussNewton`.
 
     Parameters
     ----------
@@ -171,9 +169,9 @@ class LeastSquares(Descent):
 
     Notes
     -----
-    Variable projection: Golub and Pereyra (1973), with Kaufman's Jacobian (1975), its functional form for
-    problems that are nonlinear in the amplitudes: Ruhe and Wedin (1980).  Damping: Marquardt's scaling, Nielsen's
-    update.  Geodesic acceleration: Transtrum and Sethna, arXiv:1201.5885.
+    Variable projection: Golub and Pereyra (1973), with Kaufman's Jacobian (1975).  Its functional form, for problems
+    nonlinear in the amplitudes: Ruhe and Wedin (1980).  Damping: Marquardt's scaling, Nielsen's update.  Geodesic
+    acceleration: Transtrum and Sethna, arXiv:1201.5885.
     """
 
     name: ClassVar[str] = "auto"
@@ -245,7 +243,7 @@ class GaussNewton(LeastSquares):
 
 @dataclass
 class LevenbergMarquardt(LeastSquares):
-    """All parameters together; any problem.
+    """Levenberg-Marquardt in all parameters together; any problem.
 
     Parameters are those of :class:`LeastSquares`.
     """

@@ -1,7 +1,7 @@
-"""The one run loop: history, the best state, limits, interrupts, callbacks, checkpoints, and why a run ended.
+"""The run loop of all solvers: history, best state, limits, interrupts, callbacks and checkpoints.
 
-A :class:`Run` drives the stages of a run, each of which is a :class:`Method`: an object that starts, takes steps
-and can put its state into plain values.  What is solved, and where the result goes, is the :class:`Work`.
+A :class:`Run` runs one or more stages.  Each stage is a :class:`Method`: an object that starts, steps, and stores its
+state as plain values.  The :class:`Work` is what is solved, and receives the result.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from .arguments import check_options, integer, option, positive
 
 
 class StopReason(str, enum.Enum):
-    """Why a run ended: a word, equal to the string of it, and what that means."""
+    """Why a run ended: a word, equal to its string, with a ``message`` that explains it."""
 
     CONVERGED = "converged", "the loss hardly decreases any more"
-    ITERATIONS = "iterations", "all iterations that were allowed are done"
-    TIME = "time", "the time that was allowed is over"
-    INTERRUPTED = "interrupted", "it was interrupted"
+    ITERATIONS = "iterations", "the limit on iterations was reached"
+    TIME = "time", "the limit on time was reached"
+    INTERRUPTED = "interrupted", "the run was interrupted"
     NO_DECREASE = "no further decrease", "no step decreases the loss"
     LOSS_FLOOR = "loss floor", "the loss is rounding, compared with that of u = 0"
     DIVERGED = "diverged", "the loss is not finite"
     FINISHED = "finished", "the final time was reached"
-    UNSTABLE = "unstable", "the solution left the bounds of its problem, or no step is small enough"
+    UNSTABLE = "unstable", "the solution is not finite or too large, or no time step is small enough"
     MARCHED = "marched", "all windows of time are solved"
-    REACHED = "error reached", "the error that was asked for is reached"
-    NOT_REACHED = "error not reached", "the error that was asked for is not reached"
-    NO_RESIDUAL = "no residual to grow at", "the residual is zero wherever it was looked at"
-    UNKNOWN = "", "it is not known how the result came about"
+    REACHED = "error reached", "the requested error is reached"
+    NOT_REACHED = "error not reached", "the requested error is not reached"
+    NO_RESIDUAL = "no residual to grow at", "the residual is zero at all points that were tried"
+    UNKNOWN = "", "it is unknown how the result was computed"
 
     message: str
 
@@ -55,14 +55,14 @@ class StopReason(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Stop:
-    """When a run ends at the latest.
+    """Limits of a run.
 
     Parameters
     ----------
     iterations : int or tuple of int, optional
-        Of every stage, or one number for each; by default what suits the method.
+        Iterations of every stage, or a tuple with one number per stage; by default the method's own number.
     seconds : float, optional
-        By the clock, in this session of the run.
+        Seconds by the clock, in this session of the run.
     """
 
     iterations: int | tuple[int, ...] | None = None
@@ -85,24 +85,24 @@ class Stop:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback is told at every look at the loss; iteration 0 is the start.
+    """What a callback gets whenever the loss is evaluated; iteration 0 is the start.
 
     Attributes
     ----------
     iteration : int
-        Steps done.
+        Number of steps so far.
     seconds : float
-        By the clock, all sessions of the run together.
+        Time by the clock, all sessions of the run together.
     loss : float
-        What is minimised, or NaN where nothing is.
+        The minimised loss; NaN where nothing is minimised.
     rel_l2 : float or None
-        Error, where it was measured.
+        Relative error, where it was measured.
     share : float or None
-        Of the run, how much is done, as far as limits tell.
+        Finished part of the run, from 0 to 1, as far as the limits tell.
     net : callable or None
-        Makes a net of the bumps as they are now, which costs nothing unless it is asked for.
+        Returns a net with the current bumps; costs nothing unless called.
     entry : dict
-        The same moment in the history, with all that the solver has to say.
+        The same moment in the history, with all entries of the solver.
     """
 
     iteration: int
@@ -118,7 +118,7 @@ Callback = Callable[[Progress], Any]
 
 
 class Ended(Exception):
-    """Raised inside of a step that cannot be finished: the run ends, with what was reached before the step."""
+    """Raised within a step that cannot be finished: the run ends with the state before the step."""
 
     def __init__(self, reason: StopReason, warning: str | None = None):
         super().__init__(reason)
@@ -127,48 +127,48 @@ class Ended(Exception):
 
 @dataclass
 class Method:
-    """A way to solve: the base class of every solver, and of one's own.
+    """A way to solve: the base class of every method, and of your own.
 
     A subclass is a dataclass of its options, declared by :func:`~bumpnet_fast.solvers.arguments.option`.  It defines
-    :meth:`start`, :meth:`step` and :meth:`loss`, and :meth:`state_dict` and :meth:`load_state_dict` if it remembers
-    anything.  Progress, limits, interrupts, checkpoints and the result come from the run loop.  The object that a
-    user makes is never changed: a run works with a copy.
+    :meth:`start`, :meth:`step` and :meth:`loss`.  If it has a state, it also defines :meth:`state_dict` and
+    :meth:`load_state_dict`.  The run loop provides progress, limits, interrupts, checkpoints and the result.  A run
+    works with a copy: your object is never changed.
 
     Attributes
     ----------
     name : str
-        For ``solve(..., method=name)`` and for checkpoints; a subclass with a name of its own is known by it from
-        then on.
+        Used by ``solve(..., method=name)`` and by checkpoints.  A subclass with its own name is registered under it.
     iterations : int
-        How many there are unless :class:`Stop` says otherwise.
+        Default number of iterations, unless :class:`Stop` says otherwise.
     log_every : int
-        The loss is looked at every so many iterations of the stage.
+        The loss is evaluated every so many iterations of the stage.
     measure_every : int
-        The error is measured at every so many of these looks.
+        The error is measured at every so many of these evaluations.
     steady : bool
-        Whether a step changes nothing in place before it is complete: it can then be interrupted at any moment.
+        Whether a step changes nothing in place before it is complete; it may then be interrupted at any moment.
     generation : int
-        Goes up when the loss becomes another function: losses are only compared within one generation.
+        Increases when the loss becomes another function; losses are compared within one generation only.
     begun : int
         Iterations of the run before this stage; set before :meth:`start`.
     deadline : float
-        By ``time.perf_counter()``, likewise: a step that takes long raises :class:`Ended` beyond it.
+        End of the run by ``time.perf_counter()``, set before :meth:`start`.  A long step raises :class:`Ended` after
+        it.
 
     Notes
     -----
     In ``solve``, ``work`` is a :class:`~bumpnet_fast.solvers.task.Task`.  It offers
 
-    - ``net``: the net to be trained in place; its ``rows`` are at the start what :meth:`start` begins with;
-    - ``problem``, ``seed``, ``device``: what is solved, the seed that the user gave, and where;
-    - ``loss()``: what all solvers minimise, for the net and unknowns as they are now;
-    - ``solve_amplitudes()``: sets the amplitudes, and the unknowns of the equation, to the best for the shapes;
-    - ``snapshot()``, ``put_back(snapshot)``: rows and unknowns, to be kept and taken up again;
-    - ``is_linear()``: whether the problem is;
-    - ``objective(batch)``: the same loss and its gradient, in batches if one likes;
-    - ``system``: the rows whose sum of squares the loss is, and their derivatives.
+    - ``net``: the net, trained in place; at :meth:`start` its ``rows`` are the initial ones;
+    - ``problem``, ``seed``, ``device``: the problem, the user's seed, and the device;
+    - ``loss()``: the loss that all solvers minimise, for the current net and unknowns;
+    - ``solve_amplitudes()``: sets amplitudes and unknowns to the best for the shapes;
+    - ``snapshot()``, ``put_back(snapshot)``: a copy of rows and unknowns, and back;
+    - ``is_linear()``: whether the problem is linear;
+    - ``objective(batch)``: the same loss with its gradient, optionally in batches;
+    - ``system``: the rows whose sum of squares is the loss, and their derivatives.
 
-    The run keeps the rows with the smallest :meth:`loss`, and stores the present ones with :meth:`state_dict`, so a
-    method that changes ``work.net.rows`` in place has nothing else to do.
+    The run keeps the rows with the smallest :meth:`loss`, and stores the current ones with :meth:`state_dict`.  A
+    method that changes ``work.net.rows`` in place needs nothing else.
 
     Examples
     --------
@@ -194,7 +194,7 @@ class Method:
     name: ClassVar[str] = ""
     iterations: ClassVar[int] = 100
     steady: ClassVar[bool] = False
-    #: Every name that ``method=`` knows.
+    #: All names that ``method=`` accepts.
     known: ClassVar[dict[str, type[Method]]] = {}
     log_every: ClassVar[int] = 1
     measure_every: ClassVar[int] = 10
@@ -204,47 +204,47 @@ class Method:
 
     def __init_subclass__(cls, listed: bool = True, **options: Any):
         super().__init_subclass__(**options)
-        if vars(cls).get("name") and listed:  # not one that it inherits, which means its base
+        if vars(cls).get("name") and listed:  # not an inherited name, which means the base class
             Method.known[cls.name] = cls
 
     def name_for(self, work: Any) -> str:
-        """The name of what it is for ``work``: another one than its own if it chooses among methods."""
+        """Name of the method that is used for ``work``; differs from ``name`` if the method chooses among others."""
         return self.name
 
     def check(self, settings: dict[str, Any], iterations: int) -> None:
-        """Raise ValueError, before any work, for options that do not suit the arguments of the solver."""
+        """Raise ValueError, before any work, for options that do not fit the arguments of the solver."""
 
     def check_work(self, work: Any) -> None:
-        """Raise ValueError, before the first stage begins, for a work that this method cannot do."""
+        """Raise ValueError, before the first stage, for work that this method cannot do."""
 
     def start(self, work: Any, iterations: int) -> None:
-        """Begin with ``work`` as it is now; at most ``iterations`` will follow."""
+        """Prepare for at most ``iterations`` steps on ``work`` as it is now."""
         raise NotImplementedError(f"{type(self).__name__} must define start(work, iterations)")
 
     def step(self, most: int) -> int:
-        """Go on by 1 to ``most`` iterations; gives their number, or 0 if there is nothing to be gained any more."""
+        """Do 1 to ``most`` iterations; return their number, or 0 if no further progress is possible."""
         raise NotImplementedError(f"{type(self).__name__} must define step(most)")
 
     def loss(self) -> float:
-        """What is minimised, as it is now."""
+        """The minimised loss, for the current state."""
         raise NotImplementedError(f"{type(self).__name__} must define loss()")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it remembers between two steps beside the net and what else the work stores: plain values, tensors.
+        """State between two steps, without the net and what the work stores: plain values and tensors.
 
-        Among it must be whatever :meth:`start` took from the net, which is another one when a run is resumed.
+        Include everything that :meth:`start` took from the net: a resumed run has another net.
         """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; called after :meth:`start`."""
+        """Continue from a state; called after :meth:`start`."""
 
     def best(self) -> dict[str, Tensor] | None:
-        """What the work is to be given back at the end if nothing better follows; None for the work as it is now."""
+        """State to restore at the end if nothing better follows; None for the current one."""
         return None
 
     def over(self, history: Sequence[dict[str, Any]]) -> StopReason | None:
-        """Why this stage is over, judged by its entries of the history."""
+        """Why this stage is over, judged by its entries of the history; None if it is not."""
         return None
 
     def notes(self) -> dict[str, Any]:
@@ -252,32 +252,32 @@ class Method:
         return {}
 
     def finish(self) -> None:
-        """The stage is over, for whatever reason."""
+        """Called when the stage is over, for whatever reason."""
 
 
 class Work:
-    """What a run is about: a net and what it is to become.  The base class; it is told of stages and of the best."""
+    """What a run trains: the base class.  The run tells it about stages and about the best state."""
 
     name: str = "the loss"
-    #: Whether iterations that a stage leaves are the next one's.
+    #: Whether the next stage gets the iterations that a stage did not use.
     carries: bool = False
     ranks = ALONE
     device = torch.device("cpu")
 
     def begin(self, stage: int) -> bool:
-        """A stage that was not resumed is about to begin; gives whether the loss is another function from now on."""
+        """Called before a stage that was not resumed; returns whether the loss is another function from now on."""
         return False
 
     def snapshot(self) -> dict[str, Tensor]:
-        """What there is now, to be put back later; empty where what comes last counts, not the best."""
+        """A copy of the current state; empty where the last state counts and not the best."""
         raise NotImplementedError
 
     def put_back(self, best: dict[str, Tensor]) -> None:
-        """Become what :meth:`snapshot` gave."""
+        """Restore what :meth:`snapshot` returned."""
         raise NotImplementedError
 
     def measure(self, now: dict[str, Tensor] | None) -> float | None:
-        """Relative error of a snapshot, or of what there is now; None if it is not known."""
+        """Relative error of a snapshot, or of the current state; None if unknown."""
         return None
 
     def notes(self, now: dict[str, Tensor] | None) -> dict[str, Any]:
@@ -285,23 +285,23 @@ class Work:
         return {}
 
     def net_at(self, now: dict[str, Tensor] | None) -> BumpNet | None:
-        """The bumps of a snapshot, or those that there are now."""
+        """The bumps of a snapshot, or the current ones."""
         return None
 
     def share(self, done: int, most: int) -> float | None:
-        """How much is done after ``done`` of at most ``most`` iterations."""
+        """Finished part after ``done`` of at most ``most`` iterations."""
         return done / most if most else None
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it remembers: plain values and tensors."""
+        """All state: plain values and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Become what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
 
 
 class Run:
-    """Follows the stages of a run, keeps the best and the history, and says why it ended.
+    """Runs the stages, keeps the best state and the history, and says why the run ended.
 
     Parameters
     ----------
@@ -312,18 +312,18 @@ class Run:
     stop : Stop
         Its limits.
     callbacks : iterable of callable
-        Told after every look at the loss; one that raises KeyboardInterrupt ends the run.
+        Called after every evaluation of the loss; KeyboardInterrupt from one of them ends the run.
     store : run_state.Store
-        Keeps the state; if there is one in it, the run goes on from there.
+        Stores the state; if it contains one, the run continues from there.
     started : float, optional
         ``time.perf_counter()`` when the run began.
 
     Attributes
     ----------
     history : list of dict
-        ``iteration``, ``seconds``, ``loss``, ``stage``; ``rel_l2`` where it was measured; and what the method notes.
+        ``iteration``, ``seconds``, ``loss``, ``stage``; ``rel_l2`` where measured; and the notes of the method.
     done : int
-        Iterations.
+        Number of iterations.
     warnings : list of str
         What looks wrong, and what to do about it.
     """
@@ -360,21 +360,21 @@ class Run:
 
     @property
     def method(self) -> Method:
-        """That of the stage that the run is in."""
+        """The method of the current stage."""
         return self.methods[self.stage]
 
     @property
     def seconds(self) -> float:
-        """By the clock, all sessions together."""
+        """Seconds by the clock, all sessions together."""
         return time.perf_counter() - self._began
 
     @property
     def processor_seconds(self) -> float:
-        """Of all threads, all sessions together."""
+        """Processor seconds of all threads, all sessions together."""
         return time.process_time() - self._processor_began
 
     def follow(self) -> StopReason:
-        """Go through the stages to the end, or to what comes first; the work is then the best that there was."""
+        """Run all stages to the end or to a limit; the work then has its best state."""
         reason = StopReason.ITERATIONS
         try:
             while True:
@@ -423,7 +423,7 @@ class Run:
         finally:
             self.store.flush()
         if reason in (StopReason.TIME, StopReason.INTERRUPTED) and not method.steady and not self._torn:
-            self._look(method, last=True, silent=True)  # a run that is resumed has not seen what is here
+            self._look(method, last=True, silent=True)  # a resumed run has not evaluated this state
         if started:
             method.finish()
         return reason
@@ -448,7 +448,7 @@ class Run:
             if self.ranks.agreed_flag(time.perf_counter() >= self._deadline):
                 return StopReason.TIME
             if not method.steady:
-                self.store.forget()  # what a state would be made of is about to change
+                self.store.forget()  # the state refers to values that are about to change
             self._torn = True
             taken = method.step(min(ahead, left))
             self.done, stuck, self._torn = self.done + taken, taken == 0, False
@@ -481,7 +481,7 @@ class Run:
         return loss
 
     def _consider(self, loss: float, method: Method, now: dict[str, Tensor] | None) -> None:
-        """Keep what there is now if it is the best of its generation."""
+        """Keep the current state if it is the best of its generation."""
         if method.generation != self.best.get("generation", method.generation):
             self.best = {"loss": math.inf, "work": {}}
         if loss < self.best["loss"]:
@@ -498,7 +498,7 @@ class Run:
             callback(progress)
 
     def _share(self) -> float | None:
-        """How much of the run is done, by whichever limit is nearest."""
+        """Finished part of the run, by the nearest limit."""
         share = self.work.share(self.done, sum(self.limits))
         shares = [] if share is None else [share]
         shares += [self.seconds / (self._deadline - self._began)] if self._deadline < math.inf else []
@@ -507,7 +507,7 @@ class Run:
     # --- its state -----------------------------------------------------------------------------
 
     def _keep(self, method: Method) -> None:
-        """Keep the state: at once if an interrupt may come in the middle of a step, else when it is written."""
+        """Keep the state: at once if an interrupt may come within a step, else when it is written."""
         if method.steady:
             state = self._state(method)
             self.store.keep(lambda: state)

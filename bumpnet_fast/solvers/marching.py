@@ -1,7 +1,7 @@
-"""Time-marching: one net after the other, each for a window of time, from where the one before it ended.
+"""Time-marching: one net per window of time; each window starts from the end of the one before.
 
-Least squares over a long time has directions in which the loss is nearly flat, a solution that fades
-away among them; over a short window it has not.  A window starts from the shapes of the one before.
+Over a long time the least-squares loss is nearly flat in some directions: a solution that fades away is one of them.
+Over a short window it is not.  A window starts with the shapes of the one before.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from .refine import held_out_loss
 from .solution import ErrorMeasure, FieldResult, Solution
 from .stationary import as_settings
 
-#: A window that ends with a loss so many times that of the one before is solved again, from another start.
+#: A window is solved again, from another start, if its loss is this many times that of the window before.
 _BAD_LOSS = 4.0
-#: That loss is taken at so many points, which are not trained on.
+#: Number of points for that loss; they are not trained on.
 _HELD_OUT = 20_000
 
-#: What :func:`march` takes beside the options of a solve.
+#: Arguments of :func:`march` beside the options of a solve.
 _RULES = {
     "windows": integer(1),
     "graded": number(0, 1, open="high"),
@@ -48,17 +48,17 @@ _RULES = {
     "seed": integer(),
 }
 
-#: What a window starts from: the jet of the solution before it, at points and in a form of one's choice.
+#: Initial state of a window: the jet of the solution before it, at given points.
 State = Callable[[Tensor, str], Jet]
 
 
 def window(problem: Problem, start: float, stop: float, state: State | None = None) -> Problem:
-    """``problem`` between two times, started from ``state`` or, if None, as the problem itself is.
+    """``problem`` between two times, started from ``state``; if None, from its own initial values.
 
     Raises
     ------
     ValueError
-        If the problem has no axis of time, or is not started by values alone.
+        If the problem has no axis of time, or needs more than initial values.
     """
     axis = problem.time
     lower = tuple(start if j == axis else a for j, a in enumerate(problem.lower))
@@ -79,7 +79,7 @@ def _continued(kind: type[Problem], state: State) -> type[Problem]:
             return lambda *v: distance * wrap(*v) + change + before
 
         def _change_at_sides(self, x: Tensor) -> Tensor:
-            """What the given values at the sides have changed by since the start, carried inwards."""
+            """Change of the boundary values at the sides since the start, extended inwards."""
             if all(axis == self.time for axis, _ in self.faces):
                 return torch.zeros_like(x[:, 0])
             return self.lift(x) - self.lift(_at_time(x, self.time, self.lower[self.time]))
@@ -100,7 +100,7 @@ def _at_time(x: Tensor, axis: int, now: float) -> Tensor:
 
 
 def _frozen(jet: Jet, axis: int, want: Want) -> Jet:
-    """The jet of a function that is constant along ``axis``, from one of a function that agrees with it here."""
+    """Jet of a function constant along ``axis``, from the jet of a function with the same values here."""
     gradient, second = jet.gradient, jet.second
     if gradient is not None:
         keep = torch.ones_like(gradient[0, 0])
@@ -125,12 +125,12 @@ class Part:
 
 
 def _end(before: Part | Solution) -> State:
-    """What the next window starts from, at points of any dtype."""
+    """Initial state of the next window, at points of any dtype."""
     return lambda x, want: before.jet(x.to(before.net.rows), want).map(lambda part: part.to(x))
 
 
 def chain(problem: Problem, nets: Sequence[BumpNet], boundary: Boundary) -> list[Part]:
-    """The parts of a solution from the nets of its windows, which are equally long."""
+    """The parts of a solution from the nets of its windows, which have equal lengths."""
     parts: list[Part] = []
     for net, (start, stop) in zip(nets, itertools.pairwise(_edges(problem, len(nets))), strict=True):
         part = window(problem, start, stop, _end(parts[-1]) if parts else None)
@@ -139,7 +139,7 @@ def chain(problem: Problem, nets: Sequence[BumpNet], boundary: Boundary) -> list
 
 
 def chained_jet(parts: Sequence[Part], x: Tensor, want: Want) -> Jet:
-    """Jet at ``x`` [N, d] of a solution in parts; on a seam, that of the earlier one."""
+    """Jet at ``x`` [N, d] of a solution in parts; on a seam, that of the earlier part."""
     axis = parts[0].problem.time
     ends = torch.tensor([part.problem.upper[axis] for part in parts[:-1]], dtype=torch.float64, device=x.device)
     which = torch.bucketize(x[:, axis].detach().double().contiguous(), ends)
@@ -158,20 +158,20 @@ def _edges(problem: Problem, windows: int) -> Iterator[float]:
 
 @dataclass(kw_only=True)
 class March(FieldResult):
-    """A solution in windows of time; has what a :class:`~bumpnet_fast.solvers.Solution` has.
+    """A solution in windows of time; has everything that a :class:`~bumpnet_fast.solvers.Solution` has.
 
     Attributes
     ----------
     net : BumpNet
-        All bumps of all windows in one net: to count and to draw, not to evaluate.
+        All bumps of all windows in one net, for counting and drawing.  Do not evaluate it.
     problem : Problem
         What was solved; its time ends where the march ended.
     parts : list of Part
         The windows, in order.
     history : list of dict
-        As of one solution, with ``window``; the iterations count on, and errors are those in the window.
+        As of one solution, with ``window``; iterations count on, and errors are those within the window.
     loss : float
-        The largest of the windows.
+        Largest loss of the windows.
     rel_l2, max_error : float or None
         Over the whole time.
     """
@@ -204,7 +204,7 @@ def _joined(problem: Problem, nets: Sequence[BumpNet]) -> BumpNet:
     rows = torch.cat([net.rows.detach() for net in nets])
     centres = torch.cat([net.centres.detach()[:, axis] for net in nets])
     unit = (2 * centres - frame[0, axis] - frame[1, axis]) / (frame[1, axis] - frame[0, axis])
-    rows[:, axis] = bounded_atanh(unit)  # a centre may have gone all the way to the end of its box
+    rows[:, axis] = bounded_atanh(unit)  # a centre may have reached the end of its box
     return BumpNet.from_rows(rows, frame, problem.domain, first.tied)
 
 
@@ -231,26 +231,26 @@ def march(
     Parameters
     ----------
     problem : Problem
-        With an axis of time, in which it is of first order.
+        Must have an axis of time and be of first order in it.
     bumps : int or tuple of int, optional
-        Of every window; by default the problem's.
+        Bumps per window; by default the problem's.
     windows : int
-        How many windows, equally long.  About half a period of the fastest wave is a good length.
+        Number of windows of equal length.  About half a period of the fastest wave is a good length.
     net : mapping, optional
         Further arguments of :class:`~bumpnet_fast.nets.bumpnet.BumpNet`.
     graded : float
-        Share, less than 1, of the bumps that every window starts with where its initial state is steep, which is
-        for layers and shocks.  With 0 the bumps go on from the shapes of the window before.
+        Share of the bumps, less than 1, placed where the initial state of the window is steep: for layers and shocks.
+        With 0 the bumps start with the shapes of the window before.
     perturb : float
-        Standard deviation of a random change of the initial shapes, where these are new; made before grading.
+        Standard deviation of a random change of new initial shapes, applied before grading.
     stop : Stop, optional
-        Limits on the iterations of every window, and on the time of all together.
+        Limits on the iterations of every window, and on the total time.
     max_seconds : float, optional
-        Shorthand for the latter.
+        Shorthand for ``stop=Stop(seconds=...)``.
     seed : int
-        Of all that is random.
+        Seed of everything random.
     checkpoint, every_seconds
-        As for :func:`~bumpnet_fast.solvers.solve`; a window that is finished is never solved again.
+        As for :func:`~bumpnet_fast.solvers.solve`; a finished window is never solved again.
     callbacks, callback
         As for :func:`~bumpnet_fast.solvers.solve`; iterations count on from window to window.
     options
@@ -294,7 +294,7 @@ def march(
             part = window(problem, start, stop, _end(solutions[-1]) if solutions else None)
             fresh = BumpNet(len(part.lower), bumps, part.domain, part.outputs, **net)
             regular = _placed(copy.deepcopy(fresh), part, graded)
-            if perturb:  # before grading: by a share of the spacing, which is small where the solution is steep
+            if perturb:  # before grading: relative to the spacing, which is small where the solution is steep
                 fresh.perturb_(perturb, torch.Generator().manual_seed(seed))
             fresh = _placed(fresh, part, graded)
             now, log.window = dict(options, seed=seed, callback=log), k
@@ -310,7 +310,7 @@ def march(
                 starts = [warm, fresh]
             try:
                 solution, loss = _window_solution(log.journal, part, starts, worst, now)
-            except KeyboardInterrupt:  # before there was anything of this window
+            except KeyboardInterrupt:  # before anything of this window exists
                 if not solutions:
                     raise
                 solutions[-1] = replace(solutions[-1], stop=StopReason.INTERRUPTED)
@@ -333,7 +333,7 @@ def _check_march(problem: Problem, values: dict[str, Any]) -> None:
 
 
 def _placed(net: BumpNet, part: Problem, graded: float) -> BumpNet:
-    """``net``, its bumps moved to where they are needed."""
+    """``net``, with its bumps moved to where they are needed."""
     if graded:
         grade(net, part, graded)
     drop_outside(net, part)
@@ -343,9 +343,9 @@ def _placed(net: BumpNet, part: Problem, graded: float) -> BumpNet:
 def _window_solution(
     journal: Journal, part: Problem, starts: Sequence[BumpNet], worst: float, options: dict[str, Any]
 ) -> tuple[Solution, float]:
-    """The best of the starts that were tried, the next one only where all so far are worse than ``worst``; how bad.
+    """Best of the starts, and its badness.  The next start is tried only if all so far are worse than ``worst``.
 
-    That is the loss, which knows of conditions, or the loss where nothing was trained, if that is larger.
+    Badness is the loss, which includes conditions, or the loss at points that were not trained on, if larger.
     """
     solution, best, least = None, None, math.inf
     try:
@@ -367,7 +367,7 @@ def _window_solution(
 
 
 class _Log:
-    """The history over all windows; tells the callbacks, with iterations that count on."""
+    """History over all windows; calls the callbacks with iterations that count on."""
 
     def __init__(self, journal: Journal, windows: int, callbacks: Sequence[Callback]):
         self.journal, self.windows, self.callbacks = journal, windows, callbacks
@@ -378,7 +378,7 @@ class _Log:
 
     def __call__(self, progress: Progress) -> None:
         at = {"iteration": self.iterations + progress.iteration, "seconds": self.journal.seconds()}
-        # A window that is solved again does not undo what was done.
+        # Solving a window again does not reduce the finished part.
         self.share = max(self.share, (self.window + (progress.share or 0.0)) / self.windows)
         told = replace(progress, **at, share=self.share, entry=progress.entry | at | {"window": self.window})
         for callback in self.callbacks:

@@ -1,4 +1,4 @@
-"""What a gradient is taken of: a loss over batches, and the sum of squares of the rows of a problem as one."""
+"""Losses with gradients: over batches, and the sum of squares of the rows of a problem."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from .residual import System
 class Objective:
     """A loss and its gradient, batch by batch or whole."""
 
-    #: Whether all parameters are on one device that has a fused Adam, and few of them.
+    #: Whether all parameters are few, and on one device that has a fused Adam.
     fused = False
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What is trained."""
+        """The trained parameters."""
         raise NotImplementedError
 
     def backward(self, whole: bool = False, scale: float = 1.0) -> Tensor:
-        """``scale`` times the loss of the next batch, or of all; its gradient is left in ``grad``."""
+        """``scale`` times the loss of the next batch, or of everything; the gradient is stored in ``grad``."""
         raise NotImplementedError
 
     def observe(self) -> float:
-        """The loss of all."""
+        """The loss over everything."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Which batches come next."""
+        """State of the batches."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with these."""
+        """Continue with this state of the batches."""
 
     def finish(self) -> None:
-        """The stage is over: undo what was done to the parameters for its sake."""
+        """Called when the stage is over: undo changes to the parameters that were made for it."""
 
 
 class RowsObjective(Objective):
-    """The sum of squares of the rows of a problem, in float64: what all solvers minimise.
+    """The sum of squares of the rows of a problem, in float64: the loss that all solvers minimise.
 
     Parameters
     ----------
     task : bumpnet_fast.solvers.task.Task
-        Whose rows.
+        Work whose rows these are.
     batch : int, optional
-        The points are dealt at random into batches of about this size, which are taken in an order that is
-        new in every epoch; the conditions are in each of them.  By default all points are one batch.
+        Size of the batches.  The points are dealt at random into batches of about this size, in a new order in every
+        epoch; every batch contains the conditions.  By default all points are one batch.
     """
 
     def __init__(self, task: Any, batch: int | None = None):
@@ -84,13 +84,13 @@ class RowsObjective(Objective):
         return self.parts[self.queue.pop()]
 
     def redraw(self) -> None:
-        """Draw as many collocation points anew."""
+        """Draw new collocation points, as many as before."""
         self.draws += 1
         self.task.redraw(self.draws)
         self._deal()
 
     def _loss(self, system: System) -> Tensor:
-        """Of several ranks, this one's part of it."""
+        """This rank's part of the loss."""
         rows = system.residual(system.jets(self.net.rows), self.unknowns.double())
         return rows @ rows
 
@@ -98,7 +98,7 @@ class RowsObjective(Objective):
         return self.backward_of(self.task.system if whole else self.next(), scale)
 
     def backward_of(self, system: System, scale: float = 1.0) -> Tensor:
-        """``scale`` times the loss of some rows over all ranks, its gradient left in ``grad``."""
+        """``scale`` times the loss of some rows over all ranks; the gradient is stored in ``grad``."""
         loss = scale * self._loss(system)
         loss.backward()
         for p in self.parameters:

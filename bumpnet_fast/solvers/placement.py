@@ -1,4 +1,4 @@
-"""Where bumps start: closer together where the solution is expected to be steep, and none outside the domain."""
+"""Where bumps start: closer together where the solution is steep, and none outside the domain."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from ..problems.base import Problem
 from ..problems.sampling import lattice
 from .arguments import check_problem
 
-#: Points along the axis that is graded, and along each of the others.
+#: Points along the graded axis, and along each of the others.
 _ALONG, _ACROSS = 2001, 5
-#: Slopes no larger are rounding.
+#: Slopes up to this size are rounding.
 _FLAT = 1e-9
-#: A bump that nowhere in the domain comes to this share of its peak is outside.
+#: A bump is outside if it nowhere in the domain exceeds this share of its peak.
 _OUTSIDE = 0.01
 
 
 def drop_outside(net: BumpNet, problem: Problem) -> int:
-    """Take out, in place, the bumps of which nothing is seen in the domain of the problem.
+    """Remove, in place, the bumps that are practically zero in the domain of the problem.
 
-    Their columns of the least-squares system are as good as zero.  A bump outside whose tail reaches into
-    the domain stays: training can pull it in.
+    Their columns of the least-squares system are practically zero.  A bump outside whose tail reaches into the domain
+    stays: training can move it inside.
 
     Returns
     -------
-    int
+    Number of bumps removed.
         Number of bumps taken out.
 
     Examples
@@ -52,11 +52,11 @@ def drop_outside(net: BumpNet, problem: Problem) -> int:
 
 
 def grade(net: BumpNet, problem: Problem, share: float) -> BumpNet:
-    """Move the bumps of a uniform grid, in place, along each axis but that of time.
+    """Move the bumps of a uniform grid, in place, along each axis but time.
 
-    ``share`` of them go where the outline of the problem, or else its lift, has its slopes; the others stay
-    spread evenly.  Side lengths and sharpness follow the spacing.  Bumps that are centred beyond an end of the domain
-    stay there, in the spacing that the end has, and inside the box of the centres.
+    ``share`` of them move to where the outline of the problem, or else its lift, is steep.  The others stay evenly
+    spread.  Side lengths and sharpness follow the spacing.  Bumps centred beyond an end of the domain stay beyond it,
+    with the spacing of that end, and inside the box of the centres.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def _density(problem: Problem, axis: int, share: float) -> Tensor | None:
 
 
 def _outline(problem: Problem, x: Tensor) -> Jet:
-    """Jet at ``x`` [N, d] of what is steep where the solution is."""
+    """Jet at ``x`` [N, d] of a function that is steep where the solution is."""
     if problem.outline(x) is not None:
         return Jet.of(problem.outline, x, "gradient")
     none = Jet("gradient", x.new_zeros(len(x), problem.outputs), x.new_zeros(len(x), problem.outputs, x.shape[1]))
@@ -112,9 +112,9 @@ def _outline(problem: Problem, x: Tensor) -> Jet:
 
 
 def _warp(unit: Tensor, density: Tensor, ends: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Where points of a uniform grid on [0, 1] go, and how much the spacing grows there; float64.
+    """New places of points of a uniform grid on [0, 1], and the growth of the spacing there; float64.
 
-    ``ends`` say how far the points may be below 0 and above 1.  These stay on their sides and in their order.
+    ``ends`` say how far points may be below 0 and above 1.  Such points stay on their sides and in their order.
     """
     cells = 0.5 * (density[1:] + density[:-1]).to(unit)
     cells = cells / cells.sum()
@@ -130,9 +130,9 @@ def _warp(unit: Tensor, density: Tensor, ends: tuple[float, float]) -> tuple[Ten
 
 
 def _beyond(distance: Tensor, slope: float, reach: float) -> tuple[Tensor, Tensor]:
-    """How far beyond an end points go that were up to ``reach`` beyond it, and how much the spacing grows there.
+    """New distances beyond an end of points up to ``reach`` beyond it, and the growth of the spacing there.
 
-    It grows by ``slope`` at the end.  Where that is more than 1 it falls off, so that no point comes beyond ``reach``.
+    At the end the growth is ``slope``.  If that exceeds 1 it decreases outwards, so that no point exceeds ``reach``.
     """
     excess = max(slope - 1, 0.0) / reach if reach > 0 else 0.0
     scale = 1 + excess * distance

@@ -1,4 +1,4 @@
-"""More collocation points where the residual is large: between points far apart it can be anything."""
+"""More collocation points where the residual is large: between distant points it can be anything."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from ..problems import sampling
 from ..problems.base import Problem
 from .residual import Block, linearise
 
-#: Candidates for every point that is chosen, half of them spread evenly and half near the edges of the bumps.
+#: Candidates per chosen point: half evenly spread, half near the edges of the bumps.
 _CANDIDATES = 20
-#: Bumps' candidates fill their boxes, enlarged so much.
+#: Candidates of bumps fill their boxes, enlarged by this factor.
 _ENLARGED = 1.3
-#: Share of the points that go where the residual is not large.
+#: Share of the points that is placed where the residual is not large.
 _EVEN = 0.1
 
 
 def refined(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, number: int, seed: int):
-    """Points ``x`` [N, d] and ``number`` more where the residual is large, and weights of all their rows.
+    """``x`` [N, d] with ``number`` more points where the residual is large, and weights of their rows.
 
-    Candidates are spread over the domain, and over the boxes of the bumps: where these are small, the
-    solution may have features that no even spread would find.  A point's weight is less than 1 where
-    the terms of the equation are larger than usual, as in a layer: their errors there are large and
-    add up over a short way only.
+    Candidates are spread over the domain and over the boxes of the bumps: where these are small, the solution may have
+    features that an even spread would miss.  A point's weight is less than 1 where the terms of the equation are larger
+    than usual, as in a layer: errors there are large, but add up over a short distance only.
 
     Returns
     -------
@@ -39,16 +38,16 @@ def refined(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Te
     candidates = _candidates(problem, net, number * _CANDIDATES, generator, seed).to(x)
     residual, weights = _residual_and_weights(problem, net, boundary, unknowns, torch.cat([x, candidates]))
     size = (residual * weights).abs()[len(x) :].cpu().nan_to_num(0.0)
-    density = (size / (size.max() or 1.0)).square()  # the square of the largest may be no number
+    density = (size / (size.max() or 1.0)).square()  # the square of the largest may overflow
     density = density / (density.sum() or 1.0) + _EVEN / len(density)
     chosen = torch.multinomial(density, min(number, len(density)), generator=generator).to(x.device)
     return torch.cat([x, candidates[chosen]]), torch.cat([weights[: len(x)], weights[len(x) :][chosen]])
 
 
 def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, number: int, seed: int) -> float:
-    """Mean square of the weighted residual at about ``number`` points, spread and near the bumps, not trained on.
+    """Mean square of the weighted residual at about ``number`` new points, evenly spread and near the bumps.
 
-    A loss does not see what hides between its points: a bump so thin that it meets none of them.
+    The training loss misses what lies between its points, such as a bump too thin to meet any of them.
     """
     x = _candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(net.frame.device)
     with torch.no_grad():
@@ -66,7 +65,7 @@ def _candidates(problem: Problem, net: BumpNet, number: int, generator: torch.Ge
 
 
 def _residual_and_weights(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor):
-    """Length [n] of the residual at ``x`` and weight [n] that the size of its terms suggests."""
+    """Length [n] of the residual at ``x``, and weights [n] from the size of its terms."""
 
     def bumps(x: Tensor) -> Jet:
         return net.jet(x.to(net.rows), want=problem.want).map(Tensor.double)
@@ -88,7 +87,7 @@ def _residual_and_weights(problem: Problem, net: BumpNet, boundary: str, unknown
 
 
 def _near_bumps(net: BumpNet, number: int, generator: torch.Generator) -> Tensor:
-    """Points [about number, d] spread evenly over the bumps' boxes, as many in a small one as in a large one."""
+    """About ``number`` points [n, d] spread evenly over the bumps' boxes, the same number in each."""
     layout, frame = net.layout, net.frame.cpu().double()
     rows = net.rows.detach().cpu().double()
     d, each = layout.dim, max(1, number // len(rows))

@@ -1,8 +1,8 @@
-"""A problem, a net and points made into rows of a least-squares system, and their derivatives.
+"""Rows of a least-squares system, and their derivatives, from a problem, a net and points.
 
-Every row is one equation at one point, and depends on the net through its jet at that point only.
-So the linearised row is a row operator with the residual's derivatives by the jet as coefficients,
-which is what :func:`bumpnet_fast.bump_design` evaluates over all bumps (docs/math.md, "design").
+Every row is one equation at one point, and depends on the net through its jet at that point only.  The linearised
+row is therefore a row operator whose coefficients are the residual's derivatives by the jet.
+:func:`bumpnet_fast.bump_design` evaluates it over all bumps (docs/math.md, "design").
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ..problems.base import Condition, Problem
 from . import arguments
 from .grad_mode import ordinary
 
-#: So many kinds of equations may stand side by side in columns for the points, and these are still found.
+#: Kinds of equations beside one another in columns for the points, up to which the mistake is found.
 _KINDS_OF_COLUMNS = 8
-#: At more points than this nobody means to have as many equations as points.
+#: At more points than this, as many equations as points are a mistake.
 _FEW_POINTS = 16
 
 #: Coefficients c0, c1, c2 of the row operator of one equation for one output; None counts as zero.
@@ -37,9 +37,9 @@ Coefficients = tuple[Tensor | None, Tensor | None, Tensor | None]
 class Block:
     """Rows of one kind: ``function(jet of the net at x)`` -> [n] or [n, E], times ``factor``.
 
-    With ``others``, more tensors of points [n, d], the function gets the jets at these too.  It gets the
-    unknowns of the equation by name.  ``weights`` [n] multiply the rows of every point; ``kind`` says in messages
-    what ``name`` is the name of; ``elsewhere``, if given, makes the same block at other points.
+    With ``others``, further tensors of points [n, d], the function also gets the jets at these.  It gets the unknowns
+    of the equation by name.  ``weights`` [n] multiply the rows of every point.  ``kind`` is the kind of thing that
+    ``name`` names in messages.  ``elsewhere``, if given, makes the same block at other points.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Block:
     elsewhere: Callable[[Tensor], Block] | None = None
 
     def residual(self, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> Tensor:
-        """[E, n]."""
+        """Weighted and scaled rows [E, n]."""
         rows = self.rows(jets, unknowns)
         if self.weights is not None:
             rows = rows * self.weights[:, None]
         return self.factor * rows.T
 
     def rows(self, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> Tensor:
-        """What the function gives, [n, E], neither weighted nor scaled; ValueError unless it can be that."""
+        """Rows [n, E] of the function, neither weighted nor scaled; ValueError for another shape or type."""
         rows, n = self.function(*jets, **unknowns), len(self.x)
         what = f"the residual of {self.kind} {self.name!r} must"
         if not isinstance(rows, Tensor):
@@ -81,11 +81,11 @@ def blocks(
     weights: Tensor | None = None,
     ranks: Ranks = ALONE,
 ) -> list[Block]:
-    """The rows of a problem: its equation at ``x`` [N, d], its side conditions and, softly, its conditions.
+    """The rows of a problem: equation at ``x`` [N, d], side conditions and, if soft, conditions.
 
-    The sum of squares of all rows is the mean square of the scaled residual plus the weighted mean
-    squares of the conditions.  ``weights`` [N] multiply the rows of the equation.  Of several ranks, all have the
-    equation at their own points, and every condition is one's: what it prescribes may go by the points' order.
+    The sum of squares of all rows is the mean square of the scaled residual plus the weighted mean squares of the
+    conditions.  ``weights`` [N] multiply the rows of the equation.  Every rank has the equation at its own points.
+    Each condition belongs to one rank, because its values may depend on the order of the points.
     """
     number = ranks.number(len(x))
     return ranks.checked(lambda: _blocks(problem, boundary, counts, x, number, condition_weight, weights, ranks))
@@ -139,18 +139,18 @@ def _condition_block(condition: Condition, x: Tensor, factor: float, composed: C
 class System:
     """Least-squares rows over the bumps of a net, in float64 whatever the net's dtype.
 
-    Rows are counted R in all; of a block they are ordered by equation, then by point.
+    R is the number of all rows; within a block they are ordered by equation, then by point.
 
     Parameters
     ----------
     blocks : list of Block
-        What the rows are.
+        Kinds of rows.
     net : BumpNet
         Gives layout, frame, dtype and device; its rows are not read.
     unknowns : mapping of str to float
         First guesses of the T unknowns of the equation.
     ranks : Ranks
-        Who has further rows: the R rows here are this rank's.
+        Ranks with further rows; the R rows here are this rank's.
     """
 
     def __init__(
@@ -173,9 +173,9 @@ class System:
         self.size = sum(e * len(block.x) for e, block in zip(self._equations, blocks, strict=True))
 
     def _number(self, block: Block, zero: tuple[Jet, ...], named: dict[str, Tensor]) -> int:
-        """How many equations a block has at every point; ValueError if these are columns for the points."""
+        """Number of equations of a block at every point; ValueError if they are columns for the points."""
         number = block.rows(zero, named).shape[1]
-        if number >= len(block.x) > 1:  # rare, but for columns
+        if number >= len(block.x) > 1:  # rare, except for columns
             generator = torch.Generator().manual_seed(0)
             check_broadcast(block, number, [self._constant(block, 1.0, generator) for _ in range(2)], named)
         return number
@@ -197,7 +197,7 @@ class System:
         return [tuple(jet(block, x) for x in points) for block, points in pairs]
 
     def residual(self, jets: list[tuple[Jet, ...]], unknowns: Tensor | None = None) -> Tensor:
-        """All rows [R] at the given jets, and values of the unknowns [T] (by default the first guesses)."""
+        """All rows [R] at the given jets and values of the unknowns [T] (by default the first guesses)."""
         named, pairs = self._named(unknowns), [*zip(self.blocks, jets, strict=True)]
         return torch.cat(self.ranks.checked(lambda: [b.residual(js, named).flatten() for b, js in pairs]))
 
@@ -312,33 +312,33 @@ class System:
 
 
 def check_broadcast(block: Block, equations: int, jets: list[tuple[Jet, ...]], unknowns: dict[str, Tensor]) -> None:
-    """Raise ValueError if equations of a block are columns for its points, from [n, 1] combined with [n].
+    """Raise ValueError if the equations of a block are columns for its points, as [n, 1] combined with [n] gives.
 
-    It is for blocks with at least as many equations as points.  With more than a few points that is no system of
-    equations, whatever made it.  Two equations at two points, however, are fine; there, three signs tell.
+    Called for blocks with at least as many equations as points.  With more than a few points these are never meant.
+    With two equations at two points they may be; three signs tell.
 
-    1. The rows of a point depend on the jet at another one: ``u.laplacian[:, 0] - f(x)[:, None]``.
-    2. At fewer points there are another number of equations: ``u.laplacian - f(x)``.  A function that has a table of
-       values for its points may fail there, which says nothing.
-    3. As many columns as there are points differ by constants only: ``u.value - data``, with data [n].  Such
-       equations contradict one another.
+    1. The rows of a point depend on the jet at another point: ``u.laplacian[:, 0] - f(x)[:, None]``.
+    2. The number of equations depends on the number of points: ``u.laplacian - f(x)``.  A function with a
+       table of values for its points may fail at fewer points, which proves nothing.
+    3. As many columns as points differ by constants only: ``u.value - data``, with data [n].  Such equations contradict
+       one another.
 
-    At few points a table [n] that multiplies what is [n, 1] looks like n equations with coefficients of their own, and
-    passes.
+    At few points a table [n] that multiplies [n, 1] looks like n equations with coefficients of their own, and is not
+    detected.
 
     Parameters
     ----------
     block : Block
         The rows.
     equations : int
-        How many it has at every point.
+        Number of equations at every point.
     jets : list of tuple of Jet
         Two samples of the arguments of its function, neither of them special.
     unknowns : dict of str to Tensor
         The unknowns of the equation by name.
     """
     n, cuda = len(block.x), [block.x.device] if block.x.is_cuda else []
-    with torch.random.fork_rng(devices=cuda):  # a residual that draws random numbers goes on as if not asked
+    with torch.random.fork_rng(devices=cuda):  # the random numbers of a residual continue as if this check had not been
         few = None if n > _FEW_POINTS else _equations_of_few(block, jets[0], unknowns)
         if n > _FEW_POINTS or _by_other_points(block, jets[0], unknowns) or few not in (None, equations):
             found = True
@@ -364,21 +364,21 @@ def _by_other_points(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Te
 
 
 def _equations_of_few(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> int | None:
-    """How many equations there are at the first points alone; None if the function cannot do that."""
+    """Number of equations at the first points alone; None if the function cannot do that."""
     if block.elsewhere is None:
         return None
     few = 1 if len(block.x) == 2 else 2
     try:
         there = block.elsewhere(block.x[:few])
         return there.rows(tuple(jet.map(lambda t: t[:few]) for jet in jets), unknowns).shape[1]
-    except Exception:  # whatever a user's function raises where its tables do not fit
+    except Exception:  # a user's function may raise anything where its tables do not fit
         return None
 
 
 def _columns_of_a_table(a: Tensor, b: Tensor, exactly: bool) -> bool:
-    """Whether n columns of rows [n, E] at two samples change alike between these, but are not the same.
+    """Whether n columns of rows [n, E] change alike between two samples, but are not equal.
 
-    ``exactly`` asks that they differ by the same constant at all points.
+    With ``exactly`` they must differ by the same constant at all points.
     """
 
     def alike(t: Tensor) -> Tensor:
@@ -393,7 +393,7 @@ def _columns_of_a_table(a: Tensor, b: Tensor, exactly: bool) -> bool:
             constant = (apart - apart[:1]).abs() <= 1e-9 * a.abs().amax()
             if not exactly or bool(constant.all()):
                 return True
-        group[0] = True  # also where a NaN is like nothing
+        group[0] = True  # also where a NaN equals nothing
         a, b = a[:, ~group], b[:, ~group]
     return False
 
@@ -421,7 +421,7 @@ def _derivative(function: Tensor, by: Tensor) -> Tensor:
 def _of_output(grads: tuple[Tensor | None, ...], k: int, want: str) -> Coefficients:
     c0, c1, c2 = [*(None if g is None else g[:, k] for g in grads), None, None][:3]
     if want == "hessian" and c2 is not None:
-        c2 = 0.5 * (c2 + c2.transpose(-1, -2))  # a residual may read one of two equal entries
+        c2 = 0.5 * (c2 + c2.transpose(-1, -2))  # a residual may read only one of two equal entries
     return c0, c1, c2
 
 
@@ -430,9 +430,9 @@ def collocation(
 ) -> tuple[Tensor, tuple[int, ...]]:
     """Points [N, d] for the equation, and the numbers per axis that suit the conditions.
 
-    ``points`` is their number, the numbers per axis, the points themselves, or None for those of the
-    problem or else five points per parameter.  A number is spread so that the points are as dense along
-    each axis as the bumps.  Of several ranks, each gets its share of the points; a tensor is a rank's own.
+    ``points`` is their number, the numbers per axis, the points themselves, or None for those of the problem or else
+    five points per parameter.  A number is distributed so that along each axis points are as dense as bumps.  Several
+    ranks share the points; a tensor of points is a rank's own.
     """
     points = problem.points if points is None else points
     return ranks.checked(lambda: _collocation(problem, net, points, kind, seed, ranks))
@@ -442,7 +442,7 @@ def _collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int, r
     domain = problem.domain
     if isinstance(points, Tensor):
         arguments.check_points(points, net.layout.dim)
-        total = len(points) * ranks.count  # of all ranks, about
+        total = len(points) * ranks.count  # of all ranks, approximately
         return ordinary(points).double().to(net.rows.device), arguments.counts(total, 0, domain, net)
     counts = arguments.counts(points, 5 * net.rows.numel(), domain, net)
     x = sampling.interior(domain, counts, kind, seed)

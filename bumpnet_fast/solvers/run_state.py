@@ -1,13 +1,13 @@
-"""The state of a run in a file: all that it takes to go on as if nothing had happened.
+"""The state of a run in a file: everything needed to continue it.
 
 The file holds tensors and plain values only, and ``torch.load(path, weights_only=True)`` reads it:
 
 ========= =======================================================================
 kind      "run", which tells it from a saved model
 version   format of the file, :data:`VERSION`
-solver    whose run it is: "solve", "march", "evolve", "operator", ...
+solver    which solver: "solve", "march", "evolve", "operator", ...
 problem   ``{"name": ..., "settings": {...}}``
-settings  what defines the run besides
+settings  what else defines the run
 
 Training by first-order methods has, in the place of ``state``:
 
@@ -45,14 +45,14 @@ from torch import Tensor
 from ..core.files import CheckpointError, CheckpointWarning, atomic, one_line, read, sweep
 from ..nets.bumpnet import BumpNet
 
-#: Format of the files; in 1 all runs were of "train", until 2 every solver had a form of its own for its state.
+#: Format of the files.  In 1 all runs were of "train"; until 2 every solver had its own form of state.
 VERSION = 3
-#: What every file has.
+#: Entries of every file.
 KEYS = ("problem", "settings", "net")
-#: Seconds between two writes, if nothing else is asked for.
+#: Default number of seconds between two writes.
 EVERY = 10.0
 
-#: What reading a file that somebody has changed may end in.
+#: Errors that reading a changed file may raise.
 _WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
 
 
@@ -63,7 +63,7 @@ def write(path: str | os.PathLike, content: dict[str, Any]) -> None:
 
 
 class File(os.PathLike):
-    """The file of a run's state.  A solver takes one in the place of the path.
+    """The file of a run's state.  Solvers accept one instead of a path.
 
     Raises if the first write fails; later failures only give a ``CheckpointWarning``, the run
     continues, and the next write is a new attempt.
@@ -71,11 +71,11 @@ class File(os.PathLike):
     Parameters
     ----------
     path : str or path
-        Where it is.
+        Path of the file.
     command : dict, optional
-        Entry of the file: plain values of the caller, which are kept for a resumption.
+        Entry of the file: plain values of the caller, kept for a resumption.
     begun : callable, optional
-        Called once, after the first state of a new run has taken the place of what was in the file.
+        Called once, after the first state of a new run has replaced the content of the file.
     """
 
     def __init__(
@@ -91,25 +91,25 @@ class File(os.PathLike):
         return str(self.path)
 
     def begin(self, content: dict[str, Any]) -> None:
-        """Write the first state, and remove what an earlier process left when it was killed while writing."""
+        """Write the first state, and remove what a process left that was killed while writing."""
         sweep(self.path)
         write(self.path, content | self._more)
         if self._begun is not None:
             self._begun()
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write a later state, if that can be."""
+        """Write a later state, if possible."""
         try:
             write(self.path, content | self._more)
             self._late = False
         except OSError as error:
             if not self._late:
                 reason = f"cannot write {self.path}: {error.strerror}"
-                warnings.warn(f"{reason}; the run goes on, and tries again", CheckpointWarning, stacklevel=2)
+                warnings.warn(f"{reason}; the run continues and tries again", CheckpointWarning, stacklevel=2)
             self._late = True
 
     def end(self) -> None:
-        """Say so if the file is older than the run."""
+        """Warn if the file is older than the run."""
         if self._late:
             message = f"the end of the run could not be written: what is in {self.path} is older"
             warnings.warn(message, CheckpointWarning, stacklevel=2)
@@ -126,12 +126,12 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The same of builtin types, and of tensors on the CPU that have no more memory than they show.
+    """The same content in builtin types and CPU tensors that own no more memory than they show.
 
     Raises
     ------
     ValueError
-        If there is something else in it, which a file could not hold.
+        If it contains something that a file cannot hold.
 
     Examples
     --------
@@ -157,20 +157,20 @@ def plain(value: Any) -> Any:
 
 
 def described(problem: Any) -> dict[str, Any]:
-    """Name of a problem and those of its fields that are plain values."""
+    """Name of a problem, and those of its fields that are plain values."""
     values = {f.name: getattr(problem, f.name) for f in fields(problem)}
     kinds = (bool, int, float, str, tuple, type(None))
     return {"name": problem.name, "settings": plain({key: v for key, v in values.items() if isinstance(v, kinds)})}
 
 
 def content(solver: str, problem: Any, net: BumpNet | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the file of a new run holds beside its state; raises ValueError for settings that no file can hold."""
+    """Content of the file of a new run without its state; ValueError for settings that no file can hold."""
     began = {"problem": described(problem), "net": None if net is None else net_state(net)}
     return plain({"solver": solver, **began, "settings": settings})
 
 
 def check_same(path: str | os.PathLike, what: str, saved: Any, given: Any) -> None:
-    """Raise ValueError, which names what differs, unless a run is about what is given now."""
+    """Raise ValueError, naming the difference, unless a run has the given value."""
     if saved != given:
         raise ValueError(f"{path} is about another {what}: {saved}, not {given}")
 
@@ -181,20 +181,20 @@ def net_state(net: BumpNet) -> dict[str, Any]:
 
 
 def check_device(device: str) -> str:
-    """The device that a run was on; ValueError if that is not here."""
+    """The device of a run; ValueError if this machine has none like it."""
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"the run was on {device!r}, and there is no CUDA device here")
     return device
 
 
 def net_from(state: dict[str, Any]) -> BumpNet:
-    """The net of a run, on the device that it ran on; ValueError if that is not here."""
+    """The net of a run, on its device; ValueError if this machine has none like it."""
     device = check_device(state["device"])
     return BumpNet.from_rows(state["rows"], state["frame"], state["domain"], state["tied"]).to(device)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor | None]:
-    """That of torch's own random numbers, which a residual may draw."""
+    """State of torch's own random numbers, which a residual may draw."""
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"torch": torch.get_rng_state(), "cuda": cuda}
 
@@ -209,10 +209,10 @@ def set_random_state(state: dict[str, Tensor | None], device: torch.device) -> N
 
 
 class Store:
-    """The file of a run, written at most every so many seconds, and when the ``with`` block of the run is left.
+    """The file of a run: written at most every so many seconds, and when the ``with`` block of the run ends.
 
-    Without a path nothing is kept and nothing written.  What is in the file before stays there until the run has a
-    first state to keep, so a mistake that a solver finds before then destroys nothing.
+    Without a path nothing is kept or written.  The old content of the file stays until the run has a first state to
+    keep, so a mistake found before that destroys nothing.
 
     Parameters
     ----------
@@ -221,16 +221,16 @@ class Store:
     every : float
         Seconds between two writes.
     content : dict, optional
-        What the file holds, if a run goes on.
+        Content of the file, if a run continues.
 
     Attributes
     ----------
     on : bool
         Whether there is a file.
     state : dict or None
-        What :meth:`keep` was told last before the run was stopped.
+        Last state that :meth:`keep` got before the run was stopped.
     begun : bool
-        Whether the run has got as far as to keep something.
+        Whether the run has kept a first state.
     """
 
     def __init__(self, path: str | os.PathLike | None, every: float = EVERY, content: dict[str, Any] | None = None):
@@ -242,7 +242,7 @@ class Store:
         self._cleared = contextlib.ExitStack()
 
     def describe(self, describe: Callable[[], dict[str, Any]]) -> None:
-        """Say what a new run is, that is, give the entries of the file but for the state."""
+        """Set the entries of the file of a new run, without its state."""
         if self.on and self.content is None:
             self.content = describe()
 
@@ -260,7 +260,7 @@ class Store:
                 self._file.end()
 
     def _begin(self) -> None:
-        """Write the file without a state, once, unless the run is resumed from one."""
+        """Write the file without a state, once, unless a run continues."""
         if self.begun:
             return
         if self.state is None:
@@ -270,7 +270,7 @@ class Store:
         self.begun, self._written = True, time.monotonic()
 
     def keep(self, make: Callable[[], dict[str, Any]]) -> None:
-        """Remember how to make the state that the run could go on from; write it if it is time."""
+        """Keep a function that makes the state from which the run could continue; write it if it is time."""
         if self.on:
             self._begin()
             self._make = make
@@ -278,24 +278,24 @@ class Store:
                 self.flush()
 
     def forget(self) -> None:
-        """Forget what was kept: something that it is made from is about to change."""
+        """Discard the kept state: values that it refers to are about to change."""
         self._make = None
 
     def settle(self) -> None:
-        """Make the state that was kept now, to be written later: what it is made from is about to change for good."""
+        """Make the kept state now, to be written later: values that it refers to are about to change for good."""
         if self._make is not None:
             state = self._make()
             self._make = lambda: state
 
     def flush(self) -> None:
-        """Write what was kept, if it is not written yet; see :class:`File` for what happens if that fails."""
+        """Write the kept state, unless written; :class:`File` says what happens if that fails."""
         if self._make is not None:
             self._file.write(self.content | {"state": self._make()})
             self._make, self._written = None, time.monotonic()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[dict[str, Any] | None]:
-        """The state, to be taken up inside; what goes wrong there is CheckpointError."""
+        """Context manager: yields the state; an error inside is a CheckpointError."""
         try:
             yield self.state
         except CheckpointError:
@@ -305,14 +305,14 @@ class Store:
 
 
 def opened(checkpoint: Any, every: float, describe: Callable[[], dict[str, Any]]) -> Store:
-    """The store of a run from the arguments ``checkpoint``, a path, file or store, and ``every_seconds``."""
+    """The store of a run from the arguments ``checkpoint`` (path, file or store) and ``every_seconds``."""
     store = checkpoint if isinstance(checkpoint, Store) else Store(checkpoint, checked_seconds(every))
     store.describe(describe)
     return store
 
 
 def checked_seconds(every: float) -> float:
-    """Seconds between two writes; ValueError if they cannot be."""
+    """Seconds between two writes; ValueError if out of range."""
     if not isinstance(every, (int, float)) or isinstance(every, bool) or not 0 <= every <= sys.float_info.max:
         raise ValueError(f"every_seconds must be at least 0, got {every!r}")
     return float(every)
@@ -327,7 +327,7 @@ def _terminate(*_) -> None:
 
 @contextlib.contextmanager
 def termination_raised() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, so that what is open is closed; left alone where somebody handles it."""
+    """Make SIGTERM raise SystemExit, so that open files are closed; unchanged where SIGTERM is handled already."""
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if ours:
         signal.signal(signal.SIGTERM, _terminate)
@@ -340,10 +340,10 @@ def termination_raised() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts_held(on: bool = True) -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back, and SIGTERM where that raises; the function that it gives raises what there was.
+    """Delay Ctrl-C, and SIGTERM where it raises; the function that it yields raises what arrived.
 
-    Nothing is held back unless ``on``.  So a step is never left half done.  A second signal is not held back.  Where
-    somebody else handles a signal, or outside the main thread, nothing is changed.
+    Nothing is delayed unless ``on``.  A step is then never left unfinished.  A second signal is not delayed.  Signals
+    that are handled elsewhere, and threads other than the main one, are left alone.
     """
     held: list[Callable] = []
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}

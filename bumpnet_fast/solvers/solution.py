@@ -1,4 +1,4 @@
-"""What every solver gives back: a net, how it came about, why it ended, and u wherever it is asked for."""
+"""Results of solvers: a net, how it was trained, why the run ended, and u at any points."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from .loop import StopReason
 
 
 def as_points(x: Any, like: Tensor, name: str = "x", shape: str = "[N, d]") -> tuple[Tensor, torch.dtype]:
-    """Points [N, d] from a tensor, an array or nested lists, in the dtype of ``like``; and the dtype to answer in.
+    """Points [N, d] from a tensor, an array or nested lists, in the dtype of ``like``; and the dtype of the result.
 
-    ``name`` and ``shape`` are for the messages: other matrices than points are read in the same way.
+    ``name`` and ``shape`` are for messages: other matrices are read in the same way.
 
     Raises
     ------
     TypeError
         If they are not real numbers.
     ValueError
-        If their shape is another one.
+        If they have another shape.
     """
     given = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))  # torch would round lists to float32
     if given.is_complex() or given.dtype == torch.bool:
@@ -42,24 +42,24 @@ def as_points(x: Any, like: Tensor, name: str = "x", shape: str = "[N, d]") -> t
 
 @dataclass(kw_only=True)
 class Result:
-    """What the results of all solvers have.
+    """The base class of all results.
 
     Attributes
     ----------
     net
-        What was trained.
+        The trained net.
     problem
-        What was solved.
+        The solved problem.
     history : list of dict
-        What was seen on the way, an entry for every look at the loss, with ``iteration``, ``seconds`` and ``loss``.
+        An entry for every evaluation of the loss, with ``iteration``, ``seconds`` and ``loss``.
     stop : StopReason
-        Why it ended; ``stop.message`` says it in words.
+        Why the run ended; ``stop.message`` explains it.
     method : str
-        The method that was used.
+        Name of the method.
     rel_l2 : float or None
-        Relative L2 error, where it is known.
+        Relative L2 error, where known.
     seconds, processor_seconds : float
-        By the clock, and of all threads of the processor; all sessions of a resumed run together.
+        Time by the clock, and processor time of all threads; all sessions of a resumed run together.
     warnings : list of str
         What looks wrong, and what to do about it.
     """
@@ -84,28 +84,28 @@ class Result:
 
     @property
     def nets(self) -> list[BumpNet]:
-        """The nets of bumps that it is made of."""
+        """All nets of bumps in the result."""
         return [self.net]
 
 
 @dataclass(kw_only=True)
 class FieldResult(Result):
-    """A result that is a function u of the points of a domain: call it, or ask for its jet.
+    """A result that is a function u of points: call it, or ask for its jet.
 
     Attributes
     ----------
     boundary : str
-        How conditions are enforced on the boundary: "hard" or "soft".
+        Boundary enforcement: "hard" or "soft".
     loss : float
         Mean square of the scaled residual, plus weighted conditions and the ridge.
     rel_l2, max_error : float or None
-        Against the exact solution on a regular grid over the domain (101 x 101 in 2D), if it is known.
+        Errors against the exact solution, where known, on a regular grid over the domain (101 x 101 in 2D).
     iterations : int
-        Accepted steps.
+        Number of accepted steps.
     unknowns : dict of str to float
-        The unknowns of the equation, as found.
+        Values found for the unknowns of the equation.
     events : list of Event
-        Bumps taken out and put in on the way.
+        Bumps added and removed during the run.
     """
 
     boundary: Boundary
@@ -125,7 +125,7 @@ class FieldResult(Result):
         Parameters
         ----------
         x : Tensor, array or nested lists
-            [N, d], of any real dtype; the result has the dtype of a floating-point ``x``, else that of the net.
+            [N, d], of any real dtype.  The result has the dtype of a floating-point ``x``, else that of the net.
         grad : bool
             Whether the result can be differentiated by ``x`` and the parameters.
         """
@@ -139,18 +139,18 @@ class FieldResult(Result):
 
     @property
     def like(self) -> Tensor:
-        """A tensor of the dtype and on the device that points are computed in."""
+        """A tensor with the dtype and device of computations at points."""
         return self.net.rows
 
 
 @dataclass(kw_only=True)
 class Solution(FieldResult):
-    """A trained net and how it came about.
+    """A trained net, and how it was trained.
 
     Attributes
     ----------
     net : BumpNet
-        The net that was given, now with the best rows found.
+        The net that was given, with the best rows found.
     """
 
     net: BumpNet
@@ -162,7 +162,7 @@ class Solution(FieldResult):
 
 
 class ErrorMeasure:
-    """Relative L2 and maximum error on a lattice over a domain, against what is known there; or None and None.
+    """Relative L2 and maximum error on a lattice over a domain, against the reference; None and None if there is none.
 
     Parameters
     ----------
@@ -179,21 +179,21 @@ class ErrorMeasure:
         self.exact = None if exact is None else exact.reshape(len(self.x), -1)
 
     def __call__(self, u: Callable[[Tensor], Tensor]) -> tuple[float | None, float | None]:
-        """The errors of ``u`` [N, K] at the points that it gets, [N, d]."""
+        """The errors of ``u`` [N, K] at the lattice points [N, d]."""
         if self.exact is None:
             return None, None
         return errors(u(self.x).double(), self.exact)
 
 
 def errors(values: Tensor, known: Tensor) -> tuple[float, float]:
-    """Relative L2 error, absolute where ``known`` [N, K] is zero, and maximum error of ``values``."""
+    """Relative L2 error (absolute where ``known`` [N, K] is zero) and maximum error of ``values``."""
     difference = values - known.reshape(values.shape)
     size = float(torch.linalg.vector_norm(known)) or 1.0
     return float(torch.linalg.vector_norm(difference)) / size, float(difference.abs().max())
 
 
 class NetErrorMeasure(ErrorMeasure):
-    """The errors of the rows of a net, boundary values included, fast for many rows one after the other."""
+    """The errors of many rows of one net, one after the other, boundary values included."""
 
     def __init__(self, problem: Problem, net: BumpNet, boundary: str):
         super().__init__(problem, net.rows.device)

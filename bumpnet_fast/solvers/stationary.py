@@ -1,4 +1,4 @@
-"""Solve a problem by a net: the options, the method, and the run."""
+"""Solve a problem with a net: options, method and run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .solution import Solution
 from .task import Task
 from .threads import few_threads
 
-#: What :func:`solve` takes beside a method's own options.
+#: Arguments of :func:`solve` beside a method's own options.
 _RULES = {
     "sampling": choice(*KINDS),
     "condition_weight": positive(),
@@ -60,64 +60,67 @@ def solve(
     Parameters
     ----------
     problem : Problem
-        What to solve; unknowns of its equation are found along with u.
+        The problem; unknowns of its equation are found along with u.
     net : BumpNet, int or tuple of int, optional
-        With the problem's dimension, outputs and domain; its rows are the start.  Or how many bumps, in all or along
-        the axes, of a new net in float64; by default the problem's.
+        A net with the problem's dimension, outputs and domain; its rows are the start.  Or the number of bumps of a new
+        net in float64, in total or along the axes; by default the problem's.
     method : str, Method or sequence of Method
-        "auto" is the first of the next two that can.  "varpro" (linear problems; the amplitudes are eliminated),
-        "gauss-newton" (any problem; they are eliminated from every linearisation), "lm" (any; all parameters
-        together), "adam", "varpro-adam" and "lbfgs".  Several one after the other, such as "adam+lbfgs", each start
-        at the best rows of the one before.  A :class:`Method` object, such as ``VarPro(tolerance=1e-6)``, has options
-        of its own.
+        A name, several names such as "adam+lbfgs", or objects such as ``VarPro(tolerance=1e-6)``, which have their own
+        options.  In a chain each method starts with the best rows of the one before.  The names:
+
+        - "auto": "varpro" if the problem is linear, else "gauss-newton".
+        - "varpro": variable projection, which eliminates the amplitudes; for linear problems.
+        - "gauss-newton": eliminates the amplitudes from every linearisation; for any problem.
+        - "lm": Levenberg-Marquardt in all parameters together; for any problem.
+        - "adam", "varpro-adam", "lbfgs": methods of first order.
     stop : Stop, optional
         Limits on iterations and time.
     boundary : str, optional
-        "hard" builds given values and periods into the solution, "soft" adds the problem's conditions as rows.
+        "hard" builds boundary values and periods into the solution; "soft" adds the problem's conditions as rows.
         Default: "hard" where the problem allows it.
     points : int, tuple of int, or Tensor, optional
-        Collocation points: how many, how many per axis, or [N, d].  Default: 5 per parameter.
+        Collocation points: their number, their numbers per axis, or the points [N, d].  Default: 5 per parameter.
     sampling : str
-        "grid", "chebyshev", "sobol" or "uniform", see :func:`bumpnet_fast.problems.sampling.interior`.
+        "grid", "chebyshev", "sobol" or "uniform"; see :func:`bumpnet_fast.problems.sampling.interior`.
     condition_weight : float
-        Factor on the weights of all conditions of the soft form.
+        Factor on the weights of all conditions with "soft".
     refine : int
-        So many times on the way, choose half as many points again where the residual is large; for least squares.
+        For least squares: how often, during the run, half as many points are added where the residual is large.
     seed : int
-        Of the scattered kinds of points and of the batches.
+        Seed of scattered points and of batches.
     checkpoint : str or path, optional
-        File for the state of the run, see :func:`bumpnet_fast.resume`.
+        File for the state of the run; see :func:`bumpnet_fast.resume`.
     every_seconds : float
-        Write it no more often than this, and at the end, however that comes.
+        Shortest time between two writes of that file; it is also written whenever the run ends.
     callbacks : iterable of callable, optional
-        Each is called with a :class:`Progress` at every look at the loss; ``callback`` is one more.
+        Each is called with a :class:`Progress` at every evaluation of the loss; ``callback`` is one more.
     group : torch.distributed.ProcessGroup, optional
-        Its processes share the points and solve together, each calling this with the same net and arguments
+        Its processes share the points and solve together; each calls this with the same net and arguments
         (docs/distributed.md).  A tensor of points is a rank's own; otherwise each takes its share.
     **options
-        Shorthand: options of a ``method`` that is given by name, ``iterations`` and ``max_seconds`` of ``stop``.
+        Options of a ``method`` given by name, and ``iterations`` and ``max_seconds`` as shorthand for ``stop``.
 
     Returns
     -------
     Solution
-        With the best rows that a look at the loss has seen.
+        With the best rows at which the loss was evaluated.
 
     Raises
     ------
     TypeError
-        If there is no such option, or problem or net are something else.
+        If an option does not exist, or problem or net are of another type.
     ValueError
-        Before any computing, if an argument is out of range, if net and problem do not fit, or if
-        "varpro" is asked of a nonlinear problem; also if the residual is not finite at the start, and if the ranks
-        of a group differ in the net or an argument, or are to write a checkpoint.
+        Before any computing, if an argument is out of range, net and problem do not fit, or "varpro" is used for a
+        nonlinear problem.  Also if the residual is not finite at the start, or if the ranks of a group differ in the
+        net or an argument, or would write a checkpoint.
     RuntimeError
-        If another rank has failed.
+        If another rank failed.
     OSError
         If the checkpoint cannot be written.
 
     Notes
     -----
-    The methods' own pages name their sources.  docs/choosing.md says what was measured.
+    The documentation of each method names its sources.  docs/choosing.md has measurements.
 
     Examples
     --------
@@ -133,7 +136,7 @@ def solve(
                     "refine": refine, "seed": seed}  # fmt: skip
 
         def prepared() -> tuple[list[Method], Stop, run_state.Store]:
-            """What the arguments mean; raises, before any work, what is wrong with them."""
+            """Check and interpret the arguments, before any work."""
             check(_RULES, settings)
             check_fit(problem, net, boundary)
             methods, limits = configured(method, stop, options)
@@ -167,7 +170,7 @@ def solve(
 def train(
     problem: Problem, net: BumpNet, *, method: MethodName | str | Method | Sequence[Method] = "adam", **options: Any
 ) -> Solution:
-    """As :func:`solve`, by Adam unless another method is named.
+    """As :func:`solve`, with Adam unless another method is given.
 
     Examples
     --------
@@ -182,7 +185,7 @@ def train(
 
 
 def new_net(problem: Problem, bumps: int | tuple[int, ...] | None) -> BumpNet:
-    """A net for a problem, with its default number of bumps unless there is one."""
+    """A net for a problem; by default with the problem's number of bumps."""
     bumps = problem.default_bumps if bumps is None else bumps
     return BumpNet(len(problem.lower), bumps, problem.domain, problem.outputs, dtype=torch.float64)
 
@@ -193,14 +196,14 @@ def new_net(problem: Problem, bumps: int | tuple[int, ...] | None) -> BumpNet:
 def configured(
     method: MethodName | str | Method | Sequence[Method], stop: Stop | None, options: dict[str, Any]
 ) -> tuple[list[Method], Stop]:
-    """The methods and limits that the arguments of :func:`solve` mean.
+    """The methods and limits that the arguments of :func:`solve` describe.
 
     Raises
     ------
     TypeError
-        If an option is not one of theirs.
+        If an option does not exist.
     ValueError
-        If an option is out of range, or a method is not known.
+        If an option is out of range, or a method is unknown.
     """
     left = dict(options)
     limits = {key: left.pop(key) for key in ("iterations", "max_seconds") if key in left}
@@ -247,12 +250,12 @@ def _check_name(method: Method) -> None:
 
 
 def described(methods: Sequence[Method]) -> list[dict[str, Any]]:
-    """Plain values that rebuild the methods, see :func:`rebuilt`."""
+    """Plain values from which :func:`rebuilt` makes the methods again."""
     return [{"name": m.name, "options": dataclasses.asdict(m)} for m in methods]
 
 
 def as_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of :func:`solve` as a file can keep them; raises ValueError for a method that it cannot name."""
+    """Options of :func:`solve` as a file can hold them; ValueError for a method that cannot be named."""
     method = options.get("method", "auto")
     if isinstance(method, str):
         return dict(options)
@@ -263,18 +266,18 @@ def as_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The options that :func:`as_settings` was given."""
+    """The options that :func:`as_settings` got."""
     method = settings.get("method", "auto")
     return settings if isinstance(method, str) else settings | {"method": rebuilt(method)}
 
 
 def rebuilt(description: Sequence[dict[str, Any]]) -> list[Method]:
-    """The methods of a run from what :func:`described` gave."""
+    """The methods of a run, from the values of :func:`described`."""
     return [_named(str(m["name"]), str(m["name"]))(**dict(m["options"])) for m in description]
 
 
 def options_of(method: str) -> dict[str, Any]:
-    """The options of a method by name, or of several joined by "+", with their defaults."""
+    """The options, with defaults, of a method by name, or of several joined by "+"."""
     kinds = [_named(name, method) for name in method.split("+")]
     iterations = kinds[0].iterations if len(kinds) == 1 else tuple(kind.iterations for kind in kinds)
     found = {"iterations": iterations, "max_seconds": None}
@@ -284,7 +287,7 @@ def options_of(method: str) -> dict[str, Any]:
 
 
 def _rounds(methods: list[Method], stop: Stop, refine: int) -> tuple[list[Method], Stop]:
-    """Of least squares with refinement, a stage for every round, which share the iterations."""
+    """Stages of least squares with refinement, one per round; they share the iterations."""
     if not refine:
         return methods, stop
     (total,) = stop.limits(methods)
@@ -296,7 +299,7 @@ def _rounds(methods: list[Method], stop: Stop, refine: int) -> tuple[list[Method
 def _check_methods(
     methods: Sequence[Method], stop: Stop, settings: dict[str, Any], *, stored: bool, alone: bool
 ) -> None:
-    """Raise ValueError for methods that do not suit the other arguments, or a checkpoint that cannot be."""
+    """Raise ValueError for methods that do not fit the other arguments, or an impossible checkpoint."""
     if stored and not alone:
         raise ValueError("checkpoint is for runs of one process, and this one has several ranks: save the rows")
     for m in methods if stored else ():

@@ -1,8 +1,8 @@
-"""As few bumps as an accuracy needs: elimination, growth, and a search that uses both.
+"""Find the number of bumps: remove, add, or search for the fewest that reach an error.
 
-Between the changes the least-squares solver trains; its start is an exact solve for the amplitudes.
-That matters: the amplitudes of a trained net cancel heavily, so that bumps taken out without solving for
-the others again leave nothing usable behind (docs/choosing.md).
+Between the changes the least-squares solver trains; it starts with an exact solve for the amplitudes.  This is
+necessary: the amplitudes of a trained net cancel heavily, so removing bumps without solving for the others again
+leaves nothing usable (docs/choosing.md).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from .solution import Solution
 from .stationary import as_settings
 from .task import Task
 
-#: Share of the bumps that go, or come, at a time.
+#: Share of the bumps that is added or removed at a time.
 _SHARE = 1 / 6
-#: Growth that leaves more than this share of the error has not helped.
+#: Growth that leaves more than this share of the error did not help.
 _STUCK = 0.5
-#: New bumps have this side length in that of their nearest neighbour.
+#: Side length of new bumps, relative to that of their nearest neighbour.
 _SHRINK = 0.8
 
-#: Reasons for which a solve, and with it the whole search, ends before it is done.
+#: Reasons for which a solve, and with it the whole search, ends early.
 _CUT_SHORT = (StopReason.INTERRUPTED, StopReason.TIME)
 
 Score = Callable[[Solution], Tensor]
@@ -46,7 +46,7 @@ Score = Callable[[Solution], Tensor]
 
 @differentiating
 def removal_costs(solution: Solution, points=None, sampling: str = "grid", seed: int = 0, group: Any = None) -> Tensor:
-    """Increase of the loss [M] if one bump goes and the amplitudes of all others are solved for again.
+    """Increase of the loss [M] if one bump is removed and the amplitudes of all others are solved for again.
 
     Exact for linear problems, and for the linearisation of others.
 
@@ -55,7 +55,7 @@ def removal_costs(solution: Solution, points=None, sampling: str = "grid", seed:
     solution : Solution
         Of :func:`bumpnet_fast.solvers.solve`.
     points, sampling, seed, group
-        Where the residual is taken, and by whom, as for :func:`bumpnet_fast.solvers.solve`.
+        Where the residual is evaluated, as for :func:`bumpnet_fast.solvers.solve`.
     """
     net = solution.net
     task = Task(solution.problem, net, solution.boundary, group).collocate(points, sampling, seed=seed)
@@ -68,7 +68,7 @@ def removal_costs(solution: Solution, points=None, sampling: str = "grid", seed:
 
 
 def heights(solution: Solution) -> Tensor:
-    """Peak-normalised amplitudes [M]: a cheaper and nearly as good a score."""
+    """Peak-normalised amplitudes [M]: a cheaper score, nearly as good."""
     return peak_scores(solution.net)
 
 
@@ -77,7 +77,7 @@ SCORES: dict[str, Score] = {"loss": removal_costs, "peak": heights}
 
 @dataclass(frozen=True)
 class _Follow:
-    """Limits and listeners of a run, and how many solves it has if that is known."""
+    """Limits and callbacks of a run, and the number of its solves if known."""
 
     max_seconds: float | None
     checkpoint: Any
@@ -87,7 +87,7 @@ class _Follow:
 
 
 class _Trace:
-    """Solutions one after the other as one: history, events, time and iterations go on."""
+    """Several solves as one: history, events, time and iterations count on."""
 
     def __init__(self, journal: Journal, follow: _Follow, options: dict[str, Any]):
         self.journal, self.follow, self.options = journal, follow, options
@@ -98,9 +98,9 @@ class _Trace:
         self.held: tuple[Solution, Tensor, int] | None = None
 
     def where(self, net: BumpNet) -> dict[str, Any]:
-        """Where the residual is taken: points for the largest net so far.
+        """Where the residual is evaluated: points for the largest net so far.
 
-        With fewer points for fewer bumps, sharp ones would hide between them.
+        With fewer points for fewer bumps, sharp bumps would hide between them.
         """
         self.largest = max(self.largest, net.rows.numel())
         usual = {"points": 5 * self.largest, "sampling": "grid", "seed": 0, "group": None}
@@ -124,7 +124,7 @@ class _Trace:
         return solution
 
     def hold(self, solution: Solution) -> None:
-        """Remember what the net is now: the solution to give back if the search is interrupted before the next one."""
+        """Remember the current net: the solution to return if the search is interrupted before the next one."""
         self.held = solution, solution.net.rows.detach().clone(), len(self.events)
 
     def _tell(self, iteration: int, progress: Progress) -> None:
@@ -157,9 +157,9 @@ def _searched(
     name: str, problem: Problem, net: BumpNet, settings: dict[str, Any], options: dict[str, Any], follow: _Follow,
     search: Callable[[_Trace], Solution],
 ) -> Solution:  # fmt: skip
-    """What ``search`` finds in the run ``name``, which ``settings`` and ``options`` define.
+    """Result of ``search`` in the run ``name``, which ``settings`` and ``options`` define.
 
-    Ctrl-C between two solves, while bumps are judged or placed, ends it with the solution held last.
+    Ctrl-C between two solves, while bumps are scored or placed, ends it with the last solution.
     """
     start = time.perf_counter()
     Task(problem, net, None, options.get("group")).check_same(name, settings)
@@ -196,18 +196,18 @@ def prune(
     max_seconds: float | None = None,
     **options,
 ) -> Solution:
-    """Solve with ever fewer bumps, down to ``bumps``: a sixth of them goes at a time, then the rest is trained on.
+    """Solve with ever fewer bumps, down to ``bumps``: remove a sixth of them, train the rest, and repeat.
 
     Parameters
     ----------
     problem, net
         As for :func:`bumpnet_fast.solvers.solve`; the net is changed in place.
     bumps : int
-        How many are to be left, at least 1.
+        Number of bumps at the end, at least 1.
     score : "loss", "peak" or callable
-        What a bump is worth: the increase of the loss without it, its height, or ``score(solution)`` -> [M].
+        Worth of a bump: the increase of the loss without it, its height, or ``score(solution)`` -> [M].
     iterations : int
-        Of the solver, between the changes.
+        Iterations of the solver between two changes.
     max_seconds : float, optional
         Stop after about this time, in this session of the run.
     checkpoint, every_seconds, callbacks, callback, **options
@@ -221,7 +221,7 @@ def prune(
     Raises
     ------
     ValueError
-        As the solver does, and for a number of bumps or a score that cannot be.
+        As the solver does, and for an invalid number of bumps or score.
 
     Examples
     --------
@@ -261,9 +261,9 @@ def grow(
     max_seconds: float | None = None,
     **options,
 ) -> Solution:
-    """Solve with ever more bumps, up to ``bumps``, which are put where the residual is largest.
+    """Solve with ever more bumps, up to ``bumps``; new ones are placed where the residual is largest.
 
-    Parameters and result are those of :func:`prune`; so what was pruned too far can be grown again.
+    Parameters and result are those of :func:`prune`.  A net that was pruned too far can grow again.
 
     Examples
     --------
@@ -308,25 +308,26 @@ def reach(
     max_seconds: float | None = None,
     **options,
 ) -> Solution:
-    """Solve to an error with as few bumps as can be found: grow until it is reached, then prune while it still is.
+    """Search for the fewest bumps that reach an error: add bumps until it is reached, then remove while it still is.
 
     Parameters
     ----------
     error : float
-        Relative L2 error to reach where the problem knows its solution, otherwise the root of the loss.
+        Relative L2 error to reach where the exact solution is known, otherwise the root of the loss.
     most : int
-        Bumps beyond which growing is given up.
+        Largest number of bumps that is tried.
     problem, net, score, iterations, max_seconds, checkpoint, every_seconds, callbacks, callback, **options
         As for :func:`prune`.
 
     Returns
     -------
     Solution
-        The smallest net that was found to do; or the best of the last size, with ``stop_reason`` "error not reached".
+        The smallest net found that reaches the error; otherwise the best of the last size, with ``stop`` "error not
+        reached".
 
     Notes
     -----
-    A greedy search.  Where taking out a sixth is too much, half as many are tried, down to one bump.
+    A greedy search.  If removing a sixth is too much, half as many are tried, down to one bump.
     """
     _check(problem, net, iterations, options, bumps=most)
     positive().check("error", error)
@@ -349,7 +350,7 @@ def reach(
 
 
 def _fewest(trace: _Trace, solution: Solution, error: float, score: Score | None, iterations: int) -> Solution:
-    """Take out bumps while the error is still reached."""
+    """Remove bumps while the error is still reached."""
     net = solution.net
     best, rows = solution, net.rows.detach().clone()
     go = len(rows) - _fewer(len(rows))
@@ -395,7 +396,7 @@ def _put_in(trace: _Trace, solution: Solution, wanted: int, iterations: int) -> 
 
 
 def _start_anew(trace: _Trace, solution: Solution, iterations: int) -> Solution:
-    """As many bumps on a new grid, if they do better: growth cannot leave a poor local minimum."""
+    """Try as many bumps on a new grid, and keep the better: growth cannot leave a poor local minimum."""
     net, rows = solution.net, solution.net.rows.detach().clone()
     centres, _ = grid_centres(len(rows), *net.domain.cpu())
     _put_back(net, rows_at(net, centres.to(rows), bumps=len(rows)))
@@ -422,7 +423,7 @@ def _more(bumps: int) -> int:
 
 
 def _solves(net: BumpNet, wanted: int) -> int:
-    """How many there are on the way to another number of bumps."""
+    """Number of solves on the way to another number of bumps."""
     bumps, solves = len(net.rows), 1
     while bumps != wanted:
         bumps = max(wanted, _fewer(bumps)) if bumps > wanted else min(wanted, _more(bumps))
@@ -439,7 +440,7 @@ def _error(solution: Solution) -> float:
 
 
 def _score(score: str | Score) -> Score | None:
-    """The function that scores, or None for the increase of the loss, which has to know the points."""
+    """The scoring function; None for the increase of the loss, which needs the points."""
     if callable(score):
         return score
     if score not in SCORES:

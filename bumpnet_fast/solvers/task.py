@@ -1,4 +1,4 @@
-"""A problem, a net and points as the work of a run: what the methods step on, and what they leave behind."""
+"""The work of :func:`~bumpnet_fast.solvers.solve`: a problem, a net and points, which the methods train."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Task(Work):
     problem, net, boundary
         As given to :func:`~bumpnet_fast.solvers.solve`.
     unknowns : Tensor
-        [T], float64: those of the equation.
+        [T], float64: values of the unknowns of the equation.
     x : Tensor
-        [N, d], the collocation points; of several ranks this one's.
+        [N, d], the collocation points of this rank.
     weights : Tensor or None
         [N], factors of the rows of the equation.
     counts : tuple of int
         Points along the axes, for the conditions.
     events : list of Event
-        Bumps taken out and put in.
+        Bumps added and removed.
     """
 
     def __init__(self, problem: Problem, net: BumpNet, boundary: str | None = None, group: Any = None):
@@ -84,12 +84,12 @@ class Task(Work):
         return self._linear
 
     def objective(self, batch: int | None) -> RowsObjective:
-        """What the gradient of is taken, in batches of points or of all."""
+        """The loss with its gradient, in batches of points or over all."""
         return RowsObjective(self, batch)
 
     @torch.no_grad()
     def loss(self) -> float:
-        """The sum of squares of the rows, for the net and the unknowns as they are now: what all solvers minimise."""
+        """Sum of squares of the rows for the current net and unknowns: the loss that all solvers minimise."""
         rows = self.system.residual(self.system.jets(self.net.rows.detach()), self.unknowns)
         return float(self.ranks.total(rows @ rows))
 
@@ -105,26 +105,26 @@ class Task(Work):
         self.x, self.weights, self._system = x, weights, None
 
     def redraw(self, draw: int) -> None:
-        """Draw as many collocation points anew, by the ``draw``-th seed."""
+        """Draw new collocation points, as many as before, from the ``draw``-th seed."""
         x, _ = collocation(self.problem, self.net, self.counts, self.sampling, self.seed + draw, self.ranks)
         self.place(x)
 
     def named_unknowns(self) -> dict[str, float]:
-        """By their names in the equation."""
+        """The unknowns by their names in the equation."""
         return dict(zip(self.problem.unknowns, self.unknowns.tolist(), strict=True))
 
     @property
     def entries(self) -> int:
-        """Of the Jacobian of the rows by the parameters, about."""
+        """Approximate number of entries of the Jacobian of the rows by the parameters."""
         return self.net.rows.numel() * self.ranks.most(len(self.x))
 
     # --- as the work of a run ------------------------------------------------------------------
 
     def begin(self, stage: int) -> bool:
-        """Of several stages of least squares, every one but the first has more points, where the residual is large."""
+        """Of several stages of least squares, all but the first have additional points where the residual is large."""
         if not self.refinements or not stage:
             return False
-        seed = self.seed + stage - 1 + (self.refinements + 1) * self.ranks.rank  # every rank has candidates of its own
+        seed = self.seed + stage - 1 + (self.refinements + 1) * self.ranks.rank  # every rank has its own candidates
         about = self.problem, self.net, self.boundary, self.named_unknowns()
         number = max(1, len(self.first_x) // 2)
         self.place(*self.ranks.checked(lambda: refine.refined(*about, self.first_x, number, seed)))
@@ -145,7 +145,7 @@ class Task(Work):
         self.unknowns = best["unknowns"].to(self.unknowns)
 
     def measured(self, rows: Tensor) -> tuple[float | None, float | None]:
-        """Relative L2 and maximum error of some rows, as rank 0 finds them."""
+        """Relative L2 and maximum error of some rows, computed on rank 0."""
         if self._error is None:
             self._error = NetErrorMeasure(self.problem, self.net, self.boundary)
         found = self._error.of(rows)
@@ -170,7 +170,7 @@ class Task(Work):
         return self.snapshot() | places | {"events": [vars(event) for event in self.events]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["rows"] is None:  # of an older version, which has no rows here
+        if state["rows"] is None:  # of an older version, which stored no rows here
             state = state | {"rows": self.net.rows.detach()}
         self.put_back(state)
         weights = state["weights"]
@@ -179,7 +179,7 @@ class Task(Work):
         self.events, self.generation = [Event(**event) for event in state["events"]], int(state["generation"])
 
     def check_same(self, solver: str, settings: dict[str, Any]) -> None:
-        """Raise ValueError, which names what differs, unless all ranks are about to do the same."""
+        """Raise ValueError, naming the difference, unless all ranks are about to do the same."""
         if self.ranks.alone:
             return
         net, own = self.net, {}
@@ -194,7 +194,7 @@ class Task(Work):
 
 
 def _spelt_out(methods: list[dict[str, Any]]) -> dict[str, Any]:
-    """Names and options of methods one by one, so that it can be said which one differs."""
+    """Names and options of methods one by one, so that a message can name the one that differs."""
     spelt = {"method": "+".join(m["name"] for m in methods)}
     for number, m in enumerate(methods, 1):
         of = f" of stage {number}" if len(methods) > 1 else ""

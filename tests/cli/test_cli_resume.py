@@ -171,7 +171,7 @@ def test_a_full_disk_loses_nothing(case, tmp_path, full_disk, monkeypatch, capsy
     warned, late, error = capsys.readouterr().err.splitlines()
     reason = r"No space left on device \([\d,]+ bytes were to be written"
     untouched = f"{reason}; what was there before is untouched"
-    goes_on = rf"bumpnet: warning: cannot write \S+run.pt: {untouched}\); the run goes on, and tries again"
+    goes_on = rf"bumpnet: warning: cannot write \S+run.pt: {untouched}\); the run continues and tries again"
     assert re.fullmatch(goes_on, warned), warned
     assert late == f"bumpnet: warning: the end of the run could not be written: what is in {full / 'run.pt'} is older"
     not_lost = rf"the run is not lost: --resume {full} writes this again"

@@ -107,8 +107,8 @@ def test_what_is_no_problem(run, problem):
 
 @one
 @pytest.mark.parametrize(("change", "message"), [
-    ({"solver": "guess"}, "holds a run of 'guess', which is not known here"),
-    ({"solver": 3}, "holds a run of 3, which is not known here"),
+    ({"solver": "guess"}, "holds a run of 'guess', which this version does not know"),
+    ({"solver": 3}, "holds a run of 3, which this version does not know"),
     ({"version": run_state.VERSION + 1}, "has format 4"),
     ({"problem": {"name": "poison", "settings": {}}}, "needs its problem, unknown problem 'poison'"),
     ({"problem": None}, "run.pt"),

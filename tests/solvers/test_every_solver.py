@@ -324,7 +324,7 @@ def test_storing_changes_nothing_and_a_full_disk_only_warns(name, tmp_path, full
     assert_same(result, whole(name)[0])
     (message,) = [str(w.message) for w in told if w.category is CheckpointWarning]
     assert message.startswith(f"cannot write {path}: No space left on device (")
-    assert message.endswith("what was there before is untouched); the run goes on, and tries again")
+    assert message.endswith("what was there before is untouched); the run continues and tries again")
     assert os.listdir(tmp_path) == ["run.pt"]
     assert_same(resume(path, problem=case.problem), whole(name)[0])
 

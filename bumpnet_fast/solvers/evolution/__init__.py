@@ -1,4 +1,4 @@
-"""Equations u_t = ... solved by the amplitudes of fixed, or of moving, bumps (Bump-EDNN)."""
+"""Evolution problems u_t = ..., solved over a fixed or a moving basis of bumps (Bump-EDNN)."""
 
 from .basis import uniform_net
 from .ednn import Evolution, evolve

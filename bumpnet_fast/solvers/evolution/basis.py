@@ -1,8 +1,8 @@
-"""The bumps of a net as functions of space for an evolution: periodic by images, exact on held faces.
+"""The bumps of a net as functions of space: periodic by images, exact on faces where u is given.
 
-Along a periodic axis a bump is the sum of its copies a period apart, as many as it takes for the
-next ones to be constant to rounding over the domain; so values and derivatives match across the
-seam.  Along the other axes the bumps are multiplied by the problem's distance, and its lift is added.
+Along a periodic axis a bump is the sum of its copies a period apart.  There are so many that the next ones would be
+constant to rounding over the domain, so values and derivatives match across the seam.  Along the other axes the
+bumps are multiplied by the problem's distance, and its lift is added.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ...nets.bumpnet import BumpNet
 from ...problems.base import Problem
 from ..arguments import check_points, counts
 
-#: An edge this many widths away is flat: exp(-2 * 18) is rounding.
+#: An edge is flat this many widths away: exp(-2 * 18) is rounding.
 _FLAT = 18.0
-#: More images along an axis than that mean bumps far wider than the domain.
+#: More images along an axis mean bumps far wider than the domain.
 IMAGES_MOST = 64
-#: Pairs of points and bumps that are summed over images at a time.
+#: Pairs of points and bumps whose images are summed at a time.
 _CHUNK = 8192
-#: Collocation points per bump along an axis, by dimension; the last for all higher ones.
+#: Collocation points per bump along an axis, by dimension; the last holds for all higher ones.
 _DENSITY = (6, 4, 3)
 #: Fewest collocation points along an axis.
 _FEWEST = 32
@@ -36,7 +36,7 @@ _FEWEST = 32
 
 @dataclass(frozen=True)
 class Space:
-    """Where the bumps of a net live: frame, tie, images, and the problem's boundary.  All in float64.
+    """The function space of a net's bumps: frame, tie, images, and the problem's boundary.  All in float64.
 
     Attributes
     ----------
@@ -45,9 +45,9 @@ class Space:
     frame : Tensor
         [3, d], float64.
     tied : bool
-        As of the net.
+        As in the net.
     images : tuple of int
-        Copies of every bump on either side, one number per axis; 0 where it is not periodic.
+        Copies of every bump on either side, one number per axis; 0 where the axis is not periodic.
     """
 
     problem: Problem
@@ -57,12 +57,12 @@ class Space:
 
     @classmethod
     def of(cls, problem: Problem, net: BumpNet, slack: float = 1.0) -> Space:
-        """The space of a net's bumps, with images enough for bumps ``slack`` times as wide.
+        """The space of a net's bumps, with enough images for bumps ``slack`` times as wide.
 
         Raises
         ------
         ValueError
-            If bumps are rotated in a problem with a periodic axis, or hopelessly wide.
+            If bumps are rotated in a problem with a periodic axis, or are far too wide.
         """
         frame, rows = net.frame.double(), net.rows.detach().double()
         if problem.periodic_axes and bool((rows[:, net.layout.skew] != 0).any()):
@@ -73,19 +73,19 @@ class Space:
         return RowLayout.of(rows, self.frame.shape[1], self.tied)
 
     def shifts(self) -> list[Tensor]:
-        """Displacements [d] of the images, the bump's own place among them."""
+        """Displacements [d] of the images, including the bump itself."""
         lo, hi = self.problem.domain.to(self.frame)
         numbers = itertools.product(*(range(-n, n + 1) for n in self.images))
         return [(hi - lo) * self.frame.new_tensor(number) for number in numbers]
 
     def basis(self, x: Tensor, rows: Tensor, want: str) -> Jet:
-        """Jets of the M basis functions at ``x`` [N, d]: M in the place of the outputs."""
+        """Jets of the M basis functions at ``x`` [N, d]; M takes the place of the outputs."""
         parts = [self._images_of(part, rows, want) for part in x.split(max(1, _CHUNK // len(rows)))]
         total = Jet(want, *(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True)))
         return self._distance(x, want) * total
 
     def _images_of(self, x: Tensor, rows: Tensor, want: str) -> tuple[Tensor | None, ...]:
-        """Value and derivatives [n, M, ...] of the sums over images, few enough points to stay in the cache."""
+        """Value and derivatives [n, M, ...] of the sums over images, for points few enough to fit the cache."""
         total = None
         for shift in self.shifts():
             parts = bump_basis(x + shift, rows, self.frame, want, tied=self.tied).parts()
@@ -105,7 +105,7 @@ class Space:
         return self.problem.compose(x, want)(total)
 
     def lift(self, x: Tensor, want: str) -> Jet:
-        """Jet [N, K or 1] of what u is without bumps."""
+        """Jet [N, K or 1] of u without bumps."""
         if want == "value":
             return Jet(want, self.problem.lift(x).reshape(len(x), -1))
         return Jet.of(self.problem.lift, x, want)
@@ -142,21 +142,21 @@ def _images(problem: Problem, rows: Tensor, frame: Tensor, tied: bool, slack: fl
 
 
 def quadrature(problem: Problem, net: BumpNet, points) -> tuple[Tensor, Tensor]:
-    """Collocation points [N, d] and weights [N], of sum 1, that make sums over them integrals.
+    """Collocation points [N, d] and weights [N], of sum 1, of a quadrature rule.
 
-    Equidistant along periodic axes, Gauss-Legendre along the others: then least squares over the points is
-    the projection in L2, under which the evolution of a dissipative equation is dissipative again.
+    Equidistant along periodic axes, Gauss-Legendre along the others.  Least squares over these points is then the
+    projection in L2, and the evolution of a dissipative equation stays dissipative.
 
     Parameters
     ----------
     points : int, tuple of int, Tensor or None
-        How many, how many per axis, the points themselves (with equal weights), or a default of six per bump
-        and axis (four in two dimensions, three in more).
+        Their number, their numbers per axis, the points themselves (with equal weights), or None for six per bump and
+        axis (four in two dimensions, three in more).
 
     Raises
     ------
     ValueError
-        If ``points`` is none of these, or they are fewer than the bumps.
+        If ``points`` is none of these, or there are fewer points than bumps.
     """
     domain, d, bumps = problem.domain, net.layout.dim, len(net.rows)
     if isinstance(points, Tensor):
@@ -183,26 +183,26 @@ def _rule(ends: Tensor, n: int, periodic: bool) -> tuple[Tensor, Tensor]:
         return lo + (hi - lo) * (torch.arange(n, dtype=torch.float64) + 0.5) / n, torch.full(
             (n,), 1 / n, dtype=torch.float64
         )
-    nodes, weights = (torch.from_numpy(part) for part in leggauss(n))  # on [-1, 1], of sum 2
+    nodes, weights = (torch.from_numpy(part) for part in leggauss(n))  # on [-1, 1], with sum 2
     return 0.5 * (lo + hi) + 0.5 * (hi - lo) * nodes, 0.5 * weights
 
 
 def uniform_net(problem: Problem, bumps: int | tuple[int, ...] | None = None, **options) -> BumpNet:
-    """A net of equal bumps on a grid, in the shapes that suit the evolution of a problem.
+    """A net of equal bumps on a grid, with shapes that suit an evolution problem.
 
-    Along periodic axes the grid fills the domain, along the others the box of the centres: without bumps that
-    are centred beyond a face, its neighbourhood is worth 10 to 1,000 times less accuracy.
+    Along periodic axes the grid fills the domain, along the others the box of the centres.  Without bumps centred
+    beyond a face the error near it is 10 to 1,000 times larger.
 
     Parameters
     ----------
     problem : EvolutionProblem
         Gives the domain, the outputs, and the defaults of the rest.
     bumps : int or tuple of int, optional
-        Number of bumps, or of grid cells along each axis.
+        Number of bumps in total, or of grid cells along each axis.
     **options
-        Further ones of :class:`~bumpnet_fast.BumpNet`, with two defaults of the problem: ``overlap`` is
-        its ``default_overlap``, and ``sharpness`` its ``default_sharpness`` over the square root of the grid
-        spacing.  The default dtype is float64.
+        Further arguments of :class:`~bumpnet_fast.BumpNet`.  By default ``overlap`` is the problem's
+        ``default_overlap``, and ``sharpness`` its ``default_sharpness`` over the square root of the grid spacing.  The
+        default dtype is float64.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Bump-EDNN: evolution problems solved by bumps of fixed shapes whose amplitudes move.
+"""Bump-EDNN: evolution problems, solved by bumps of fixed shapes with moving amplitudes.
 
-The start is fitted once, the basis is factorised once, and u_t = rhs becomes an ordinary differential
-equation for the amplitudes; how it is integrated is chosen by its linearity and stiffness.
+The initial values are fitted once, and the basis is factorised once.  u_t = rhs is then an ordinary differential
+equation for the amplitudes.  Its linearity and stiffness decide how it is integrated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .task import Evolving
 
 SHAPES = ("frozen", "evolve")
 INITIAL_SHAPES = ("uniform", "fit")
-#: What :func:`evolve` takes.
+#: Arguments of :func:`evolve`.
 _RULES = {
     "step": positive(optional=True),
     "tolerance": positive(optional=True),
@@ -45,13 +45,13 @@ _RULES = {
     "ridge": positive(),
 }
 
-#: Default tolerances in time: moving shapes are costly, and their accuracy is limited by other things.
+#: Default tolerances in time.  Moving shapes cost more, and other errors limit their accuracy.
 _TOLERANCE, _TOLERANCE_MOVING = 1e-8, 1e-3
-#: Bumps whose shapes change may become so much wider before their images no longer add up to rounding.
+#: Factor by which bumps may widen before their images no longer add up to rounding.
 _SLACK = 1.5
-#: A fit of the start, or a part of u_t not followed, beyond this earns a warning.
+#: A misfit of the initial values, or a missed part of u_t, beyond this gives a warning.
 _POOR_FIT, _POOR_RESIDUAL = 1e-2, 0.3
-#: Most times of the output; the states at all of them are kept.
+#: Largest number of output times; all states are kept.
 _TIMES_MOST = 10_000_000
 
 
@@ -76,54 +76,54 @@ def evolve(
     callbacks: Iterable[Callback] = (),
     callback: Callback | None = None,
 ) -> Evolution:
-    """Evolve a problem from its start.
+    """Solve an evolution problem from its initial values.
 
-    Ctrl-C, or a callback that raises KeyboardInterrupt, ends it early, and so does a solution that is not
-    finite or grows beyond what the problem allows (``StopReason.UNSTABLE``): the states up to the last good
-    time are returned.
+    Ctrl-C, or a callback that raises KeyboardInterrupt, ends the run early.  A solution that is not finite, or grows
+    beyond what the problem allows, ends it as well (``StopReason.UNSTABLE``).  The states up to the last good time are
+    returned.
 
     Parameters
     ----------
     problem : EvolutionProblem
         What to solve.
     net : BumpNet, int or tuple of int, optional
-        The bumps, whose shapes are the basis and which are not changed; or how many, for
-        :func:`uniform_net`.  Bumps must not be rotated if an axis is periodic.
+        A net, whose shapes are the basis and which is not changed; or the number of bumps for :func:`uniform_net`.
+        Bumps must not be rotated if an axis is periodic.
     method : str
-        "auto" chooses by linearity and stiffness; "expm" is exact, for linear problems constant in time; "cn",
-        Crank-Nicolson, for linear ones; "rk4" and "dop853" are explicit; "etdrk4" is for a stiff linear part;
-        "radau" and "bdf" are implicit; any other is one of torchdiffeq by its name, such as "dopri5", where
-        that is installed.
+        "auto" chooses by linearity and stiffness.  "expm" is exact, for linear problems constant in time; "cn",
+        Crank-Nicolson, is for linear ones; "rk4" and "dop853" are explicit; "etdrk4" is for a stiff linear part;
+        "radau" and "bdf" are implicit.  Any other name is a method of torchdiffeq, such as "dopri5", if that is
+        installed.
     step : float, optional
-        Length of steps; chosen by the tolerance if left out.  "expm" needs none; for "dop853", "radau" and "bdf"
-        it is the longest; of torchdiffeq, methods of fixed steps take it.
+        Length of the steps; by default the tolerance chooses it.  "expm" needs none.  For "dop853", "radau" and "bdf"
+        it is the longest step.  Methods of torchdiffeq with fixed steps use it.
     tolerance : float, optional
-        Error in time that is allowed, relative to the size of u: by default 1e-8, and 1e-3 for moving shapes.
+        Allowed error in time, relative to the size of u: by default 1e-8, and 1e-3 for moving shapes.
     times : int or sequence of float
-        Where the states are kept, beside 0: so many equal intervals up to the problem's final time, or these times.
+        Output times after 0: a number of equal intervals up to the problem's final time, or the times themselves.
     points : int, tuple of int, or Tensor, optional
         Collocation points, see :func:`~bumpnet_fast.solvers.evolution.basis.quadrature`.
     shapes : str
-        "frozen", or "evolve": all parameters move, at a far higher cost ("rk4" and torchdiffeq only).
+        "frozen": fixed shapes.  "evolve": all parameters move, at a far higher cost ("rk4" and torchdiffeq only).
     initial_shapes : str, optional
-        "uniform" takes the net as it is, the default for frozen shapes; "fit" first trains the shapes on the
-        start, the default for moving ones.  For frozen ones it is a trap unless the solution keeps its form.
+        "uniform" uses the net as it is: the default for fixed shapes.  "fit" first trains the shapes on the initial
+        values: the default for moving shapes.  With fixed shapes use "fit" only if the solution keeps its form.
     ridge : float
-        Of the least squares for moving shapes: weight of the squares of their scaled rates.
+        For moving shapes: weight of the squares of their scaled rates in the least squares.
     stop : Stop, optional
-        Limits on the number of times after 0, and on the seconds of this session, the setup among them.  What lies
-        beyond the last of the times reached is lost.
+        Limits on the number of output times, and on the seconds of this session, including the setup.  Work beyond the
+        last output time reached is lost.
     max_seconds : float, optional
         Shorthand for ``stop=Stop(seconds=max_seconds)``.
     measure : bool
-        Whether to compute the reference, if there is no exact solution, to measure the error at the end.
+        Whether to measure the error at the end against a computed reference if there is no exact solution.
     checkpoint : str or path, optional
-        File for the state of the run, see :func:`bumpnet_fast.resume`; it is that at one of the times.
+        File for the state of the run at one of the output times; see :func:`bumpnet_fast.resume`.
     every_seconds : float
-        Write it no more often than this, and at the end, however that comes.
+        Shortest time between two writes of that file; it is also written whenever the run ends.
     callbacks : iterable of callable, optional
-        Each is called with a :class:`Progress` at every time of the output; ``callback`` is one more.  Its ``entry``
-        has that of the history, see :class:`Evolution`.
+        Each is called with a :class:`Progress` at every output time; ``callback`` is one more.  Its ``entry`` is that
+        of the history, see :class:`Evolution`.
 
     Returns
     -------
@@ -132,17 +132,17 @@ def evolve(
     Raises
     ------
     ValueError
-        Before any computing, if an argument is out of range, net and problem do not fit, or the method does not
-        serve the problem; also if the start or its right-hand side is not finite.
+        Before any computing, if an argument is out of range, net and problem do not fit, or the method cannot solve the
+        problem.  Also if the initial values or their right-hand side are not finite.
     TypeError
-        If ``problem`` is no evolution problem, or limits are given twice.
+        If ``problem`` is not an evolution problem, or a limit is given twice.
     ModuleNotFoundError
-        If the method is torchdiffeq's, and that is not installed.
+        If the method is one of torchdiffeq, and that is not installed.
 
     Notes
     -----
-    Evolutional networks: Du and Zaki, arXiv:2104.14320; with bumps, arXiv:2512.17198.  All computing is in float64
-    whatever the net's dtype.  docs/evolution.md says what was measured.
+    Evolutional networks: Du and Zaki, arXiv:2104.14320; with bumps, arXiv:2512.17198.  Everything is computed in
+    float64, whatever the dtype of the net.  docs/evolution.md has measurements.
 
     Examples
     --------
@@ -205,7 +205,7 @@ def _begun(
     problem: EvolutionProblem, net: BumpNet, x: Tensor, weights: Tensor, settings: dict[str, Any],
     store: run_state.Store,
 ) -> tuple[BumpNet, FixedBasis | MovingBasis]:  # fmt: skip
-    """The net and the model to begin with: the shapes are fitted to the start, or those of the run that goes on."""
+    """The net and the model to start with: shapes fitted to the initial values, or those of the resumed run."""
     frozen, fitted = settings["shapes"] == "frozen", settings["initial_shapes"] == "fit"
     net = net if frozen else _roomy(problem, net)
     space = Space.of(problem, net, slack=1.0 if frozen and not fitted else _SLACK)
@@ -224,10 +224,10 @@ def _begun(
 
 def _evolution(run: Run, reason: StopReason, measure: bool) -> Evolution:
     work, advance, entries = run.work, run.method, len(run.history)
-    if not entries:  # interrupted before anything was seen
+    if not entries:  # interrupted before the first evaluation
         raise KeyboardInterrupt
     model, problem = work.model, work.problem
-    times, reports = work.times[:entries], work.reports[:entries]  # an interrupt may come between a step and a look
+    times, reports = work.times[:entries], work.reports[:entries]  # an interrupt may come before the look at a step
     x = lattice(problem.domain).to(model.x)
     known = problem.reference(x, times[-1]) if measure else problem.exact(x, times[-1])
     rel_l2 = max_error = None
@@ -276,7 +276,7 @@ def _times(times: int | Sequence[float], final: float) -> list[float]:
 
 
 def _roomy(problem: EvolutionProblem, net: BumpNet) -> BumpNet:
-    """The same bumps in a box a period larger on either side along periodic axes, for centres that move around."""
+    """The same bumps in a box enlarged by a period on either side along periodic axes, for moving centres."""
     domain, frame, rows = problem.domain.to(net.frame), net.frame.clone(), net.rows.detach().clone()
     centres = net.centres.detach()
     for j in problem.periodic_axes:

@@ -1,7 +1,7 @@
 """Integrators in time of y' = slope(t, y) for a flat float64 tensor y.
 
-One-step methods are steppers ``step(t, y, h)`` of a known order; :class:`Marcher` takes them across
-an interval in steps that are given, or chosen by comparing one step with two halves.
+One-step methods are steppers ``step(t, y, h)`` of known order.  :class:`Marcher` applies them across an interval, with
+given steps, or with steps chosen by comparing one step with two halves.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from torch import Tensor
 Slope = Callable[[float, Tensor], Tensor]
 Watch = Callable[[float, Tensor], None]
 
-#: What scipy integrates with, by our names.
+#: scipy's integrators, by our names.
 SCIPY = {"dop853": integrate.DOP853, "radau": integrate.Radau, "bdf": integrate.BDF}
 IMPLICIT = ("radau", "bdf")
-#: A step below this fraction of the whole time is none.
+#: Smallest step, as a fraction of the whole time.
 _SHORTEST = 2.0**-40
-#: Matrices of so many step sizes are kept.
+#: Number of step sizes whose matrices are kept.
 _KEPT = 16
-#: After so many steps an integrator of scipy is replaced by a fresh one: a resumed evolution repeats no more.
+#: Steps after which an integrator of scipy is replaced by a fresh one.  A resumed evolution repeats no more.
 _STRETCH = 100
 
 
 class StepTooSmall(ArithmeticError):
-    """No step is small enough to be accurate: the solution, or what is left of it, has no continuation."""
+    """No step is small enough to be accurate; the solution cannot be continued."""
 
 
 class OneStep(Protocol):
-    """A method that needs nothing of earlier steps."""
+    """A method that needs no earlier steps."""
 
     order: int
 
@@ -58,13 +58,13 @@ class RungeKutta4:
 
 
 class _ByStepSize:
-    """Keeps what :meth:`prepare` makes of a step size."""
+    """A cache of the results of :meth:`prepare`, by step size."""
 
     def __init__(self):
         self._kept: dict[str, tuple[float, Any]] = {}
 
     def prepared(self, h: float):
-        key = f"{h:.12e}"  # equal intervals of a partition differ by rounding
+        key = f"{h:.12e}"  # equal intervals differ by rounding
         if key not in self._kept:
             if len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))
@@ -76,7 +76,7 @@ class _ByStepSize:
 
     @property
     def prepared_for(self) -> list[float]:
-        """The step sizes that are kept, in their order."""
+        """The cached step sizes, in order."""
         return [h for h, _ in self._kept.values()]
 
     @prepared_for.setter
@@ -87,7 +87,7 @@ class _ByStepSize:
 
 
 class Exponential(_ByStepSize):
-    """``y' = A y + b`` by the matrix exponential: exact, whatever the step."""
+    """``y' = A y + b`` by the matrix exponential: exact for any step."""
 
     def __init__(self, A: Tensor, b: Tensor):
         super().__init__()
@@ -106,7 +106,7 @@ class Exponential(_ByStepSize):
 
 
 class CrankNicolson(_ByStepSize):
-    """``y' = A y + b(t)`` by the trapezoidal rule: of second order, stable for every step."""
+    """``y' = A y + b(t)`` by the trapezoidal rule: second order, stable for any step."""
 
     order = 2
 
@@ -124,7 +124,7 @@ class CrankNicolson(_ByStepSize):
 
 
 class ExponentialRungeKutta4(_ByStepSize):
-    """``y' = A y + g(t, y)``: A exactly, g to fourth order (ETDRK4 of Cox and Matthews, 2002).
+    """``y' = A y + g(t, y)``: exact in A, fourth order in g (ETDRK4 of Cox and Matthews, 2002).
 
     Parameters
     ----------
@@ -187,24 +187,24 @@ def phi_functions(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 class Marcher:
-    """A one-step method with steps of a given length, or of lengths that keep the error below a tolerance.
+    """A one-step method with given steps, or with steps that keep the error below a tolerance.
 
     Parameters
     ----------
     method : OneStep
-        What makes a step.
+        Makes a step.
     horizon : float
-        The whole time, over which the tolerance is spread.
+        The whole time, over which the tolerance is distributed.
     step : float or None
-        Longest step; None chooses by the tolerance.
+        Longest step; None lets the tolerance choose.
     tolerance : float
-        Of the error of all steps together, in ``distance``.
+        Largest error of all steps together, in ``distance``.
     first : float
-        Step to try first.
+        First step to try.
     distance : callable
-        Of two states.
+        Distance of two states.
     settle : callable
-        Applied to the state after every step: its representation may change, what it stands for may not.
+        Applied to the state after every step; may change its representation, not its meaning.
     """
 
     def __init__(
@@ -221,17 +221,17 @@ class Marcher:
         self.last, self.distance, self.settle, self.steps = first, distance, settle, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers between two calls of :meth:`advance`."""
+        """State between two calls of :meth:`advance`."""
         return {"steps": self.steps, "last": self.last, "prepared": getattr(self.method, "prepared_for", None)}
 
     def load_state_dict(self, state: dict[str, Any], t: float, y: Tensor, same: bool = True) -> None:
-        """Go on from what another one of the same method remembered at ``t`` and ``y``."""
+        """Continue from the state of another integrator of the same method, at ``t`` and ``y``."""
         self.steps, self.last = int(state["steps"]), float(state["last"])
         if state["prepared"] is not None:
             self.method.prepared_for = state["prepared"]
 
     def advance(self, t: float, y: Tensor, until: float, watch: Watch) -> Tensor:
-        """The state at ``until`` from ``y`` at ``t``; ``watch`` sees every state on the way."""
+        """The state at ``until``, from ``y`` at ``t``; ``watch`` gets every intermediate state."""
         way = self._chosen if self.step is None else self._equal
         if isinstance(self.method, Exponential):
             way = self._whole
@@ -275,27 +275,27 @@ class Marcher:
 
 
 class ScipyMarcher:
-    """A method of scipy, followed step by step.
+    """An integrator of scipy, step by step.
 
     Parameters
     ----------
     name : str
         A key of :data:`SCIPY`.
     slope, jacobian : callable
-        Of t and y; the Jacobian is asked for by implicit methods.
+        Functions of t and y; implicit methods use the Jacobian.
     horizon : float
-        The end of the whole evolution.
+        End of the whole evolution.
     tolerance, size : float
-        Of the error of a step relative to y, and the size of y below which it is relative to that.
+        Relative tolerance of a step, and the size of y below which it is relative to that size.
     step : float or None
         Longest step.
 
     Notes
     -----
-    scipy has no way to store an integrator.  Therefore one is replaced by a fresh one after :data:`_STRETCH` steps, and
-    what is stored is where the latest one began: a resumed evolution repeats its steps, to the same bits.  To begin
-    anew at every time of the output would need no repetition, but BDF starts with its first order: with 50 times
-    it took 6 times the steps, and was 20 times less accurate.
+    scipy cannot store an integrator.  One is therefore replaced by a fresh one after :data:`_STRETCH` steps, and the
+    stored state is where the latest one began: a resumed evolution repeats its steps, to the same bits.  A fresh one at
+    every output time would avoid the repetition, but BDF begins with first order: with 50 times it took 6 times the
+    steps, and was 20 times less accurate.
     """
 
     def __init__(self, name: str, slope: Slope, jacobian: Slope, horizon: float, tolerance: float, size: float, step):
@@ -304,7 +304,7 @@ class ScipyMarcher:
         self.step, self.implicit, self.solver, self.steps = step, name in IMPLICIT, None, 0
 
     def _begin(self, t: float, y: Tensor, first: float | None) -> None:
-        """Start a fresh integrator, with a first step or one that scipy chooses."""
+        """Start a fresh integrator, with a given first step or one that scipy chooses."""
 
         def array(function: Slope):
             return lambda s, v: function(s, torch.from_numpy(v).to(y)).cpu().numpy()
@@ -317,7 +317,7 @@ class ScipyMarcher:
         self.solver = self.kind(array(self.slope), t, y.cpu().numpy(), self.horizon, **options)
 
     def _steps_to(self, until: float, y: Tensor) -> Iterator[tuple[float, Tensor]]:
-        """Time and state after every step that it takes to be at ``until`` or beyond; ``y`` is a state like them."""
+        """Yield time and state after every step until ``until`` is reached or passed; ``y`` is a state like them."""
         while self.solver.t < until:
             if self.taken == _STRETCH:
                 self._begin(float(self.solver.t), self._state(y), float(self.solver.step_size))
@@ -333,15 +333,15 @@ class ScipyMarcher:
         return torch.from_numpy(self.solver.dense_output()(t) if inside else self.solver.y.copy()).to(y)
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers between two calls of :meth:`advance`."""
+        """State between two calls of :meth:`advance`."""
         return {"steps": self.steps, "begun": None if self.solver is None else self.begun}
 
     def load_state_dict(self, state: dict[str, Any], t: float, y: Tensor, same: bool = True) -> None:
-        """Go on from what another one of the same method remembered at ``t`` and ``y``.
+        """Continue from the state of another integrator of the same method, at ``t`` and ``y``.
 
-        A fresh integrator starts there if y is not the ``same`` that it was, in other coordinates; if the steps come
-        out otherwise than they did, as on another machine; and for states of older versions, which have the numbers
-        of scipy's integrator ("solver").
+        A fresh integrator starts there in three cases: y is not the ``same`` as before, because it is in other
+        coordinates; the repeated steps differ, as on another machine; or the state is of an older version, which stored
+        the numbers of scipy's integrator ("solver").
         """
         self.steps, self.solver = int(state["steps"]), None
         begun = state["begun"] if same and "solver" not in state else None
@@ -361,7 +361,7 @@ class ScipyMarcher:
             self.solver = None
 
     def advance(self, t: float, y: Tensor, until: float, watch: Watch) -> Tensor:
-        """The state at ``until`` from ``y`` at ``t``; ``watch`` sees every state on the way."""
+        """The state at ``until``, from ``y`` at ``t``; ``watch`` gets every intermediate state."""
         if self.solver is None:
             self._begin(t, y, None)
         for at, state in self._steps_to(until, y):
@@ -371,7 +371,7 @@ class ScipyMarcher:
 
 
 class TorchdiffeqMarcher:
-    """Any method of torchdiffeq, by its name.
+    """Any method of torchdiffeq, by name.
 
     Raises
     ------
@@ -399,17 +399,17 @@ class TorchdiffeqMarcher:
         )[-1]  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers between two calls of :meth:`advance`, which begins anew every time."""
+        """State between two calls of :meth:`advance`: none, as each begins anew."""
         return {"steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any], t: float, y: Tensor, same: bool = True) -> None:
-        """Go on from what another one remembered."""
+        """Continue from the state of another integrator."""
         self.steps = int(state["steps"])
 
     def advance(self, t: float, y: Tensor, until: float, watch: Watch) -> Tensor:
         try:
             y = self._run(t, y, until, self.slope)
-        except AssertionError as error:  # how it says that its step underflows, or that y is not finite
+        except AssertionError as error:  # its step underflows, or y is not finite
             raise StepTooSmall from error
         self.steps += 1
         watch(until, y)

@@ -1,4 +1,4 @@
-"""An evolution as a method of the run loop, and which integrator serves which evolution."""
+"""An evolution as a method of the run loop, and the choice of the integrator."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ from .models import FixedBasis, MovingBasis
 from .task import Evolving
 
 METHODS = ("auto", "expm", "cn", "rk4", "etdrk4", *SCIPY)
-#: Those for moving shapes, beside torchdiffeq's.
+#: Methods for moving shapes, beside those of torchdiffeq.
 METHODS_MOVING = ("auto", "rk4")
 
-#: Explicit steps are stable while step times spectral radius is below this (2.78 on the real axis, 2.83 on the other).
+#: Explicit steps are stable while step times spectral radius is below this (real axis: 2.78, imaginary: 2.83).
 RK4_STABLE = 2.7
-#: Up to so many steps for stability alone, explicit ones are the cheapest.
+#: With up to this many steps for stability alone, explicit methods are cheapest.
 _STEPS_CHEAP = 400
-#: A stiff linear part is worth treating exactly if what remains is so much less stiff, or not stiff.
+#: A stiff linear part is integrated exactly if the rest is this much less stiff, or not stiff.
 _REST = 0.3
-#: How far beyond the growth that its problem allows a solution may grow.
+#: Factor by which a solution may exceed the growth that its problem allows.
 _MARGIN = 1.5
-#: What went wrong where a solution is not finite or too large.
-_LEFT = "it left the bounds that its problem sets"
+#: Reason given where a solution is not finite or too large.
+_LEFT = "the solution is not finite, or larger than its problem allows"
 
 
 class Advance(Method):
-    """A method whose step goes to the next time of the output.
+    """A method whose step ends at the next output time.
 
     Parameters
     ----------
     method, step, tolerance
-        As of :func:`~bumpnet_fast.solvers.evolve`.
+        As for :func:`~bumpnet_fast.solvers.evolve`.
     iterations : int
-        Number of the times after 0.
+        Number of output times after 0.
 
     Attributes
     ----------
     marcher
-        What takes the state from time to time.
+        Integrator that advances the state from time to time.
     setup_seconds, seconds : float
-        Up to the first step, and in the steps; all sessions together.
+        Time before the first step, and time in the steps; all sessions together.
     """
 
     steady: ClassVar[bool] = True
@@ -94,7 +94,7 @@ class Advance(Method):
     def _watch(self, t: float, y: Tensor) -> None:
         if time.perf_counter() > self.deadline:
             raise Ended(StopReason.TIME)
-        if not self.work.model.norm(y) <= self.bound:  # a NaN is not, either
+        if not self.work.model.norm(y) <= self.bound:  # true for a NaN, too
             raise self._unstable(t, _LEFT)
 
     def _unstable(self, t: float, what: str) -> Ended:
@@ -180,12 +180,12 @@ def _flat(coefficients: Any) -> list[Tensor | None]:
 
 
 def marcher(model: FixedBasis | MovingBasis, method: str, step: float | None, tolerance: float, final: float):
-    """What takes the model's state from time to time, and the name of the method chosen.
+    """The integrator of a model, and the name of the chosen method.
 
     Raises
     ------
     ValueError
-        If the method does not serve the problem.
+        If the method cannot solve the problem.
     """
     size = tolerance * (model.size or 1.0)
     if method not in METHODS:
@@ -236,7 +236,7 @@ def _choice(model: FixedBasis, facts: Linearity, final: float, step: float | Non
 
 
 def _one_step(model: FixedBasis, method: str, facts: Linearity) -> tuple[Any, float]:
-    """The method, and the largest rate that its first step has to resolve; 0 for none."""
+    """The method, and the largest rate that its first step must resolve; 0 for none."""
     if method == "rk4":
         return RungeKutta4(model.slope), spectral_radius(model.jacobian(0.0, model.state))
     if method == "etdrk4":

@@ -1,7 +1,7 @@
-"""What moves in an evolution: the amplitudes over a fixed basis, or all parameters of the bumps.
+"""The moving quantities of an evolution: the amplitudes over a fixed basis, or all parameters of the bumps.
 
-A model turns ``u_t = rhs`` into ``y' = slope(t, y)`` for a flat state y, by least squares over the
-collocation points.
+A model turns ``u_t = rhs`` into ``y' = slope(t, y)`` for a flat state y, by least squares over the collocation
+points.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from ..levenberg_marquardt import descend
 from ..residual import Block, Coefficients, linearise
 from .basis import Space
 
-#: Singular values below this fraction of the largest are left out of the pseudo-inverse.
+#: Singular values below this fraction of the largest are omitted from the pseudo-inverse.
 _CUT = 1e-10
-#: Steps that train the shapes on the start, the largest change of a parameter in one, and their ridge.
+#: Training of the shapes on the initial values: steps, largest change of a parameter per step, and ridge.
 _FIT_STEPS, _FIT_CAP, _FIT_RIDGE = 100, 0.5, 1e-14
 
 
 @dataclass(frozen=True)
 class Report:
-    """A state, seen from outside.
+    """What an evolution reports of a state.
 
     Attributes
     ----------
     rows, rates : Tensor
         [M, columns]: all bumps, and their derivatives by t.
     norm, rate, residual : float
-        Root mean squares of u, of u_t, and of the part of u_t that the model cannot follow.
+        Root mean squares of u, of u_t, and of the part of u_t that the model misses.
     """
 
     rows: Tensor
@@ -56,7 +56,7 @@ class Report:
 
 
 class Model:
-    """What both models share: points, weights, the right-hand side and the start."""
+    """What both models share: points, weights, right-hand side and initial values."""
 
     def __init__(self, space: Space, rows: Tensor, x: Tensor, weights: Tensor):
         self.space, self.problem, self.start_rows = space, space.problem, rows
@@ -90,18 +90,17 @@ class Model:
 
 
 class FixedBasis(Model):
-    """The amplitudes move.  The state is u in an orthonormal basis of the functions that the bumps span.
+    """Fixed basis: the amplitudes move.  The state is u in an orthonormal basis of the span of the bumps.
 
-    One singular value decomposition of the basis serves the whole evolution: from u_t at the points to the
-    rates is one product with a matrix.  In the orthonormal coordinates [r, K] sizes mean sizes of u, while the
-    amplitudes themselves cancel.
+    One singular value decomposition of the basis serves the whole evolution: the rates are one matrix product of u_t at
+    the points.  In the orthonormal coordinates [r, K] magnitudes are those of u; the amplitudes themselves cancel.
 
     Attributes
     ----------
     state : Tensor
-        [r K], of the start.
+        [r K], the initial state.
     fit_error : float
-        Relative misfit of the start.
+        Relative misfit of the initial values.
     """
 
     def __init__(self, space: Space, rows: Tensor, x: Tensor, weights: Tensor, ridge: float = 0.0):
@@ -124,11 +123,11 @@ class FixedBasis(Model):
         self.fit_error = self.rms(misfit) / (self.size or 1.0)
 
     def _combined(self, part: Tensor) -> Tensor:
-        """[N, M, ...] of the bumps as [N, r, ...] of the orthonormal basis."""
+        """The bumps' [N, M, ...] in the orthonormal basis, [N, r, ...]."""
         return torch.einsum("nm...,mr->nr...", part, self.to_amplitudes)
 
     def solve(self, values: Tensor) -> Tensor:
-        """The state [r K] of the function nearest to ``values`` [N, K]: the solve for the weights' evolution."""
+        """The state [r K] of the function nearest to ``values`` [N, K]."""
         return (self.project @ values).flatten()
 
     def jet(self, y: Tensor) -> Jet:
@@ -151,7 +150,7 @@ class FixedBasis(Model):
         return self.solve(self.rhs(t, self.jet(y)))
 
     def norm(self, y: Tensor) -> float:
-        """The root mean square of u, at least: that of its part in the bumps, less that of the lift."""
+        """A lower bound of the root mean square of u: that of its part in the bumps, minus that of the lift."""
         return float(torch.linalg.vector_norm(y)) - self.lift_size
 
     def distance(self, a: Tensor, b: Tensor) -> float:
@@ -175,10 +174,11 @@ class FixedBasis(Model):
         return self.to_amplitudes @ y.view(self.rank, -1)
 
     def recalled(self, y: Tensor, rows: Tensor) -> tuple[Tensor, bool]:
-        """The state that had the coordinates ``y`` and these rows in an earlier session, and whether it still has them.
+        """The state that an earlier session stored as ``y`` and these rows, and whether its coordinates are the same.
 
         The coordinates belong to a singular value decomposition that is computed anew.  Another backend, processor or
-        LAPACK may find other singular vectors, or another number of them.  The amplitudes then give the coordinates.
+        LAPACK may give other singular vectors, or another number of them.  The amplitudes then determine the
+        coordinates.
         """
         amplitudes = rows[:, self.layout.amplitude]
         if y.shape == self.state.shape and torch.equal(self.amplitudes(y), amplitudes):
@@ -188,7 +188,7 @@ class FixedBasis(Model):
     # --- linearisation ---------------------------------------------------------------------------
 
     def linearise(self, t: float, jet: Jet, function=None) -> tuple[Tensor, list[list[Coefficients]]]:
-        """rhs [K, N], or another function of x and a jet, at a jet, and its coefficients by equation and output."""
+        """rhs [K, N], or another function of x and a jet, at a jet; and its coefficients by equation and output."""
         whole = function or (lambda x, u: self.problem.rhs(x, u, t))
         block = Block(self.problem.name, self.x, self.problem.want, lambda u: whole(self.x, u), 1.0)
         rhs, by_equation = linearise(block, (jet,), {})
@@ -232,11 +232,11 @@ def _stack(basis: Jet) -> Tensor:
 
 
 class MovingBasis(Model):
-    """All parameters move; the state is the rows, flat.
+    """Moving basis: all parameters move.  The state is the rows, flat.
 
-    Every right-hand side needs a least-squares solution of its own, with a ridge, as the rates of bumps that do
-    the same work are not determined.  Along periodic axes centres that leave the domain come back at the other
-    end; in more than one dimension bumps then stay unrotated.
+    Every right-hand side needs its own least-squares solution, with a ridge, as the rates of bumps that do the same
+    work are undetermined.  Along periodic axes centres that leave the domain return at the other end; in more than one
+    dimension bumps then stay unrotated.
     """
 
     def __init__(self, space: Space, rows: Tensor, x: Tensor, weights: Tensor, ridge: float):
@@ -261,7 +261,7 @@ class MovingBasis(Model):
         return self.space.jet(self.x, self.rows(y), self.problem.want)
 
     def solve(self, values: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Rates [M, columns] of the rows for u_t nearest to ``values`` [N, K], and the residual [K N], weighted."""
+        """Rates [M, columns] of the rows for u_t nearest to ``values`` [N, K], and the weighted residual [K N]."""
         rows = self.rows(self.state if y is None else y)
         h, k = rows[:, self.layout.amplitude], self.layout.outputs
         Psi, D = self.space.design(self.x, rows)
@@ -314,7 +314,7 @@ class MovingBasis(Model):
 
 
 class _Fit:
-    """The start as a least-squares problem for the shapes, in the form that variable projection takes."""
+    """The initial values as a least-squares problem for the shapes, in the form for variable projection."""
 
     ranks = ALONE
 
@@ -322,7 +322,7 @@ class _Fit:
         model = Model(space, rows, x, weights)
         self.space, self.layout, self.x, self.root = space, model.layout, x, model.root
         self.target = (model.root * model.start).T.flatten()
-        self.guesses = x.new_empty(0)  # there is nothing unknown but the shapes
+        self.guesses = x.new_empty(0)  # only the shapes are unknown
 
     def linearise(self):
         return -self.target, None
@@ -341,7 +341,7 @@ class _Fit:
 
 
 def fitted_shapes(space: Space, rows: Tensor, x: Tensor, weights: Tensor) -> Tensor:
-    """Rows [M, columns] whose shapes were trained on the start by variable projection; unrotated if periodic."""
+    """Rows [M, columns] with shapes trained on the initial values by variable projection; unrotated if periodic."""
     fit = _Fit(space, rows, x, weights)
     model = Separable(fit, _FIT_RIDGE)
     point = model.start(rows)

@@ -1,4 +1,4 @@
-"""What an evolution gives back: states over time, and u at any point and time between them."""
+"""Results of evolutions: states over time, and u at any point and any time between them."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ if TYPE_CHECKING:
     from ...problems.evolution.base import EvolutionProblem
 
 
-#: A time so many units in the last place beyond an end is that end.
+#: A time within this many units in the last place of an end counts as that end.
 ROUNDING = 4
 
 
 @dataclass(kw_only=True)
 class Evolution(Result):
-    """An evolution, as far as it went.
+    """An evolution, up to the last time reached.
 
     Attributes
     ----------
     net, problem
-        The bumps at the start, and what was solved.
+        The bumps at the start, and the solved problem.
     times : Tensor
-        [T], where the states are; 0 first.
+        [T], output times, 0 first.
     states, rates : Tensor
         [T, M, columns], float64: the rows of all bumps, and their derivatives by t.
     history : list of dict
-        For every one of the times: ``time`` and ``final_time``; ``seconds`` since the run began; ``norm``, the root
-        mean square of u; ``residual``, the part of u_t that the bumps cannot follow, relative to u_t: an indicator of
-        the error; ``rel_l2`` where an exact solution is known; ``steps`` so far.  ``iteration`` is the number of the
-        time and ``loss`` the residual again, as every solver calls them.
+        One entry per output time: ``time`` and ``final_time``; ``seconds`` since the run began; ``norm``, the root mean
+        square of u; ``residual``, the part of u_t that the bumps miss, relative to u_t, an indicator of the error;
+        ``rel_l2`` where an exact solution is known; ``steps`` so far.  As in every solver, ``iteration`` is the number
+        of the time, and ``loss`` is the residual again.
     fit_error : float
-        Relative misfit of the start.
+        Relative misfit of the initial values.
     rel_l2, max_error : float or None
-        At the last of the times, on a regular grid over the domain, against the problem's reference.
+        Errors at the last time, on a regular grid over the domain, against the problem's reference.
     setup_seconds : float
-        Up to the first step: to fit the start, to factorise the basis, and to choose an integrator.
+        Time before the first step: to fit the initial values, factorise the basis, and choose an integrator.
     seconds : float
-        In the steps alone, by the clock: without the setup, and without what is done at the times of the output.  All
-        sessions of a resumed run together.
+        Time in the steps, by the clock, without the setup and the work at output times.  All sessions of a resumed run
+        together.
     steps, stages : int
-        Steps taken, and right-hand sides evaluated.
+        Number of steps, and of evaluations of the right-hand side.
     solve_seconds : float
-        Of one solve for the evolution of the weights: one stage without its right-hand side.
+        Time of one solve for the rates: one stage without its right-hand side.
     method, shapes : str
-        What integrated, and whether the shapes were "frozen" or did "evolve".
+        The integrator, and whether the shapes were fixed ("frozen") or moving ("evolve").
     stop, processor_seconds, warnings
         As of every :class:`~bumpnet_fast.solvers.solution.Result`.
     """
@@ -82,15 +82,15 @@ class Evolution(Result):
         return self.states[..., self.net.layout.amplitude]
 
     def at(self, t: float) -> BumpNet:
-        """The net at time ``t`` in the dtype of the start.
+        """The net at time ``t``, in the dtype of the start.
 
-        u is this net alone only in a problem without periodic axes and boundary data; else ask :meth:`predict`.
-        In float32 the amplitudes, which cancel, lose what float64 had beyond about 1e-3.
+        u is this net alone only without periodic axes and boundary values; otherwise use :meth:`predict`.  In float32
+        the amplitudes cancel, which limits the accuracy to about 1e-3.
 
         Raises
         ------
         ValueError
-            If ``t`` is not between the first and the last of the times.
+            If ``t`` is not between the first and the last time.
         """
         return BumpNet.from_rows(self._rows(t).to(self.net.rows), self._frame(), self.net.domain, self.net.tied)
 
@@ -100,14 +100,14 @@ class Evolution(Result):
     def predict(self, x: Any, t: float, *, grad: bool = False) -> Tensor:
         """u [N, K] at points and a time.
 
-        Between the times of the output the amplitudes are interpolated by cubics that have their rates.
+        Between output times the amplitudes are interpolated by cubics with their rates.
 
         Parameters
         ----------
         x : Tensor, array or nested lists
-            [N, d]; the result has the dtype of a floating-point ``x``, else float64, in which it is computed.
+            [N, d].  The result has the dtype of a floating-point ``x``, else float64.  It is computed in float64.
         t : float
-            Between the first and the last of the times.
+            Between the first and the last time.
         grad : bool
             Whether the result can be differentiated by ``x``.
         """
@@ -124,7 +124,7 @@ class Evolution(Result):
         return self.space.jet(points, self._rows(t), want).map(lambda part: part.to(dtype))
 
     def on(self, x: Any) -> Callable[[float], Tensor]:
-        """u [N, K] at the same points ``x`` [N, d] for many times: frozen bumps are evaluated there once.
+        """u [N, K] at fixed points ``x`` [N, d] as a function of time; a fixed basis is evaluated there once.
 
         Examples
         --------
@@ -162,7 +162,7 @@ class Evolution(Result):
 
 
 def interpolate(space: Space, a: Tensor, da: Tensor, b: Tensor, db: Tensor, span: float, s: float) -> Tensor:
-    """Rows [M, columns] at the fraction ``s`` of the way from ``a`` to ``b``, by cubics.  Centres go the short way."""
+    """Rows [M, columns] at the fraction ``s`` from ``a`` to ``b``, by cubics.  Centres take the shorter way."""
     layout = space.layout(a)
     lo, hi = space.frame[:2]
     half, middle = 0.5 * (hi - lo), 0.5 * (hi + lo)

@@ -1,4 +1,4 @@
-"""An evolution as the work of a run: its states from time to time, and what they say about themselves."""
+"""An evolution as the work of a run: states at the output times, and their reports."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from ..loop import Work
 from ..solution import errors
 from .models import FixedBasis, MovingBasis, Report
 
-#: Points of the lattice on which the error is followed.
+#: Points of the lattice for the error during the run.
 _FEW = 1024
-#: Applications of the pseudo-inverse that are timed, to take the fastest.
+#: How often the pseudo-inverse is timed; the fastest counts.
 _TIMED = 50
 
 
 class Evolving(Work):
-    """A model that is to be taken from one time of the output to the next.
+    """A model that is advanced from one output time to the next.
 
     Parameters
     ----------
     model : FixedBasis or MovingBasis
-        What moves.
+        The moving quantities.
     net : BumpNet
         The bumps at the start.
     ends : sequence of float
-        The times of the output after 0.
+        Output times after 0.
     started : float
         ``time.perf_counter()`` when the run began.
 
     Attributes
     ----------
     y : Tensor
-        The state at the last of the times.
+        State at the last output time reached.
     times : list of float
-        Those that were reached; 0 first.
+        Output times reached, 0 first.
     reports : list of Report
-        The states there.
+        Reports of the states there.
     solve_seconds : float
-        Of one solve for the rates.
+        Time of one solve for the rates.
     same : bool
-        Whether y has the coordinates that it had when it was stored.
+        Whether y has the coordinates in which it was stored.
     """
 
     def __init__(self, model: FixedBasis | MovingBasis, net: BumpNet, ends: Sequence[float], started: float):
@@ -67,7 +67,7 @@ class Evolving(Work):
         return min(seconds)
 
     def reach(self, t: float, y: Tensor, report: Report) -> None:
-        """Be at the next of the times."""
+        """Store the state at the next output time."""
         self.y = y
         self.times.append(t)
         self.reports.append(report)
@@ -82,7 +82,7 @@ class Evolving(Work):
         return None if exact is None else errors(self._few_values(self.reports[-1].rows), exact)[0]
 
     def _few_values(self, rows: Tensor) -> Tensor:
-        """u [n, K] on the lattice where the error is followed; a fixed basis is evaluated there once."""
+        """u [n, K] on the lattice for the error; a fixed basis is evaluated there once."""
         space, layout = self.model.space, self.model.layout
         if not isinstance(self.model, FixedBasis):
             return space.jet(self._few, rows, "value").value

@@ -1,4 +1,4 @@
-"""Operator learning: what trains a BumpDeepONet; knows no operator by name."""
+"""Operator learning: trains a BumpDeepONet.  It knows no operator by name."""
 
 from .check import METHODS
 from .learn import OperatorSolution, learn, new_net

@@ -1,4 +1,4 @@
-"""The branch for a trunk that is given: coordinates in which it is well posed, and its last layer in closed form."""
+"""The branch for a given trunk: coordinates in which it is well conditioned, and its last layer in closed form."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ...nets.deeponet import BumpDeepONet
 from .fit import Fit
 from .trunk import scaled_qr
 
-#: Ridges that are tried, relative to the largest singular value, squared.
+#: Ridges that are tried, relative to the squared largest singular value.
 _RIDGES = 10.0 ** torch.arange(-16, 1, dtype=torch.float64)
 
 
 def last_layer(branch: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
-    """What comes before the last layer, and that layer if it is linear, else None."""
+    """The layers before the last one, and the last one if it is linear, else None."""
     if isinstance(branch, nn.Linear):
         return nn.Identity(), branch
     if isinstance(branch, nn.Sequential) and len(branch) and isinstance(branch[-1], nn.Linear):
@@ -28,7 +28,7 @@ def last_layer(branch: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
 
 @contextlib.contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Let layers that behave otherwise in training, such as dropout, behave as in use, inside."""
+    """Context manager: layers such as dropout behave as in evaluation."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
@@ -39,7 +39,7 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def is_linear(branch: nn.Module) -> bool:
-    """Whether the branch is nothing but a linear layer."""
+    """Whether the branch is a single linear layer."""
     return isinstance(branch, nn.Linear)
 
 
@@ -51,7 +51,7 @@ def coordinates(A: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     functions : Tensor
         [R, M].
     mix : Tensor
-        [M, M]: ``functions @ z`` has the amplitudes ``z @ mix``, that is, it is ``A @ (z @ mix)``.
+        [M, M]: the amplitudes of ``functions @ z`` are ``z @ mix``, as it equals ``A @ (z @ mix)``.
     """
     Q, R, length = scaled_qr(A, ridge)
     mix = (torch.linalg.inv(R) / length[:, None]).T
@@ -60,12 +60,11 @@ def coordinates(A: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
 
 
 def enter_coordinates(net: BumpDeepONet, mix: Tensor) -> Tensor:
-    """Let the branch give coordinates instead of amplitudes; gives the matrix that makes amplitudes of them.
+    """Make the branch output coordinates in an orthonormal basis; return the matrix that maps them to amplitudes.
 
-    The bumps overlap so much that their amplitudes cancel by a factor of a thousand and more: no
-    gradient descent gets far in them.  The change of coordinates goes into the last layer and, by
-    :func:`leave_coordinates`, out again, so the function that the net is stays the same.  A branch whose last layer
-    is not linear cannot take it, and keeps its amplitudes.
+    The bumps overlap so much that their amplitudes cancel by a factor of a thousand and more, and gradient descent
+    converges badly.  The change of coordinates is built into the last layer; :func:`leave_coordinates` removes it.  The
+    function of the net does not change.  A branch whose last layer is not linear keeps its amplitudes.
     """
     _, last = last_layer(net.branch)
     if last is None:
@@ -75,7 +74,7 @@ def enter_coordinates(net: BumpDeepONet, mix: Tensor) -> Tensor:
 
 
 def leave_coordinates(net: BumpDeepONet, mix: Tensor) -> None:
-    """Let the branch give amplitudes again; ``mix`` is what :func:`enter_coordinates` gave."""
+    """Make the branch output amplitudes again; ``mix`` is the result of :func:`enter_coordinates`."""
     _, last = last_layer(net.branch)
     if last is not None:
         _transform(last, mix)
@@ -83,7 +82,7 @@ def leave_coordinates(net: BumpDeepONet, mix: Tensor) -> None:
 
 @torch.no_grad()
 def _transform(layer: nn.Linear, matrix: Tensor) -> None:
-    """Multiply what the layer gives, a row, by ``matrix`` from the right."""
+    """Multiply the output of the layer, a row, by ``matrix`` from the right."""
     layer.weight.copy_(matrix.T @ layer.weight.double())
     if layer.bias is not None:
         layer.bias.copy_(layer.bias.double() @ matrix)
@@ -96,11 +95,11 @@ def regress(net: BumpDeepONet, fit: Fit, targets: Tensor, mix: Tensor) -> None:
     Parameters
     ----------
     fit : Fit
-        Whose inputs and weights count.
+        Gives the inputs and weights.
     targets : Tensor
-        [B, M], coordinates of what is wanted.
+        [B, M], coordinates of the wanted functions.
     mix : Tensor
-        As :func:`coordinates` gives it.
+        From :func:`coordinates`.
     """
     body, last = last_layer(net.branch)
     if last is None:
@@ -116,10 +115,10 @@ def regress(net: BumpDeepONet, fit: Fit, targets: Tensor, mix: Tensor) -> None:
 
 
 def ridge_regression(A: Tensor, B: Tensor) -> Tensor:
-    """Solution W [q, k] of ``A W = B`` for A [n, q] and B [n, k], the ridge chosen by generalised cross-validation.
+    """Solution W [q, k] of ``A W = B`` for A [n, q] and B [n, k]; generalised cross-validation chooses the ridge.
 
-    Sensors of a smooth function are nearly dependent, and data may be noisy: the ridge that suits
-    one set of data is wrong by orders of magnitude for another.
+    Sensors of a smooth function are nearly dependent, and data may be noisy.  The best ridge differs by orders of
+    magnitude between sets of data.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""What is asked of the arguments of a training, before any work."""
+"""Checks of the arguments of a training, before any work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RIDGE = {torch.float32: 1e-12, torch.float64: 1e-16}
 
 @dataclass(frozen=True)
 class Options:
-    """The options of :func:`.learn.learn`; raises ValueError for one that is out of range."""
+    """Options of :func:`.learn.learn`; raises ValueError for one out of range."""
 
     method: str = option("two-step", choice(*METHODS))
     physics: bool = option(False, flag())
@@ -39,7 +39,7 @@ class Options:
         check_options(self)
 
     def ridge_for(self, net: BumpDeepONet) -> float:
-        """The ridge, by default one that suits the net's precision."""
+        """The ridge; the default depends on the net's precision."""
         return _RIDGE[net.rows.dtype] if self.ridge is None else float(self.ridge)
 
 

@@ -1,7 +1,7 @@
-"""What the amplitudes are fitted to: rows that are linear in them, from data or from equations.
+"""Least-squares rows for the amplitudes, from data or from equations.
 
-Either way the task is one and the same: for the function b, amplitudes h with ``A h = targets[b]`` in
-the sense of least squares, where A [R, M] is a row operator applied to the bumps (of data, their values).
+Both give the same task: for function b, amplitudes h with ``A h = targets[b]`` in the sense of least squares.  A
+[R, M] is a row operator applied to the bumps; for data it is their values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...problems.operators.base import Equation, Operator, OperatorData
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of one kind: the row operator with the given coefficients, see :func:`bump_design`, at ``points`` [n, d]."""
+    """Rows of one kind: the row operator with the given coefficients (see :func:`bump_design`) at ``points`` [n, d]."""
 
     points: Tensor
     want: str
@@ -41,7 +41,7 @@ class Fit:
     targets : Tensor
         [B, R], float64.
     weights : Tensor
-        [B, 1], float64, that make the functions count alike.
+        [B, 1], float64; give all functions the same weight.
     """
 
     blocks: list[Block]
@@ -67,7 +67,7 @@ def _design(net: BumpDeepONet, block: Block, rows: Tensor, derivatives: bool) ->
 
 
 def relative_weights(functions: Tensor) -> Tensor:
-    """Factors [B, 1] that make the squares of every function's N values sum to 1; 0 stays 0.
+    """Factors [B, 1] that scale the squares of every function's N values to sum 1; 0 stays 0.
 
     >>> relative_weights(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))[:, 0]
     tensor([0.2000, 0.0000])
@@ -78,7 +78,7 @@ def relative_weights(functions: Tensor) -> Tensor:
 
 
 def fit_to_data(net: BumpDeepONet, data: OperatorData) -> Fit:
-    """The output functions' values, by the values of the bumps."""
+    """Fit of the values of the output functions by the values of the bumps."""
     inputs, outputs, points = data.to(net.rows.device, torch.float64)
     targets = outputs if net.bias is None else outputs - net.bias.detach()
     one = torch.ones_like(points[:, 0])
@@ -86,12 +86,12 @@ def fit_to_data(net: BumpDeepONet, data: OperatorData) -> Fit:
 
 
 def fit_to_equations(net: BumpDeepONet, operator: Operator, functions: Tensor) -> Fit:
-    """What the equations demand of the outputs for the input functions ``functions`` [B, fine].
+    """Fit of what the equations require for the input functions ``functions`` [B, fine].
 
     Raises
     ------
     ValueError
-        If an equation is not linear in u, or not in the same way for all functions.
+        If an equation is not linear in u with the same coefficients for all functions.
     """
     functions = functions.to(net.rows.device, torch.float64)
     blocks, targets = [], []
@@ -105,18 +105,18 @@ def fit_to_equations(net: BumpDeepONet, operator: Operator, functions: Tensor) -
 
 
 def function_weights(functions: Tensor) -> Tensor:
-    """Factors [B, 1] that make the mean square of every input function 1."""
+    """Factors [B, 1] that scale the mean square of every input function to 1."""
     return relative_weights(functions) * math.sqrt(functions.shape[1])
 
 
 def at_equation(operator: Operator, equation: Equation, functions: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Points, input functions there, and the factor by which residuals make weighted mean squares."""
+    """Points, input functions there, and the factor that turns residuals into weighted mean squares."""
     y = equation.points.to(functions)
     return y, operator.at_points(functions, y), math.sqrt(equation.weight / len(y))
 
 
 def _jet(want: str, y: Tensor, value=0.0, gradient: int | None = None, second: tuple[int, ...] | None = None) -> Jet:
-    """A jet [1, N] that is zero but for the value, or a one in one derivative."""
+    """A jet [1, N] that is zero except for a value, or a one in one derivative."""
     (n, d), level = y.shape, WANTS.index(want)
     jet = Jet(
         want,
@@ -132,7 +132,7 @@ def _jet(want: str, y: Tensor, value=0.0, gradient: int | None = None, second: t
 
 
 def _linear(equation: Equation, y: Tensor, f: Tensor) -> tuple[Tensor | None, ...]:
-    """Coefficients c0 [N], c1 [N, d] and c2 of an equation that is linear in u, with the same for all ``f`` [B, N]."""
+    """Coefficients c0 [N], c1 [N, d] and c2 of an equation that is linear in u, the same for all ``f`` [B, N]."""
     d, level = y.shape[1], WANTS.index(equation.want)
 
     def residual(**unit) -> Tensor:
@@ -152,7 +152,7 @@ def _linear(equation: Equation, y: Tensor, f: Tensor) -> tuple[Tensor | None, ..
 
 
 def _check_linear(equation: Equation, y: Tensor, f: Tensor, coefficients: tuple[Tensor | None, ...]) -> None:
-    """Try the coefficients on a random jet and all functions."""
+    """Check the coefficients on a random jet and all functions."""
     generator = torch.Generator().manual_seed(0)
     zero = _jet(equation.want, y)
     jet = zero.map(lambda t: torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t))

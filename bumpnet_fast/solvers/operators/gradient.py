@@ -1,4 +1,4 @@
-"""What the gradients are taken of: losses over a batch of functions, and how Adam and L-BFGS see them."""
+"""Losses over batches of functions, as Adam and L-BFGS use them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..objective import Objective
 from .branch import evaluating
 from .fit import Fit, at_equation, function_weights, relative_weights
 
-#: Loss of some of the functions, by their indices, or of all.
+#: Loss of some functions, by their indices, or of all.
 Loss = Callable[[Tensor | slice], Tensor]
 
 
 def data_loss(net: BumpDeepONet, mix: Tensor, data: OperatorData) -> Loss:
-    """Mean over the functions of the squared relative error; ``mix`` makes amplitudes of what the branch gives."""
+    """Mean over the functions of the squared relative error; ``mix`` maps the branch's output to amplitudes."""
     inputs, outputs, points = data.to(net.rows)
     weights = relative_weights(outputs)
 
@@ -33,8 +33,8 @@ def data_loss(net: BumpDeepONet, mix: Tensor, data: OperatorData) -> Loss:
 def physics_loss(net: BumpDeepONet, mix: Tensor, operator: Operator, functions: Tensor) -> Loss:
     """Sum over the operator's equations of the weighted mean squares of their residuals.
 
-    ``functions`` [B, fine] are input functions as the operator draws them.  The residuals of every
-    function are relative to its mean square.
+    ``functions`` [B, fine] are input functions as the operator draws them.  Residuals are relative to the mean square
+    of each function.
     """
     sensors, weights = operator.at_sensors(functions).to(net.rows), function_weights(functions).to(net.rows)
     parts = []
@@ -53,9 +53,9 @@ def physics_loss(net: BumpDeepONet, mix: Tensor, operator: Operator, functions: 
 
 
 def branch_loss(net: BumpDeepONet, functions: Tensor, fit: Fit) -> Loss:
-    """Mean over the functions of the squared residual of ``fit``, the bumps' shapes being what they are.
+    """Mean over the functions of the squared residual of ``fit``, for the current shapes.
 
-    ``functions`` [R, M] are the rows of what the branch gives factors for.
+    ``functions`` [R, M] are the rows that the branch's output multiplies.
     """
     inputs, targets, weights, functions = (t.to(net.rows) for t in (fit.inputs, fit.targets, fit.weights, functions))
 
@@ -67,22 +67,22 @@ def branch_loss(net: BumpDeepONet, functions: Tensor, fit: Fit) -> Loss:
 
 
 class FunctionsObjective(Objective):
-    """A loss over functions, in random batches of them.
+    """A loss over functions, in random batches.
 
     Parameters
     ----------
     loss : callable
-        Of some of the functions, or of all.
+        Loss of some functions, or of all.
     module : nn.Module
-        What is trained: all its parameters that require gradients.
+        The trained module: all its parameters that require gradients.
     functions : int
-        How many there are.
+        Number of functions.
     batch : int, optional
-        So many functions at a time, drawn without replacement for every step; all by default.
+        Functions per step, drawn without replacement; all by default.
     seed : int
-        Of the batches.
+        Seed of the batches.
     leave : callable, optional
-        Called when the stage is over.
+        Called at the end of the stage.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Learn an operator by a BumpDeepONet: from data in two steps or by Adam, or from equations alone."""
+"""Learn an operator with a BumpDeepONet, from data or from equations."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ from .task import LIMITS, OperatorTask, projection_error, relative_errors, stage
 
 @dataclass(kw_only=True)
 class OperatorSolution(Result):
-    """A trained net and how it came about: a function from functions to functions.
+    """A trained operator net and how it was trained.
 
     Attributes
     ----------
     net : BumpDeepONet
-        The net that was given, now with the best parameters found.
+        The net that was given, with the best parameters found.
     problem : Operator or None
-        Where the data came from, if that is known; ``operator`` is the same.
+        Source of the data, if known; ``operator`` is the same.
     history : list of dict
         ``stage`` ("trunk", "branch", "adam" or "lbfgs"), ``iteration``, ``seconds``, ``loss``, and
         ``rel_l2``, the error on the test functions, where it was measured.
     stop : StopReason
-        Why it ended.
+        Why the run ended.
     seconds : float
-        By the clock; making data is not counted.
+        Time by the clock, without making data.
     method : str
         As given to :func:`learn`.
     physics : bool
         As given to :func:`learn`.
     data, test : OperatorData or None
-        What was trained on, and what errors are measured on.
+        Functions for training, and functions for measuring errors.
     train_rel_l2 : float
-        Mean relative L2 error of an output function, over the training functions.
+        Mean relative L2 error over the training functions.
     rel_l2 : float
-        The same over the test functions, or over the training functions if there are no others.
+        Mean relative L2 error over the test functions; over the training functions if there are none.
     projection_rel_l2 : float
-        The same for the best amplitudes that the bumps allow: what no branch could improve.
+        The same with the best amplitudes for these bumps: no branch can do better.
     errors : Tensor
         [count], relative L2 error of each of these functions.
     loss : float
-        Of the last stage, at its best.
+        Best loss of the last stage.
     parameters : int
-        All trainable numbers of the net.
+        Number of trainable parameters of the net.
     iterations : int
-        Steps of all stages.
+        Number of steps of all stages.
     seed : int
-        Of an operator's functions.
+        Seed of the operator's functions.
     """
 
     net: BumpDeepONet
@@ -154,7 +154,7 @@ def learn(
     callbacks: Iterable[Callback] = (),
     callback: Callback | None = None,
 ) -> OperatorSolution:
-    """Train ``net``, in place, to be the operator that the data show, or that equations define.
+    """Train ``net``, in place, to approximate an operator given by data or by equations.
 
     Ctrl-C, or a callback that raises KeyboardInterrupt, ends the training; the best parameters are kept.
 
@@ -163,47 +163,46 @@ def learn(
     operator_or_data : Operator or OperatorData
         An operator, which makes its own data, or pairs of functions.
     net : BumpDeepONet, int or tuple of int, optional
-        Its shapes are the start, and so is its branch, except for a linear last layer in two steps.  Or how many
-        bumps, in all or along the axes, of a new net for an operator, see :func:`new_net`; by default the operator's.
+        A net.  Its shapes and its branch are the start, except for a linear last layer in two steps.  Or the number of
+        bumps, in total or along the axes, of a new net for an operator, see :func:`new_net`; by default the operator's.
     method : str
-        "two-step": the bumps' shapes by variable projection, then the branch: its last layer by ridge
-        regression and, if there is more to it, all of it by Adam.  "adam": everything by Adam.
+        "two-step": shapes by variable projection; then the branch, its last layer by ridge regression and, if it has
+        more layers, all of it by Adam.  "adam": everything by Adam.
     stop : Stop, optional
         Limits on time and on the iterations of the stages, instead of ``iterations``, ``trunk_iterations`` and
-        ``max_seconds``.  The stages are, in two steps, the trunk and, unless it is linear, the branch; else Adam; and
-        L-BFGS, if ``polish`` is not 0.
+        ``max_seconds``.  The stages of two steps are the trunk and, unless it is linear, the branch; otherwise Adam.
+        With ``polish`` L-BFGS follows.
     physics : bool
-        Train on the equations of the operator instead of on output functions, which are then used to
-        measure errors only.
+        Train on the equations of the operator and not on output functions; these are used to measure errors only.
     test : OperatorData, optional
-        What errors are measured on.  Default: the operator's own, or the training data.
+        Functions to measure errors on.  Default: the operator's own, or the training data.
     functions, test_functions : int
-        How many functions an operator makes to train and to test on.
+        How many functions an operator makes for training and for tests.
     iterations : int
         Steps of Adam.
     learning_rate : float
-        Of Adam at the start; it falls to a thousandth like a cosine.
+        Initial learning rate of Adam; it decays to a thousandth like a cosine.
     batch : int
-        Functions in a step of Adam.
+        Functions per step of Adam.
     polish : int
         Steps of L-BFGS on all functions after Adam; best in float64.
     trunk_iterations : int
-        Most steps of the variable projection.
+        Largest number of steps of the variable projection.
     tolerance : float
         The shapes have converged when their loss decreases by less than this fraction over ten steps.
     ridge : float, optional
-        Tikhonov weight on the squares of the scaled amplitudes.  Default: 1e-16 for a net in float64,
-        1e-12 in float32, whose amplitudes must not cancel as much.
+        Tikhonov weight on the squares of the scaled amplitudes.  Default: 1e-16 in float64, and 1e-12 in float32, where
+        amplitudes must not cancel as much.
     max_seconds : float, optional
         Stop after this time.
     seed : int
-        Of an operator's functions, of the batches, and of the branch of a new net.
+        Seed of the operator's functions, of the batches, and of the branch of a new net.
     checkpoint : str or path, optional
-        File for the state of the run, see :func:`bumpnet_fast.io.saved.resume`.
+        File for the state of the run; see :func:`bumpnet_fast.resume`.
     every_seconds : float
-        Write it no more often than this, and at the end, however that comes.
+        Shortest time between two writes of that file; it is also written whenever the run ends.
     callbacks : iterable of callable, optional
-        Each is called with a :class:`~bumpnet_fast.solvers.Progress` at every look at the loss; its error is that on
+        Each is called with a :class:`~bumpnet_fast.solvers.Progress` at every evaluation of the loss, with the error on
         the test functions.  ``callback`` is one more.
 
     Returns
@@ -213,17 +212,16 @@ def learn(
     Raises
     ------
     TypeError
-        If operator, data or net are something else, or a limit is given twice.
+        If operator, data or net are of another type, or a limit is given twice.
     ValueError
-        Before any computing, if an argument is out of range, if net and data do not fit, or if
-        ``physics`` is asked of an operator without equations; also if "two-step" is asked to
-        fulfil an equation that is nonlinear in u, or linear with coefficients that depend on f.
+        Before any computing, if an argument is out of range, net and data do not fit, or the operator has no equations
+        for ``physics``.  Also if "two-step" gets an equation that is nonlinear in u, or linear with coefficients that
+        depend on f.
 
     Notes
     -----
-    Two steps: Lee and Shin, arXiv:2309.01020, who train the trunk by gradients.  Here its shapes are
-    those that hold the leading modes of the outputs best, which variable projection finds.
-    docs/operators.md says what was measured.
+    Two steps: Lee and Shin, arXiv:2309.01020, who train the trunk by gradients.  Here variable projection fits the
+    shapes to the leading modes of the outputs.  docs/operators.md has measurements.
 
     Examples
     --------
@@ -287,15 +285,15 @@ def new_net(
     operator : Operator
         Gives sensors, domain and whether the first coordinate is periodic.
     bumps : int or tuple of int, optional
-        How many; by default the operator's.
+        Number of bumps; by default the operator's.
     branch : optional
         As for :class:`bumpnet_fast.BumpDeepONet`; by default linear for a linear operator, else a hidden layer of 64.
     seed : int
-        Of the start of a branch that is not linear.
+        Seed of the initial branch, unless that is linear.
     dtype : torch.dtype or str
-        Of the parameters.
+        Dtype of the parameters.
     **options
-        Further ones of the net.
+        Further arguments of the net.
 
     Examples
     --------
@@ -337,7 +335,7 @@ def _limited(net: BumpDeepONet, options: Options, stop: Stop | None) -> tuple[Op
 def _pairs(
     given: Operator | OperatorData, test: OperatorData | None, net: BumpDeepONet, options: Options
 ) -> tuple[Operator | None, OperatorData, OperatorData | None, Tensor | None]:
-    """The operator, data to train and to test on, and the input functions that an operator has drawn to train on."""
+    """The operator, training and test data, and the input functions that an operator has drawn for training."""
     operator, data, drawn = given if isinstance(given, Operator) else None, given, None
     if options.physics:
         check_physics(operator)

@@ -1,4 +1,4 @@
-"""Runs that version 0.1.0 began: their states, in the terms of today's run loop."""
+"""Runs of version 0.1.0: their states, converted to today's run loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .task import OperatorTask
 
 
 def is_version_2(state: dict[str, Any]) -> bool:
-    """Whether a state names its stage, as those did, instead of counting it."""
+    """Whether a state names its stage instead of numbering it, as those did."""
     return isinstance(state["stage"], str)
 
 
@@ -25,16 +25,16 @@ def from_version_2(
     Parameters
     ----------
     state : dict
-        Of an operator's run, from a file of version 2.
+        State of an operator's run, from a file of version 2.
     task : OperatorTask
-        With the net that the run began with; its shapes may be changed here.
+        With the net at the start of the run; its shapes may be changed here.
     names, limits : sequence
-        Of the stages, and their numbers of iterations.
+        Names of the stages, and their numbers of iterations.
 
     Raises
     ------
     LookupError, TypeError, ValueError, RuntimeError
-        If something is missing in the state, or something else.
+        If something in the state is missing or of another kind.
     """
     name, now, history = state["stage"], state["now"], [dict(entry) for entry in state["history"]]
     if name not in names:
@@ -72,7 +72,7 @@ def from_version_2(
 
 
 def _mix(task: OperatorTask, net: dict[str, Any]) -> torch.Tensor:
-    """What makes amplitudes of what the branch gave: it was made of the shapes with which the gradient stages began."""
+    """The map to amplitudes, made of the shapes with which the gradient stages began."""
     if task.two_step:
         task.net.rows.copy_(net["rows"])
     _, _, mix = task.coordinates(task.net)

@@ -1,4 +1,4 @@
-"""What the file of a training of an operator says of net and data."""
+"""What the file of an operator's training says about net and data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .check import Options
 def content(
     data: Operator | OperatorData, test: OperatorData | None, net: BumpDeepONet, options: Options
 ) -> dict[str, Any]:
-    """What the file of a new run holds beside its state."""
+    """Content of the file of a new run without its state."""
     settings = {key: value for key, value in asdict(options).items() if key != "max_seconds"}
     tested = None if test is None else described(test)
     began = {"net": net_state(net), "problem": described(data), "test": tested}
@@ -23,7 +23,7 @@ def content(
 
 
 def described(data: Operator | OperatorData) -> dict[str, Any]:
-    """An operator by its name and fields; data by their shapes and a digest, as they are too many to be stored."""
+    """An operator by name and fields; data by shapes and a digest, as they are too large to be stored."""
     if isinstance(data, Operator):
         return run_state.described(data)
     digest = hashlib.sha256()
@@ -34,7 +34,7 @@ def described(data: Operator | OperatorData) -> dict[str, Any]:
 
 
 def operator_settings(net: BumpDeepONet) -> dict[str, Any]:
-    """The arguments that rebuild a net, and whether its branch is somebody's own."""
+    """The arguments that rebuild a net, and whether its branch is of its own kind."""
     return {
         "sensors": net.sensors,
         "bumps": len(net.rows),
@@ -49,13 +49,13 @@ def operator_settings(net: BumpDeepONet) -> dict[str, Any]:
 
 
 def net_state(net: BumpDeepONet) -> dict[str, Any]:
-    """All that rebuilds a net, but for the code of a branch of one's own."""
+    """Everything that rebuilds a net, except for the code of a branch of its own kind."""
     state = {key: value.detach().cpu().clone() for key, value in net.state_dict().items()}
     return {"kwargs": operator_settings(net), "state": state, "device": str(net.rows.device)}
 
 
 def net_from(state: dict[str, Any], net: BumpDeepONet | None) -> BumpDeepONet:
-    """The net of :func:`net_state`, made anew or, if given, ``net``, which its state is loaded into.
+    """The net of :func:`net_state`: made anew, or ``net`` with its state loaded.
 
     Raises
     ------

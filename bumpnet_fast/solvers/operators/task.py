@@ -1,4 +1,4 @@
-"""A net, functions and a fit as the work of a run, and the stages that train it."""
+"""The work of a training: a net, functions and a fit; and its stages."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ from .check import Options
 from .fit import fit_to_data, fit_to_equations
 from .trunk import Trunk
 
-#: Looks at the loss of all functions, and at the errors, in a stage of gradient steps.
+#: Evaluations of the loss and errors of all functions, in a stage of gradient steps.
 _LOOKS = 40
-#: Fewest steps of L-BFGS between two looks.
+#: Fewest steps of L-BFGS between two evaluations.
 _ROUND = 20
-#: The option that is the number of iterations of a stage.
+#: Name of the option with the number of iterations, by stage.
 LIMITS = {"trunk": "trunk_iterations", "branch": "iterations", "adam": "iterations", "lbfgs": "polish"}
 
 
 class OperatorTask(Work):
-    """A net to be trained, in place, to be an operator.
+    """A net that is trained, in place, to approximate an operator.
 
     Parameters
     ----------
     net : BumpDeepONet
         The net.
     data : OperatorData
-        What it is trained on, unless there are equations.
+        Training functions, unless there are equations.
     test : OperatorData or None
-        What errors are measured on, instead of ``data``.
+        Functions to measure errors on, instead of ``data``.
     equations : (Operator, Tensor) or None
-        Whose equations to train on, and input functions [B, fine] as the operator draws them.
+        Operator whose equations are trained on, and input functions [B, fine] as it draws them.
     options : Options
-        Those of the training.
+        Options of the training.
 
     Attributes
     ----------
     fit : Fit
-        What the trunk is for, and in whose coordinates the branch is trained.
+        Least-squares problem of the trunk, which also defines the coordinates of the branch.
     mix : Tensor or None
-        [M, M], float64: makes amplitudes of what the branch gives now; None where these are amplitudes.
+        [M, M], float64: maps the current output of the branch to amplitudes; None where it is amplitudes.
 
     Raises
     ------
     ValueError
-        If two steps are asked to fulfil an equation that they cannot.
+        If two steps cannot solve an equation.
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class OperatorTask(Work):
         self.mix: Tensor | None = None
 
     def few_threads(self) -> contextlib.AbstractContextManager[None]:
-        """No more threads than the matrices of the fit are worth."""
+        """No more threads than the matrices of the fit can use."""
         return threads.few_threads(self.fit.targets.shape[1] * self.net.rows.numel())
 
     # --- what the stages do --------------------------------------------------------------------
 
     @torch.no_grad()
     def coordinates(self, net: BumpDeepONet) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows of the fit [R, M] for the shapes of a net, and what :func:`.branch.coordinates` makes of them."""
+        """Rows of the fit [R, M] for the shapes of a net, and their :func:`.branch.coordinates`."""
         with self.few_threads():
             A, _ = self.fit.design(net, net.rows.double())
             return A, *branches.coordinates(A, self.ridge)
 
     @torch.no_grad()
     def settle(self, net: BumpDeepONet, rows: Tensor) -> None:
-        """Give a net shapes [M, Q], and its branch the last layer that suits them best."""
+        """Set the shapes [M, Q] of a net, and the last layer of its branch that fits them best."""
         net.rows.copy_(rows)
         _, functions, mix = self.coordinates(net)
         with self.few_threads():
@@ -92,7 +92,7 @@ class OperatorTask(Work):
 
     @torch.no_grad()
     def objective(self, batch: int | None) -> gradient.FunctionsObjective:
-        """What the gradient of is taken; from now on until it is finished, the branch gives coordinates."""
+        """The loss with its gradient; until the stage ends, the branch outputs coordinates."""
         net = self.net
         A, _, mix = self.coordinates(net)
         if self.mix is None:
@@ -108,7 +108,7 @@ class OperatorTask(Work):
         return gradient.FunctionsObjective(loss, trained, count, batch, self.seed, self.leave)
 
     def leave(self) -> None:
-        """Let the branch give amplitudes, if it does not."""
+        """Make the branch output amplitudes, if it does not."""
         if self.mix is not None:
             mix, self.mix = self.mix, None
             branches.leave_coordinates(self.net, mix)
@@ -116,11 +116,11 @@ class OperatorTask(Work):
     # --- as the work of a run ------------------------------------------------------------------
 
     def begin(self, stage: int) -> bool:
-        """The trunk's loss is that of the leading modes, the others' that of the functions."""
+        """The trunk has another loss, that of the leading modes, than the other stages, that of the functions."""
         return self.two_step and stage == 1
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Parameters and buffers by their names and, where the branch gives coordinates, ``mix``."""
+        """Parameters and buffers by name and, where the branch outputs coordinates, ``mix``."""
         now = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
         return now if self.mix is None else now | {"mix": self.mix}
 
@@ -134,7 +134,7 @@ class OperatorTask(Work):
             branches.leave_coordinates(self.net, best["mix"].to(self.device))
 
     def measure(self, now: dict[str, Tensor] | None) -> float | None:
-        """Mean error; not in the trunk, which leaves the branch alone until it is over."""
+        """Mean error; None in the trunk stage, which does not change the branch until its end."""
         if now is not None:
             return None
         mix = None if self.mix is None else self.mix.to(self.net.rows)
@@ -165,7 +165,7 @@ class OperatorTask(Work):
 def relative_errors(net: BumpDeepONet, data: OperatorData, mix: Tensor | None = None) -> Tensor:
     """Relative L2 error [count], float64, of every output function; absolute where the function is zero.
 
-    ``mix`` makes amplitudes of what the branch gives, if these are not amplitudes.
+    ``mix`` maps the branch's output to amplitudes, if it is not amplitudes.
     """
     inputs, _, points = data.to(net.rows)
     with branches.evaluating(net):
@@ -182,7 +182,7 @@ def relative(difference: Tensor, functions: Tensor) -> Tensor:
 
 @torch.no_grad()
 def projection_error(net: BumpDeepONet, data: OperatorData) -> float:
-    """Mean relative L2 error of the best amplitudes that the bumps allow."""
+    """Mean relative L2 error of the best amplitudes for these bumps."""
     fit = fit_to_data(net, data)
     A, _ = fit.design(net, net.rows.double())
     Q, _ = torch.linalg.qr(A / torch.linalg.vector_norm(A, dim=0))
@@ -208,7 +208,7 @@ class Adam(trainer.Adam, listed=False):
 
 @dataclass
 class Branch(Adam, listed=False):
-    """Adam on the branch, for a trunk that is given."""
+    """Adam on the branch, for a given trunk."""
 
     name: ClassVar[str] = "branch"
 

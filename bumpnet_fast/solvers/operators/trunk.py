@@ -1,8 +1,8 @@
-"""The trunk by variable projection: bumps whose span holds what is wanted as well as M bumps can.
+"""The trunk by variable projection: fits bump shapes so that their span best approximates the leading POD modes.
 
-What is wanted is known by its leading modes (proper orthogonal decomposition).  All modes share the
-shapes, and each has amplitudes of its own, which are eliminated.  So the unknowns are the shapes only,
-and the cost of a step does not grow with the number of modes.
+The wanted functions are represented by their leading modes (proper orthogonal decomposition).  All modes share the
+shapes, and each has its own amplitudes, which are eliminated.  Only the shapes are unknown, and the cost of a step
+does not grow with the number of modes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from ..elimination import Normal
 from ..levenberg_marquardt import Descent
 from .fit import Fit
 
-#: A column is scaled up by no more than this, relative to the longest: a dying bump keeps finite amplitudes.
+#: Largest factor by which a column is scaled up, relative to the longest: the amplitudes of a dying bump stay finite.
 _SHORTEST = 1e-6
 
 
 def modes(functions: Tensor, count: int) -> Tensor:
-    """The ``count`` leading modes [R, count] of ``functions`` [B, R], as large as they are in them.
+    """The ``count`` leading modes [R, count] of ``functions`` [B, R], as large as in these.
 
-    The squares of all entries of all modes sum to one: a squared distance from the modes is a
-    relative mean square.
+    The squares of all entries of all modes sum to one, so a squared distance from the modes is a relative mean square.
 
     >>> u = torch.tensor([[1.0], [2.0]]) * torch.tensor([3.0, 4.0])
     >>> modes(u, 1).abs()[:, 0]
@@ -40,7 +39,7 @@ def modes(functions: Tensor, count: int) -> Tensor:
 
 
 def scaled_qr(A: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
-    """QR of A [R, M] with its columns divided by the lengths, the third result, and with rows of a ridge below."""
+    """QR of A [R, M] with columns divided by the lengths (third result), continued by rows of a ridge."""
     length = torch.linalg.vector_norm(A, dim=0)
     length = length.clamp_min(_SHORTEST * float(length.max()) or 1.0)
     Q, R = torch.linalg.qr(torch.cat([A / length, math.sqrt(ridge) * torch.eye(A.shape[1]).to(A)]))
@@ -49,25 +48,25 @@ def scaled_qr(A: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass
 class Point:
-    """Shapes with all that was computed for them."""
+    """Shapes, with everything computed for them."""
 
     rows: Tensor  # [M, Q]
     loss: float
     residual: Tensor  # [R, K]
     amplitudes: Tensor  # [M, K]
-    basis: Tensor  # [R, M] orthonormal columns that the amplitudes reach
-    damping: float | None = None  # of the descent that came here
+    basis: Tensor  # [R, M] orthonormal columns that span the bumps
+    damping: float | None = None  # of the descent that reached it
     scale: Tensor | None = None  # [P], likewise
 
     def memory(self) -> dict[str, Any]:
-        """What a descent goes on from."""
+        """State from which a descent continues."""
         return {"rows": self.rows, "damping": self.damping, "scale": self.scale}
 
 
 class Projection:
-    """Least squares of the modes [R, K] over the amplitudes of the bumps, for any shapes of them.
+    """Least squares of the modes [R, K] over the amplitudes, as a function of the shapes.
 
-    It is a model for :func:`~bumpnet_fast.solvers.levenberg_marquardt.descend`.
+    A model for :func:`~bumpnet_fast.solvers.levenberg_marquardt.descend`.
     """
 
     #: No amplitude is stepped, and there is one process.
@@ -77,7 +76,7 @@ class Projection:
         self.net, self.fit, self.modes, self.ridge = net, fit, modes, ridge
 
     def evaluate(self, rows: Tensor) -> Point:
-        """The best amplitudes, with a ridge on them, by QR: normal equations would square a condition of 1e5."""
+        """The best amplitudes, with a ridge, by QR: normal equations would square a condition number of 1e5."""
         A, _ = self.fit.design(self.net, rows)
         Q, upper, length = scaled_qr(A, self.ridge)
         y = Q[: len(A)].T @ self.modes
@@ -87,15 +86,15 @@ class Projection:
         return Point(rows, float(residual.square().sum()), residual[: len(A)], h, Q[: len(A)])
 
     def move(self, point: Point, step: Tensor) -> Point:
-        """The point a step [P] of the shapes further."""
+        """The point after a step [P] of the shapes."""
         return self.evaluate(point.rows + step.view_as(point.rows))
 
     def normal(self, point: Point) -> Normal:
         """Gauss-Newton matrix [P, P] and gradient [P] of half the loss, by Kaufman's Jacobian.
 
-        The derivative of mode k's residual is that of the bumps, off their span, times the mode's
-        amplitudes; so summing over the modes takes one Gram matrix, times products of amplitudes.
-        The Jacobian [R K, P] itself is never formed.
+        The derivative of mode k's residual is that of the bumps, orthogonal to their span, times the mode's amplitudes.
+        The sum over the modes therefore takes one Gram matrix, times products of amplitudes.  The Jacobian [R K, P] is
+        never formed.
         """
         _, D = self.fit.design(self.net, point.rows, derivatives=True)
         R, M, Q = D.shape
@@ -109,7 +108,7 @@ class Projection:
 
 @dataclass
 class Trunk(Descent, listed=False):
-    """The stage that fits the shapes: Levenberg-Marquardt steps of :class:`Projection`.
+    """The stage that fits the shapes, by Levenberg-Marquardt steps of :class:`Projection`.
 
     The work of its run is an :class:`~bumpnet_fast.solvers.operators.task.OperatorTask`.
 
@@ -120,7 +119,7 @@ class Trunk(Descent, listed=False):
     ridge : float
         Tikhonov weight on the squares of the scaled amplitudes.
     damping : float
-        Initial damping.  Ten times less sends every second trunk of 8 bumps into a valley fifty times too high.
+        Initial damping.  With ten times less, every second trunk of 8 bumps ends in a minimum fifty times too high.
     step_cap : float
         Largest change of a raw shape parameter in a step.
     """
