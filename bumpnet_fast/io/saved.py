@@ -61,7 +61,7 @@ UNKNOWN = "Unknown"
 #: So many numbers more than a file has may be asked for by its arguments; what is wrong is then said by the net.
 _SLACK = 1_000_000
 #: What of a result is made from other entries of its file.
-_MADE = {"net", "problem", "boundary", "parts", "space", "data", "test", "errors", "times", "states", "rates"}
+_MADE = {"net", "problem", "boundary", "parts", "places", "space", "data", "test", "errors", "times", "states", "rates"}
 
 
 # --- save ----------------------------------------------------------------------------------------

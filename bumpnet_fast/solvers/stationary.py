@@ -18,6 +18,7 @@ from .arguments import check, check_fit, check_kinds, check_options, choice, int
 from .grad_mode import differentiating
 from .levenberg_marquardt import LeastSquares
 from .loop import Callback, Method, Run, Stop
+from .report import doubts
 from .solution import Solution
 from .task import Task
 from .threads import few_threads
@@ -152,12 +153,13 @@ def solve(
         with store, few_threads(task.entries):
             run = Run(task, methods, stop, callbacks, store, started)
             reason = run.follow()
+            warnings = [*run.warnings, *doubts(task, reason, run.best["loss"])]
             rel_l2, max_error = task.measured(net.rows.detach())
     return Solution(
         net=net, problem=problem, boundary=task.boundary, history=run.history, loss=run.best["loss"], rel_l2=rel_l2,
         max_error=max_error, seconds=run.seconds, processor_seconds=run.processor_seconds, iterations=run.done,
         stop=reason, method="+".join(dict.fromkeys(m.name for m in run.methods)), unknowns=task.named_unknowns(),
-        events=task.events, warnings=run.warnings,
+        events=task.events, warnings=warnings, places=task.places(),
     )  # fmt: skip
 
 
