@@ -1,7 +1,7 @@
 """How good an answer is: the change of u when smooth frozen bumps are added and all amplitudes solved for once more.
 
-A trained net spans few functions.  Together with some hundreds of smooth bumps on a grid it spans nearly everything that
-is smooth, and one linear solve finds the best amplitudes of all.  If that solution is much better than the trained one,
+A trained net spans few functions.  Together with some hundreds of smooth bumps on a grid it spans nearly all that is
+smooth, and one linear solve finds the best amplitudes of all.  If that solution is much better than the trained one,
 the difference of the two is the error of the trained one.  Two checks say whether it is much better: the residual at
 points that nothing was solved on, and a second, larger enrichment that has to agree with the first.
 """
@@ -36,8 +36,10 @@ _OVERLAP, _SHARPNESS, _PERTURBED = 6.0, 0.3, 0.1
 _RIDGE = 1e-26
 #: Points for every amplitude of an output, at least.
 _POINTS = 3
-#: Candidates for further points, at least, and points of the held-out residual.
-_CANDIDATES, _HELD_OUT = 2048, 1024
+#: Candidates for further points, and points of the held-out residual, of all windows together; the least of a window.
+_CANDIDATES, _HELD_OUT, _LEAST = 2048, 1024, 128
+#: Points that tell how many equations there are, and whether they are linear.
+_FEW = 32
 #: Share of the points that the training did not have, at least.
 _FURTHER = 0.4
 #: Share of the further points that are spread evenly; the others go where the residual is large.
@@ -50,14 +52,14 @@ _OFF_BEST, _OFF_FIRST = 1e-2, 1e-4
 _BALANCING = 2
 #: Points of the lattices on which u is compared, in all.
 _LATTICE = 2601
-#: Two enrichments agree if their estimates differ by no more than this factor, and they by this share of the larger one.
+#: Two enrichments agree if their estimates differ by no more than this factor, and themselves by this share of these.
 _FACTOR, _APART = 2.5, 1.2
 #: An error that is a larger share of u is believed only where the held-out residual has all but gone.
 _LARGE, _GONE = 0.5, 0.01
 #: The held-out residual must have fallen to this share by the larger enrichment; to this share of that of the smaller
 #: one, which shows that it goes on falling, unless the latter is as small as that.
 _FALLEN, _FALLING, _FELL = 0.1, 0.7, 1e-3
-#: Seconds of the processor that may be spent, or this share of the solve if that is more; flops in such a second.
+#: Seconds of the processor for a window, or a share of those of the solve if that is more; flops in such a second.
 _SECONDS, _SHARE, _SPEED = 0.2, 0.2, 18e9
 #: A relative change as small as this is rounding: smooth bumps cancel.
 _ROUNDING = 1e-11
@@ -203,6 +205,7 @@ class _Compared:
     unknowns: list[Tensor]  # of u and of its two enrichments
     deviations: Tensor
     doubt: str = ""  # why nothing of this can be relied upon
+    noisy: bool = False  # whether there may be measurements
 
 
 def _jets(systems: Sequence[System], nets: Sequence[BumpNet]) -> list[tuple[Jet, ...]]:
@@ -334,10 +337,9 @@ class _Window:
         self._kept: dict[str, tuple[Problem, list[Block]]] = {}
         self.x, self.weights, self.counts = self.places.x.to(self.net.rows), None, self.places.counts
         self.held_out = self.held_out_weights = None
-        self.equations = sum(self._system().equations[:1])
-
-    def _system(self) -> System:
-        return System(self.rows(self.problem), self.net, self._named())
+        few = self.x[:_FEW] if problem.points is None else self.x
+        self._few = System(blocks(problem, boundary, self.places.counts, few, 1.0), self.net, self._named())
+        self.equations = self._few.equations[0]
 
     def _named(self) -> dict[str, float]:
         return dict(zip(self.problem.unknowns, self.u.unknowns.tolist(), strict=True))
@@ -346,7 +348,7 @@ class _Window:
         """Whether one step solves it."""
         if self.problem.unknowns:
             return False
-        return self._system().is_linear() if self.problem.linear is None else self.problem.linear
+        return self._few.is_linear() if self.problem.linear is None else self.problem.linear
 
     def flops(self, number: int) -> float:
         """Of one step, with ``number`` added bumps."""
@@ -354,8 +356,8 @@ class _Window:
         rows, amplitudes = _POINTS * bumps * self.equations, bumps * self.net.layout.outputs
         return 4 * (rows + amplitudes) * amplitudes**2
 
-    def place(self, amplitudes: int) -> None:
-        """Choose the points, for so many amplitudes of an output."""
+    def place(self, amplitudes: int, share: float) -> None:
+        """Choose the points, for so many amplitudes of an output; ``share`` of those that windows have together."""
         places, problem, self._kept = self.places, self.problem, {}
         x = places.x.to(self.net.rows)
         generator = torch.Generator().manual_seed(self.seed)
@@ -367,8 +369,10 @@ class _Window:
         if len(x) > own:
             x = x[torch.randperm(len(x), generator=generator)[:own].to(x.device)]
         number = needed - len(x)
-        there = refine.candidates(problem, self.net, max(_CANDIDATES, 2 * number), generator, self.seed + 1).to(x)
-        check = refine.candidates(problem, self.net, _HELD_OUT, generator, self.seed + 2).to(x)
+        most, held_out = (max(_LEAST, round(share * n)) for n in (_CANDIDATES, _HELD_OUT))
+        most = max(most, 2 * number)
+        there = refine.candidates(problem, self.net, most, generator, self.seed + 1).to(x)
+        check = refine.candidates(problem, self.net, held_out, generator, self.seed + 2).to(x)
         everywhere = torch.cat([x, there, check])
         bumps = lambda at: self.u.bumps(at, problem.want)  # noqa: E731
         residual, terms = refine.residual_and_terms(problem, bumps, self.boundary, self._named(), everywhere)
@@ -377,9 +381,9 @@ class _Window:
         density = (size / (size.max() or 1.0)).square()
         density = (1 - _EVEN) * density / (density.sum() or 1.0) + _EVEN / len(density)
         chosen = torch.multinomial(density, min(number, len(density)), generator=generator).to(x.device)
-        there_own, others, held_out = weights.split([len(x), len(there), len(check)])
+        there_own, others, checked = weights.split([len(x), len(there), len(check)])
         self.x, self.weights = torch.cat([x, there[chosen]]), torch.cat([there_own, others[chosen]])
-        self.held_out, self.held_out_weights = check, held_out
+        self.held_out, self.held_out_weights = check, checked
         dense = max(1.0, (len(self.x) / math.prod(places.counts)) ** (1 / len(places.counts)))
         self.counts = tuple(math.ceil(dense * count) for count in places.counts)
 
@@ -395,7 +399,7 @@ class _Window:
     def _blocks(
         self, what: str, problem: Problem, x: Tensor, weights: Tensor | None, counts: tuple[int, ...]
     ) -> list[Block]:
-        """Rows; they are kept, as those of one problem serve all its enrichments and lifts are slow to differentiate."""
+        """Rows; kept, as those of one problem serve all its enrichments, and lifts are slow to differentiate."""
         kept = self._kept.get(what)
         if kept is None or kept[0] is not problem:
             weight = self.places.condition_weight
@@ -418,7 +422,7 @@ class _Window:
         return _Compared(
             [u.jet(lattice, "value").value for u in candidates], [u.jet(elsewhere, "value").value for u in candidates],
             losses, first.converged and second.converged, [u.unknowns for u in candidates],
-            torch.maximum(first.deviations, second.deviations), self.doubt,
+            torch.maximum(first.deviations, second.deviations), self.doubt, bool(self.problem.side_conditions()),
         )  # fmt: skip
 
     def _held_out_loss(self, u: _Enriched, balance: Tensor) -> float:
@@ -460,9 +464,9 @@ class Stage:
     continued: Callable[[Callable[[Tensor, str], Jet]], Problem] | None = None
 
 
-def estimate_seconds(solve: float) -> float:
-    """Seconds of the processor that an estimate may take after a solve that took so many."""
-    return max(_SECONDS, _SHARE * solve)
+def estimate_seconds(solve: float, windows: int = 1) -> float:
+    """Seconds of the processor that an estimate may take after a solve, or a march in windows, that took so many."""
+    return max(_SECONDS * windows, _SHARE * solve)
 
 
 @differentiating
@@ -527,7 +531,7 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
             break
         left -= cost(2 * number)
         for w in windows:
-            w.place(len(w.net.rows) + 2 * number)
+            w.place(len(w.net.rows) + 2 * number, 1 / len(windows))
         small = _chain(windows, number) if small is None else small
         large = _chain(windows, 2 * number)
         lattice_most = max(64, _LATTICE // len(windows))
@@ -567,6 +571,7 @@ def _judged(compared: Sequence[_Compared], names: Sequence[str]) -> ErrorEstimat
     for k, name in enumerate(names):
         moved = float((compared[-1].unknowns[2] - compared[-1].unknowns[0])[k])
         deviations[name] = math.hypot(moved, float(compared[-1].deviations[k]))
+    noisy = any(c.noisy for c in compared)
     doubt = next((c.doubt for c in compared if c.doubt), "")
     off = float(torch.maximum(by_small / by_large, by_large / by_small).nan_to_num(math.inf, math.inf).max())
     if not bool(torch.isfinite(by_large).all()):
@@ -580,12 +585,11 @@ def _judged(compared: Sequence[_Compared], names: Sequence[str]) -> ErrorEstimat
     elif float(by_large.max()) < _ROUNDING:
         reason = f"the change is rounding: the error is about {_ROUNDING:g} or less"
     elif not held_out <= _FALLEN:
-        share = "is not known" if math.isnan(held_out) else f"fell to {held_out:.0%} of what it was only"
-        reason = (
-            f"the residual at points that were not solved on {share}: u has features that smooth bumps do not reach"
-        )
+        share = f"fell to {held_out:.0%} only" if held_out < 1 else "did not fall"
+        why = "smooth bumps do not reach the features of u" + (", or data are noisy" if noisy else "")
+        reason = f"the residual between the points {share}: {why}"
     elif not held_out <= max(_FALLING * before, _FELL):
-        reason = "the residual does not fall any more as bumps are added: u has features that smooth bumps do not reach"
+        reason = "the residual does not fall any more with more bumps: they do not reach the features of u"
     elif float(by_large.max()) > _LARGE and not held_out <= _GONE:
         reason = "the error is about as large as u itself: how large cannot be told"
     elif off > _FACTOR or apart > _APART:

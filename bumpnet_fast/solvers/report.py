@@ -107,30 +107,31 @@ class Report:
 
     def __str__(self) -> str:
         head = ("residual of", "root mean square", "largest", "size of its terms", "relative")
-        table = [(m.name, *(f"{v:.2g}" for v in (m.rms, m.largest, m.size, m.relative))) for m in self.misfits]
-        widths = [max(len(row[k]) for row in (head, *table)) for k in range(len(head))]
+        table = [head, *((m.name, *map(_number, (m.rms, m.largest, m.size, m.relative))) for m in self.misfits)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
-            "  ".join(
-                cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in (head, *table)
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table if self.misfits
         ]
-        share = self.loss / self.reference_loss if self.reference_loss > 0 else math.nan
-        error, several = self.error, len(self.error.rel_l2) > 1
-        about = [
-            ("loss", f"{self.loss:.2g}, which is {share:.2g} of that of u = 0"),
-            ("between the points", f"the residual is {self.held_out:.2g} times that at the points"),
-        ]
-        for k, (rel_l2, largest) in enumerate(zip(error.rel_l2, error.max, strict=True)):
-            name = f"error of output {k + 1}" if several else "error"
-            about.append((name, f"{rel_l2:.2g} relative L2, {largest:.2g} at most (estimated)"))
-        about.append(("estimate", f"{'reliable' if error.reliable else 'NOT reliable'}: {error.reason}"))
-        for name, value in self.unknowns.items():
-            about.append((name, f"{value:.6g} +- {error.unknowns.get(name, math.nan):.2g}"))
-        about.append(("stopped", f"{self.stop.message} ({self.stop.value})"))
-        about += [("warning", warning) for warning in self.warnings]
+        about = [*self._lines(), *(("warning", warning) for warning in self.warnings)]
         width = max(len(name) for name, _ in about)
-        return "\n".join([*lines, "", *(f"{name.ljust(width)}  {text}" for name, text in about)])
+        return "\n".join([*lines, *([""] if lines else []), *(f"{name.ljust(width)}  {text}" for name, text in about)])
+
+    def _lines(self) -> list[tuple[str, str]]:
+        """What is below the table, each with its name."""
+        error, share = self.error, self.loss / self.reference_loss if self.reference_loss > 0 else math.nan
+        lines = [("loss", f"{_number(self.loss)}, relative to that of u = 0: {_number(share)}")]
+        lines.append(("between the points", f"the residual is {_number(self.held_out)} times that at the points"))
+        for k, (rel_l2, largest) in enumerate(zip(error.rel_l2, error.max, strict=True)):
+            name = f"error of output {k + 1}" if len(error.rel_l2) > 1 else "error"
+            lines.append((name, f"{_number(rel_l2)} relative L2, {_number(largest)} at most (estimated)"))
+        lines.append(("estimate", f"{'reliable' if error.reliable else 'NOT reliable'}: {error.reason}"))
+        for name, value in self.unknowns.items():
+            lines.append((name, f"{value:.6g} +- {_number(error.unknowns.get(name, math.nan))}"))
+        return [*lines, ("stopped", self.stop.message)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}" if math.isfinite(value) else "unknown"
 
 
 # --- what looks wrong ----------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def doubts(task: Any, reason: StopReason, loss: float) -> list[str]:
     """What looks wrong with a solution, as far as that is known at the end of a solve without further work."""
     found = []
     if not math.isfinite(loss) or reason is StopReason.DIVERGED:
-        found.append("the loss is not finite: check the equation's coefficients and units, or take smaller steps")
+        found.append("the loss is not finite: check the coefficients of the equation, or take smaller steps")
     elif reason is StopReason.CONVERGED:
         found += _large_loss(loss, task.reference_loss())
     return found + _slipping(task.net)
@@ -155,7 +156,8 @@ def _large_loss(loss: float, reference: float) -> list[str]:
 
 
 def _slipping(net: BumpNet) -> list[str]:
-    return [f"{finding}: take points where these bumps are (refine=2), or fewer bumps" for finding in net.check()]
+    """Bumps whose edges may slip between the points, and others that are of no use."""
+    return [f"{finding}: take more points where they are (refine=2), or fewer bumps" for finding in net.check()]
 
 
 # --- what is measured ----------------------------------------------------------------------------
@@ -191,7 +193,7 @@ def _report(solution: Any) -> Report:
     if solution.stop is StopReason.LOSS_FLOOR and not solution.iterations and not error.reliable:
         warnings.append("the loss was rounding before any step was taken: check the units of the equation")
     if not error.reliable:
-        warnings.append("the error is not known reliably: solve again with more bumps or points, and compare")
+        warnings.append("the error is not known reliably: solve again with more bumps and points, and compare")
     elif max(error.rel_l2) > _LARGE_ERROR:
         warnings.append(f"the error is about {max(error.rel_l2):.1%}: take more bumps, points or iterations")
     warnings = list(dict.fromkeys(warnings))

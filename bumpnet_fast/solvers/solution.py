@@ -132,11 +132,12 @@ class FieldResult(Result):
     def error_estimate(self) -> ErrorEstimate:
         """How large the error of u is, without an exact solution: see docs/trust.md.
 
-        It is computed when it is first asked for, and kept.  That takes at most 0.2 s of the processor, or a fifth of
-        what the solve took; where more would be needed it says so.
+        It is computed when it is first asked for, and kept.  That takes about 0.2 s of the processor at most, for every
+        window of a march, or a fifth of what the solve took.  Where more would be needed it says so.
         """
         if "_error_estimate" not in vars(self):
-            self._error_estimate = estimated(self.stages(), estimate_seconds(self.processor_seconds))
+            stages = self.stages()
+            self._error_estimate = estimated(stages, estimate_seconds(self.processor_seconds, len(stages)))
         return self._error_estimate
 
     def estimate_error(self, *, bumps: int | None = None, seed: int = 0) -> ErrorEstimate:
