@@ -4,21 +4,30 @@
 PYTHON ?= python3
 TORCH  ?= torch==2.14.1
 VENV   ?= .venv
+# How many processes share the tests: one for each core is best, and each needs 2 GB of memory at most.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# A file's tests stay in one process, as what they share is made once.  The order is that of the files: the examples in
+# the docstrings are last, and so short that neither process waits for the other.  Benchmarks are no tests.
+PYTEST := $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -p no:benchmark
+
 # setup.py writes this record of what was built, or of why not, with every build.
 BUILT := bumpnet_fast/_build.json
 
-.PHONY: demo test bench bench-compare results docs lint format wheel audit sanitize kills clean
+.PHONY: demo test test-all bench bench-compare results docs lint format wheel audit sanitize kills clean
 .DELETE_ON_ERROR:
 
 demo: $(BUILT)          ## solve Helmholtz, print a summary, write a picture
 	$(BIN)/bumpnet solve helmholtz --out runs/helmholtz
 
-test: $(BUILT)          ## all tests, the examples in the docstrings included
-	$(BIN)/python -m pytest -q
+test: $(BUILT)          ## the tests and the docstrings' examples, five minutes on two cores; WORKERS=4: four processes
+	$(PYTEST) -m "not long"
+
+test-all: $(BUILT)      ## the long tests, which `make test` leaves out: Triton kernels interpreted, compiled for all targets
+	$(PYTEST) -m long
 
 bench: $(BUILT)         ## all benchmarks, half an hour; writes docs/benchmarks.md and bench/measured
 	@mkdir -p build
@@ -40,6 +49,7 @@ docs: $(BUILT)          ## the documentation as a site, build/site; a warning is
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/cuda/*
 
 format: $(VENV)/.ready

@@ -1,4 +1,4 @@
-"""What docs/results.md is made of: every claim of arXiv:2512.17198, and every problem of the library, as a command.
+"""The experiments of docs/results.md: every claim of arXiv:2512.17198, and every problem of the library, as a command.
 
 ``bumpnet`` commands get ``--seed``, which perturbs the initial shapes or draws the functions, where ``seeds`` has
 numbers; those that have nothing random run once.  The baselines are scripts beside this file.
@@ -19,9 +19,9 @@ PINN, MARCHING, PRUNING, EDNN, DEEPONET = PARTS = (
 #: What the paper claims of each, in our words.
 CLAIMS = {
     PINN: "20 to 100 times fewer parameters than a PINN of equal accuracy.",
-    MARCHING: "Advection at speed 30 is left open: PINN and Bump-PINN both fail.",
-    PRUNING: "Bumps of small amplitude can go during training; that this cannot be undone is named as a limit.",
-    EDNN: "With amplitudes alone evolving, the solve for the rates is nearly 1000 times cheaper than a perceptron's.",
+    MARCHING: "Advection at speed 30 is an open problem: PINN and Bump-PINN both fail.",
+    PRUNING: "Bumps of small amplitude can be removed during training. A named limit is that this cannot be undone.",
+    EDNN: "If only amplitudes evolve, solving for their rates is nearly 1000 times cheaper than for a perceptron.",
     DEEPONET: "100 times fewer parameters than a DeepONet.",
 }
 
@@ -101,7 +101,7 @@ EXPERIMENTS = (
     Experiment(
         "helmholtz-first-order", PINN, "Helmholtz, Adam and L-BFGS",
         "bumpnet solve helmholtz --method adam+lbfgs --set iterations=1000,1000", minutes=0.5,
-        note="Trained as the paper trains.",
+        note="Trained as in the paper.",
     ),
     Experiment("sharp-poisson", PINN, "Poisson, a narrow peak", "bumpnet solve sharp-poisson"),
     Experiment("lshape", PINN, "Laplace on an L", "bumpnet solve lshape", minutes=0.2),
@@ -114,7 +114,7 @@ EXPERIMENTS = (
     Experiment("wave", PINN, "Wave", "bumpnet solve wave", minutes=0.2),
     Experiment("kovasznay", PINN, "Navier-Stokes, Kovasznay's flow", "bumpnet solve kovasznay", minutes=0.2),
     Experiment(
-        "inverse-heat", PINN, "Heat, its conductivity unknown", "bumpnet solve inverse-heat",
+        "inverse-heat", PINN, "Heat with unknown conductivity", "bumpnet solve inverse-heat",
         note="The conductivity is found along with u.",
     ),
     _baseline("poisson-mlp", PINN, "Poisson", "poisson"),

@@ -216,7 +216,7 @@ def measure(variant: str, dtype: str, folder: Path, one: speed.Case = CASE, roun
     (products, mixture), n = chains(variant, dtype, folder), 100_000
     c_type, size = TYPES[dtype]
     lanes = WIDTHS[variant] // size
-    module = next(Path(native.__file__).parent.glob("_C.*so"))
+    module = next(Path(native.__file__).parents[1].glob("_C.*so"))
     with native.use_variant(variant), native.use_culling("never"):
         least = least_seconds(
             {"products": lambda: products(n), "mixture": lambda: mixture(n), **calls(one._replace(dtype=dtype))}, rounds

@@ -181,7 +181,7 @@ def error_of(problem: Problem, parts: list[Part]) -> float:
     x = lattice(problem.domain)
     x = x[problem.inside(x)]
     exact = problem.reference(x).reshape(len(x), -1)
-    value = (chained_jet(parts, x, "value") if len(parts) > 1 else parts[0].jet(x)).value
+    value = (chained_jet(parts, x, "value") if len(parts) > 1 else parts[0].jet(x, "value")).value
     return float(torch.linalg.vector_norm(value - exact) / torch.linalg.vector_norm(exact))
 
 

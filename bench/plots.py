@@ -80,9 +80,9 @@ def label(ax: Axes, title: str, across: str, up: str) -> None:
 
 
 def table(found: Figures) -> list[str]:
-    """Our time, and the others' in ours, by the least times; "-" for who did not take part."""
+    """Our shortest time, and the others' relative to it; "-" for those that did not take part."""
     peers = [name for name in reversed(STYLES) if name != OURS]
-    lines = [f"| points | bumps | ours | {' | '.join(f'{name}, in ours' for name in peers)} |"]
+    lines = [f"| points | bumps | ours | {' | '.join(f'{name} / ours' for name in peers)} |"]
     lines += ["|" + "---|" * (3 + len(peers))]
     for one in sorted(one for one in found if is_swept(one) or one == CENTRE):
         least = {name: stages[STAGE]["min"] for name, stages in found[one].items() if STAGE in stages}

@@ -1,4 +1,4 @@
-"""Figures of the benchmarks: kept, and told in docs/benchmarks.md.
+"""Keep the figures of the benchmarks, and write them into docs/benchmarks.md.
 
     python bench/report.py write NEW.json --limit LIMIT.json     into bench/measured and docs
 
@@ -29,7 +29,7 @@ Figures = dict[Case, dict[str, dict[str, dict[str, Any]]]]
 
 
 def kept(content: dict[str, Any]) -> dict[str, Any]:
-    """What is worth keeping of pytest-benchmark's file: no single timings, and no name of a folder or a branch."""
+    """The part of pytest-benchmark's file that is kept: no single timings, and no name of a folder or a branch."""
     benchmarks = [
         {"name": one["name"], "extra_info": one["extra_info"], "timer": one["options"]["timer"],
          "load": content["machine_info"].get("load"),
@@ -45,7 +45,7 @@ def kept(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def joined(contents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Several runs as one: every case whole, as the last that has it found it."""
+    """Several runs as one.  Every case is taken whole, from the last run that has it."""
     last = {str(one["extra_info"]["case"]): i for i, content in enumerate(contents) for one in content["benchmarks"]}
     benchmarks = [
         one
@@ -57,7 +57,7 @@ def joined(contents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def figures(content: dict[str, Any]) -> Figures:
-    """The benchmarks of a file that are of the registry, by case, contestant and stage."""
+    """The benchmarks of a file that have a case, by case, contestant and stage."""
     found: Figures = {}
     for one in content["benchmarks"]:
         info = one["extra_info"]
@@ -72,17 +72,17 @@ def figures(content: dict[str, Any]) -> Figures:
 
 
 def measured(content: dict[str, Any], reached: Sequence[dict]) -> list[str]:
-    """What the page says below its marker."""
+    """The lines of the page below its marker."""
     found, machine, commit = figures(content), content["machine_info"], content["commit_info"]
     of = named(machine)
     busy = "" if machine.get("load") is None else f" load {machine['load']:.1f} before it began;"
     versions = f"Python {machine['python']}, torch {machine['torch']}, JAX {machine['jax']}"
     at = f"commit {commit['id'][:12]}{' with changes' if commit['dirty'] else ''}"
     lines = [f"Measured on {content['datetime'][:10]}: {of};{busy} {versions}; {at}."]
-    lines += ["", "## What was wanted", "", *wanted(found, reached)]
+    lines += ["", "## Goals and what was measured", "", *wanted(found, reached)]
     if any(plots.is_swept(one) for one in found):
-        lines += ["", "## Growing with points and bumps", "", *swept(found)]
-    lines += ["", "## The cases"]
+        lines += ["", "## Time and memory against points and bumps", "", *swept(found)]
+    lines += ["", "## All cases"]
     for one, contestants in found.items():
         if plots.is_swept(one):
             continue
@@ -91,7 +91,7 @@ def measured(content: dict[str, Any], reached: Sequence[dict]) -> list[str]:
 
 
 def named(machine: dict[str, Any]) -> str:
-    """Which machine it was."""
+    """Name of the machine."""
     parts = machine["processor"], f"{machine['processors']} processors", f"{machine['variant']} kernels"
     return ", ".join([*parts, machine["device"]])
 
@@ -103,9 +103,10 @@ def swept(found: Figures) -> list[str]:
     return [
         f"![{shown}]({PICTURE.name})",
         "",
-        "Loss and gradient, by the least times, which other work disturbs least; the load was "
-        f"{load:.1f} before it began. Memory is what a step needs beyond what was held before; below "
-        f"{plots.LEAST_MIB} MiB it is the system's pages, and JAX may find small arrays in what it has kept.",
+        "A step is a loss and its gradient. Times are the shortest of several runs, which other work disturbs "
+        f"least; the load was {load:.1f} before the measurement began. Memory is what a step needs beyond what was "
+        f"held before. Below {plots.LEAST_MIB} MiB it only shows the system's pages; JAX may take small arrays from "
+        "memory that it has kept.",
         "",
         *plots.table(found),
     ]
@@ -128,7 +129,7 @@ def fill(page: Path, lines: Sequence[str]) -> None:
 def table(one: Case, contestants: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     """One case: a line for each contestant."""
     stage = "adam" if "adam" in contestants[OURS] else "backward"
-    lines = ["| | forward | step | Adam step | peak extra memory | ns/pair | in ours | by the fastest |"]
+    lines = ["| | forward | step | Adam step | peak extra memory | ns/pair | / ours, medians | / ours, fastest runs |"]
     lines += ["|---" * 8 + "|"]
     there = {name: stages for name, stages in contestants.items() if stage in stages}
     for name, stages in sorted(there.items(), key=lambda item: item[1][stage]["median"]):
@@ -147,7 +148,7 @@ NOT_COMPILED = (OURS, STEP, EAGER, NESTED)
 
 
 def wanted(found: Figures, reached: Sequence[dict]) -> list[str]:
-    """What the project set out to reach beside what was measured; what was not measured is left out."""
+    """Table of the project's goals and the measured figures, without those that were not measured."""
 
     def time(one: Case, name: str = OURS, stage: str = "backward") -> float:
         return found[one][name][stage]["median"]
@@ -163,26 +164,30 @@ def wanted(found: Figures, reached: Sequence[dict]) -> list[str]:
     two, double = USUAL._replace(threads=2), USUAL._replace(dtype="float64")
     large = Case(1_000_000, 1_000)
     rows = [
-        ("nested autograd, in ours", ">= 60", lambda: times_ours(USUAL, NESTED)),
-        ("the fastest compiled peer, in ours", ">= 7", lambda: fastest_compiled(USUAL)),
-        ("float64, in float32", "<= 2.5", lambda: time(double) / time(USUAL)),
-        ("one thread, in two", ">= 1.8", lambda: time(USUAL) / time(two)),
-        ("... in float64", ">= 1.8", lambda: time(double) / time(double._replace(threads=2))),
+        ("nested autograd / ours", ">= 60", lambda: times_ours(USUAL, NESTED)),
+        ("fastest compiled peer / ours", ">= 7", lambda: fastest_compiled(USUAL)),
+        ("float64 / float32", "<= 2.5", lambda: time(double) / time(USUAL)),
+        ("one thread / two threads", ">= 1.8", lambda: time(USUAL) / time(two)),
+        ("one thread / two threads, float64", ">= 1.8", lambda: time(double) / time(double._replace(threads=2))),
         *(
-            (f"the fastest compiled peer, {one.dim}d, {one.want}", ">= 4", lambda one=one: fastest_compiled(one))
+            (f"fastest compiled peer / ours, {one.dim}d, {one.want}", ">= 4", lambda one=one: fastest_compiled(one))
             for one in others
         ),
-        ("Adam step of 40 bumps: nested autograd, in ours", ">= 15", lambda: times_ours(SMALL, NESTED, "adam")),
-        ("... the fastest compiled peer", ">= 3", lambda: fastest_compiled(SMALL, "adam")),
+        ("Adam step of 40 bumps: nested autograd / ours", ">= 15", lambda: times_ours(SMALL, NESTED, "adam")),
+        ("Adam step of 40 bumps: fastest compiled peer / ours", ">= 3", lambda: fastest_compiled(SMALL, "adam")),
         (
-            "... the fastest compiled peer, in ours by compile_step",
+            "Adam step of 40 bumps: fastest compiled peer / ours with compile_step",
             ">= 3",
             lambda: fastest_compiled(SMALL, "adam") * time(SMALL, stage="adam") / time(SMALL, STEP, "adam"),
         ),
-        ("Adam step of 10^6 points and 10^3 bumps: MiB", "<= 1000", lambda: found[large][OURS]["adam"]["peak"]),
-        ("least fraction of the processor's limit", ">= 0.5", lambda: min(one["of_limit"] for one in reached)),
+        (
+            "Adam step of 10^6 points and 10^3 bumps: memory in MiB",
+            "<= 1000",
+            lambda: found[large][OURS]["adam"]["peak"],
+        ),
+        ("smallest fraction of the processor's limit", ">= 0.5", lambda: min(one["of_limit"] for one in reached)),
     ]
-    lines = ["| | wanted | measured | |", "|---|---|---|---|"]
+    lines = ["| ratio of times, unless named otherwise | goal | measured | |", "|---|---|---|---|"]
     for what, aim, measured in rows:
         try:
             value = measured()

@@ -1,4 +1,4 @@
-"""docs/results.md from the records of bench/results.py, and from nothing else."""
+"""Make docs/results.md from the records of bench/results.py alone."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ Records = dict[tuple[str, int | None], Record]
 
 COMPARE = {"<=": operator.le, ">=": operator.ge}
 SIGNS = {"<=": "≤", ">=": "≥"}
-#: How the page calls what is wanted.
+#: Names of the goals' figures on the page.
 NAMES = {
     "rel_l2": "error",
     "seconds": "seconds",
     "solve_ratio": "times cheaper",
     "fewer": "times fewer parameters",
-    "of_baseline": "error by the baseline's",
-    "pruned_by_full": "error by that before",
+    "of_baseline": "error / baseline's error",
+    "pruned_by_full": "error / error before pruning",
 }
 SEEDED = "median, and the worst in brackets, over seeds 0 to 2"
 
-INTRODUCTION = f"""# Results
+INTRODUCTION = f"""# How accurate it is: every claim and problem
 
-This page is made by `make results` from the files in `bench/results`, one per command and seed; nothing on it is
-written by hand. `python bench/results.py list` says what there is. Errors are relative L2 errors against the exact or
-an independent reference solution on a grid that is not trained on: {SEEDED}. Seconds are of solving, on one thread.
-What `--seed` changes: it perturbs the initial shapes by 5 % (`bumpnet solve`), or draws the functions
-(`bumpnet operator`); nothing is random in `bumpnet evolve`.
+* `make results` makes this page from the files in `bench/results`, one for each command and seed. Nothing on it is
+  written by hand. `python bench/results.py list` lists the experiments.
+* Errors are relative L2 errors on a grid that is not trained on, against the exact or an independent reference
+  solution: {SEEDED}.
+* `--seed` perturbs the initial shapes by 5 % in `bumpnet solve`, and draws the functions in `bumpnet operator`.
+  Nothing is random in `bumpnet evolve`.
+* Seconds are the time of solving, on one thread.
 """
 
 
 class Verdict(NamedTuple):
-    """Whether a wanted figure was reached, None where that is not known."""
+    """Whether a goal is met; None if that is not known."""
 
     met: bool | None
     text: str
@@ -45,7 +47,7 @@ class Verdict(NamedTuple):
 
 
 def results_of(experiment: Experiment, records: Records) -> list[dict[str, Any]]:
-    """What the runs of an experiment reported, those that failed left out."""
+    """Results of the runs of an experiment that did not fail."""
     found = (records.get((experiment.name, seed), {}) for seed in experiment.seeds)
     return [record["result"] for record in found if "result" in record]
 
@@ -95,7 +97,7 @@ def scientific(value: float) -> str:
 
 
 def error(values: list[float]) -> str:
-    """The median, and the worst where there are several."""
+    """The median, with the worst in brackets if there are several."""
     if not values:
         return ""
     middle = scientific(statistics.median(values))
@@ -125,8 +127,8 @@ def page(records: Records) -> str:
 def summary(records: Records) -> list[str]:
     verdicts = [(e, verdict(want, e, records)) for e in EXPERIMENTS for want in e.wants]
     met = sum(v.met is True for _, v in verdicts)
-    lines = [f"**{met} of {len(verdicts)} figures that were set as goals are met.**"]
-    for title, kind in (("Missed", False), ("Not measured, or not by all seeds", None)):
+    lines = [f"**{met} of {len(verdicts)} goals are met.**"]
+    for title, kind in (("Missed", False), ("Not measured, or not for all seeds", None)):
         here = [f"- {e.title} ({e.part}): {v.text}" for e, v in verdicts if v.met is kind]
         lines += [f"\n{title}:\n", *here] if here else []
     return lines
@@ -135,7 +137,7 @@ def summary(records: Records) -> list[str]:
 def standard(part: str, records: Records) -> list[str]:
     ours = [e for e in EXPERIMENTS if e.part == part and not e.is_baseline]
     lines = [
-        "| | command | parameters | error | seconds | wanted | baseline |",
+        "| | command | parameters | error | seconds | goal | baseline |",
         "|---|---|---|---|---|---|---|",
         *(_line(e, records) for e in ours),
     ]
@@ -166,13 +168,13 @@ def _opponent(name: str, records: Records) -> str:
 
 
 def baselines(part: str, records: Records) -> list[str]:
-    """How the baselines ended: what their ratios are worth."""
+    """How the training of the baselines ended."""
     theirs = [e for e in EXPERIMENTS if e.part == part and e.is_baseline]
     if not theirs:
         return []
     lines = [
-        "\nThe baselines, in float64 (`bench/training.py`: Adam, then L-BFGS until 1000 iterations lower the loss by "
-        "less than 10 %, or a cap on the processor's seconds ends it; the seconds below are the processor's):\n",
+        "\nThe baselines are trained in float64 by `bench/training.py`: Adam, then L-BFGS until 1000 iterations "
+        "lower the loss by less than 10 %, or until a cap on processor seconds. Seconds are processor seconds.\n",
         "| | command | parameters | error | seconds | iterations of Adam, L-BFGS | ended |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -189,9 +191,9 @@ def baselines(part: str, records: Records) -> list[str]:
 def pruning(part: str, records: Records) -> list[str]:
     e, *others = (e for e in EXPERIMENTS if e.part == part)
     lines = [
-        f"`{e.command}`, by seed: heat over space and time with 36 bumps, pruned to 18, to 5, and grown to 18 again; "
-        "and Helmholtz grown from 18 bumps, which are stuck, to an error of 1e-4. Without a seed the bumps start "
-        "unperturbed.\n",
+        f"`{e.command}`, for each seed. Heat over space and time starts with 36 bumps, is pruned to 18 and to 5, and "
+        "is grown to 18 again. Helmholtz starts with 18 bumps, which are stuck, and is grown to an error of 1e-4. "
+        "Without a seed the bumps start unperturbed.\n",
         "| seed | 36 bumps | pruned to 18 | to 5 | grown to 18 again | Helmholtz: error, bumps | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -209,7 +211,7 @@ def evolving(part: str, records: Records) -> list[str]:
     ours = [e for e in EXPERIMENTS if e.part == part and not e.is_baseline]
     theirs = [e for e in EXPERIMENTS if e.part == part and e.is_baseline]
     lines = [
-        "| | command | amplitudes | error | set-up, stepping in seconds | wanted |",
+        "| | command | amplitudes | error | seconds of set-up, of stepping | goal |",
         "|---|---|---|---|---|---|",
     ]
     for e in ours:
@@ -219,11 +221,11 @@ def evolving(part: str, records: Records) -> list[str]:
         bumps = str(results[0]["bumps"]) if results else ""
         lines.append("| " + " | ".join([e.title, f"`{e.command}`", bumps, _errors(e, records), times, wanted]) + " |")
     lines += [
-        "\nBeside an EDNN on a perceptron with all weights evolving, both in one process, at the same 256 points, in "
-        "float64; the perceptron's seconds are of the processor. A solve is one solution for the rates of the weights. "
-        "The perceptron's steps are halved until its error falls by less than a tenth. Medians over seeds 0 to 2 "
-        "of its start.\n",
-        "| | command | solve: ours, perceptron's | ratio | whole: ours, its | error: ours, its | wanted |",
+        "\nThe next table compares with an EDNN on a perceptron whose weights all evolve. Both run in one process, "
+        "at the same 256 points, in float64. A solve is one solution for the rates of the weights. The perceptron's "
+        "steps are halved until its error falls by less than a tenth. Its seconds are processor seconds, and "
+        "medians over seeds 0 to 2 of its start.\n",
+        "| | command | one solve: ours, perceptron | ratio | whole: ours, perceptron | error: ours, its | goal |",
         "|---|---|---|---|---|---|---|",
     ]
     for e in theirs:
@@ -248,7 +250,11 @@ SECTIONS = {PARTS[2]: pruning, PARTS[3]: evolving}
 
 def origin(records: Records) -> list[str]:
     """Machines and versions behind the page."""
-    lines = ["\n## Where these are from\n", "| commit | date | machine | torch | runs |", "|---|---|---|---|---|"]
+    lines = [
+        "\n## Commits and machines of the runs\n",
+        "| commit | date | machine | torch | runs |",
+        "|---|---|---|---|---|",
+    ]
     groups: dict[tuple[str, ...], int] = {}
     for record in records.values():
         machine = record["machine"]
@@ -258,9 +264,9 @@ def origin(records: Records) -> list[str]:
     lines += ["| " + " | ".join([*key, str(count)]) + " |" for key, count in sorted(groups.items())]
     loads = [record["machine"]["load_before"] for record in records.values() if record["machine"]["load_before"]]
     if loads:
-        busy = f"{statistics.median(loads):.1f} in the median, {max(loads):.1f} at most"
+        busy = f"{statistics.median(loads):.1f} in the median and at most {max(loads):.1f}"
         lines.append(
-            f"\nOther work ran beside these: the load was {busy} when they began, so seconds are too high, if anything."
+            f"\nOther work ran on the machine: the load was {busy} when the runs began. So seconds may be too high."
         )
-    lines.append("A `+` after a commit marks code that had been changed since it.")
+    lines.append("A `+` after a commit marks code with changes since that commit.")
     return lines

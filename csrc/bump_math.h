@@ -47,14 +47,14 @@ struct Axes {
 // kSide vectors of points at a time, step by step side by side (see exp2).
 constexpr int kSide = 2;
 
-// Whether the two halves of a pair's chain go beside those of its neighbours; with four axes a half fills the
-// registers.
+// Whether the two halves of a pair's chain are interleaved with those of its neighbours.  With four axes one half fills
+// the registers.
 template <int D>
 constexpr bool kInTurn = D < 4;
 
-// EDGES: all but psi of `out`, at the points x.  PSI: psi of `before`, of whose bump b_before is a constant.  With
-// both, they go step by step side by side: of the long chain from a point to psi the second half of one pair stands
-// beside the first half of the next.
+// EDGES: everything in `out` except psi, at the points x.  PSI: psi of `before`, whose bump has the constant b_before.
+// With both, the two are interleaved step by step: the second half of one pair's chain from the point to psi runs
+// beside the first half of the next pair's.
 template <int D, bool EDGES, bool PSI, class T>
 BUMP_INLINE void evaluate_axes(const Packed<D, T>& bump, const Vec<T> (*x)[D], Axes<D, T>* out, T b_before,
                                Axes<D, T>* before) {

@@ -79,8 +79,8 @@ void jet_by_tiles(const Bumps<T>& b, const Tiles<T>& tiles, const JetView<T>& ou
   });
 }
 
-// Sums over the points of a tile of every output's cotangent of the value: what a bump that is 1 there has of it.
-// A tile with a cotangent that is not finite is marked to be kept by all bumps.
+// Sums over the points of a tile of every output's cotangent of the value: the share of a bump that is 1 there.
+// If a cotangent is not finite, the tile is marked to meet all bumps.
 template <class T>
 std::vector<double> value_cotangents(const Bumps<T>& b, const Blocked<T>& k, Tiles<T>& tiles) {
   std::vector<double> total(tiles.count * k.outputs);

@@ -1,9 +1,9 @@
 // Leaves out the pairs of point and bump that add nothing, where bumps are sharp and many.
 //
-// A bump is sigmoid(s S): away from its shell |s S| is large and it is 0 or 1 to the last digit, all its
-// derivatives 0.  Points are sorted so that neighbours in memory are neighbours in space, and cut into tiles; over a
-// tile's box S lies between bounds that take two evaluations of the edges.  So a tile knows the few bumps whose
-// shells it meets, and those that are 1 all over it.  Cost: the pairs of tiles and bumps, and the active pairs.
+// A bump is sigmoid(s S): away from its shell |s S| is large, and the bump is 0 or 1 to the last digit with
+// derivatives 0.  Points are sorted so that neighbours in memory are neighbours in space, and cut into tiles.  Two
+// evaluations of the edges bound S over a tile's box.  They show which bumps have their shell in the tile, and which
+// are 1 all over it.  Cost: the pairs of tiles and bumps, and the active pairs.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,7 @@ namespace bump {
 
 constexpr int64_t kTile = 128;       // points of a tile
 constexpr int64_t kSlab = 64;        // tiles of a task, a multiple of every vector's length
-constexpr double kWorthwhile = 0.4;  // of the pairs of tiles and bumps may be active
+constexpr double kWorthwhile = 0.4;  // largest fraction of pairs of tiles and bumps that may be active
 
 enum Culling { kNever, kAuto, kAlways };
 inline int& chosen_culling() {  // of the calling thread
@@ -139,9 +139,9 @@ class Tiles {
     }
   }
 
-  // A bump whose derivatives and amplitude are larger than is usual must vanish the more.  The usual is the geometric
-  // mean, which a single large one does not move, of what bumps come to: small ones hardly rise, whatever their
-  // amplitude.  What is not finite is kept everywhere.
+  // The margin is larger for a bump whose derivatives and amplitude are larger than usual.  The usual size is the
+  // geometric mean over the bumps, which a single large bump hardly changes.  The mean counts a bump by its height,
+  // not by its raw amplitude.  Bumps with values that are not finite are kept everywhere.
   void margins(int order) {
     margin_.resize(b_.count);
     double total = 0;

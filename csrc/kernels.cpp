@@ -16,7 +16,7 @@ BUMP_INLINE void load_point(const Points<T>& points, int64_t i, Vec<T>* x) {
   for (int j = 0; j < D; j++) x[j] = load<T>(points.x + j * points.stride + i);
 }
 
-// kSide vectors of points from i on; beyond `last` the first one again, whose results nobody looks at.
+// kSide vectors of points from i on; beyond `last` the first one again, whose results are not used.
 template <int D, class T>
 BUMP_INLINE void load_side_by_side(const Points<T>& points, int64_t i, int64_t last, Vec<T> (*x)[D]) {
   for (int u = 0; u < kSide; u++) {
@@ -278,7 +278,7 @@ T log_height(const void* bump) {
   return S < 0 ? b.s * S : T(0);
 }
 
-// g falls with |B|, and over a box |B| lies between its value at the centre and that less or more the box's reach.
+// g falls with |B|, and over a box |B| differs from its value at the centre by at most the box's reach.
 template <int D, class T>
 void bounds(Points<T> centres, const T* half, const void* bump, T* most, T* least) {
   const Packed<D, T> b = *static_cast<const Packed<D, T>*>(bump);

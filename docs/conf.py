@@ -45,9 +45,15 @@ def is_tuple_field(member: object) -> bool:
 
 
 def report_missing(env: BuildEnvironment) -> None:
-    """Warn of public functions and classes that are left out, as those without a docstring are."""
+    """Warn of public functions and classes that are left out, as those without a docstring are.
+
+    One entry is enough for a function that several modules offer.
+    """
     known = {entry for entry, *_ in env.domains["py"].get_objects()}
+    places = (entry.rpartition(".") for entry in known)
+    described = {id(getattr(sys.modules[module], name, None)) for module, _, name in places if module in sys.modules}
     for module in sorted(known & sys.modules.keys()):
         for name in getattr(sys.modules[module], "__all__", ()):
-            if f"{module}.{name}" not in known and callable(getattr(sys.modules[module], name)):
+            member = getattr(sys.modules[module], name)
+            if callable(member) and id(member) not in described:
                 logging.getLogger(__name__).warning("%s.%s is public and not in the reference", module, name)

@@ -48,7 +48,7 @@ def loss(net, informer, points=4000):
     distance = SIDE / 2 - x.detach().abs().amax(1, keepdim=True)
     inside = sum((r * distance).square().mean() for r in residuals.values())
     still, lid = walls(points // 2)
-    at_rest, u, v = net(still)[:, :2], *net(lid)[:, :2].split(1, 1)
+    at_rest, (u, v) = net(still)[:, :2], net(lid)[:, :2].split(1, 1)
     slip = (u - 1).square() * (1 - 20 * lid[:, :1].abs()) + v.square()
     return inside + at_rest.square().sum(1).mean() + slip.mean()
 

@@ -9,7 +9,7 @@ that exp(2 B) = exp2(B') and no scaling is left in a loop.  g is taken as a func
     G2 = g al       G3 = G1 (4 kappa^2 - 6 kappa e')           D3 = -(al ga + 2 kappa G1^2)
 
 One exponential and one reciprocal per axis; T is cut off from above only, so nothing overflows: T -> 0 outside, large
-inside, q -> 0 for sharp bumps.  Memory traffic is the callers': everything here lives in registers.
+inside, q -> 0 for sharp bumps.  All values here stay in registers; only the callers read and write memory.
 
 Versions tried (instructions per pair on sm_90, d = 2, Hessian diagonal, and MUFU): two exponentials and two reciprocals
 per axis 69 and 10, so bound by MUFU; libdevice.tanh 145, with branches; tanh.approx 65, but wrong in the third digit;
@@ -92,9 +92,9 @@ def listed_entry(table, ids, at, TS: tl.constexpr):
 
 @triton.jit
 def edge(b, R, k: tl.constexpr, D: tl.constexpr, cap: tl.constexpr):
-    """T, u, and what r is the reciprocal of, on axis k where |B'| is ``b``."""
+    """T, u and the denominator of r on axis k, where |B'| is ``b``."""
     L: tl.constexpr = 1.4426950408889634
-    # min(NaN, cap) must be NaN: on the device it is not, unless asked for
+    # min(NaN, cap) must be NaN; without this option it is not on the device
     t = tl.exp2(tl.minimum(R[D * D + D + k] - b, cap, propagate_nan=tl.PropagateNan.ALL))
     u = R[D * D + 2 * D + k] * t
     n = L * t + L
@@ -247,10 +247,10 @@ def contract_second(c2, S1, R, D: tl.constexpr, WANT: tl.constexpr):
 
 @triton.jit
 def pair_vjp(g, d, p, cot, weight, R, D: tl.constexpr, WANT: tl.constexpr):
-    """L = cotangents . jet of psi, and its derivatives; all but L with ``weight`` in the place of s.
+    """L = cotangents . jet of psi, and its derivatives; all except L have the factor ``weight`` instead of s.
 
-    Returns L, s dL/ds, dB' [d], dA' [d], the part of dV' [d d] that does not come by B', and the values H whose sums
-    give the rest of it: 2 V'_ki H_ki (WANT = 2) or 2 V'_ki H_k (WANT = 4).
+    Returns L, s dL/ds, dB' [d], dA' [d], the part of dV' [d d] that does not come from B', and the values H whose sums
+    give the rest: 2 V'_ki H_ki (WANT = 2) or 2 V'_ki H_k (WANT = 4).
     """
     L: tl.constexpr = 1.4426950408889634
     kappa: tl.constexpr = 0.34657359027997264

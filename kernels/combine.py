@@ -12,9 +12,9 @@ point 0 or a bump of zeros, finite, against a coefficient 0.  Infinite coefficie
 table are TS apart: the compiler gathers each column once per tile, so transposing the table gains nothing.
 
 Versions tried (instructions per pair on sm_90, d = 2, 64 functions, sizes divisible by 16, tf32x3): Triton's own
-"tf32x3" with psi on the right 168, as the operand's layout spreads over the warps, which all make the tile again; the
-three products by hand and psi on the left 80, still made twice; with ``once`` 39.  Gradient of the rows: points by
-bumps 134, with spills; bumps by points 121, two thirds made again; with ``beside`` 84.
+"tf32x3" with psi on the right 168, as every warp then computes the whole tile; the three products by hand and psi on
+the left 80, with the tile still computed twice; with ``once`` 39.  Gradient of the rows: points by bumps 134, with
+spills; bumps by points 121, two thirds computed again; with ``beside`` 84.
 """
 
 import triton
@@ -25,8 +25,8 @@ from .bump_math import evaluate_axes, pair_vjp, psi
 
 @triton.jit
 def once(v, NVIDIA: tl.constexpr):
-    """``v``, in a layout without copies: an operation with effects is where the compiler stops to make it again."""
-    if NVIDIA:  # ptxas takes the move away
+    """``v``, in a layout without copies: the compiler does not compute an operation with side effects again."""
+    if NVIDIA:  # ptxas removes the move
         if v.dtype == tl.float32:
             v = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [v], dtype=tl.float32, is_pure=False, pack=1)
         else:
@@ -36,7 +36,7 @@ def once(v, NVIDIA: tl.constexpr):
 
 @triton.jit
 def beside(X, tile, D: tl.constexpr, NVIDIA: tl.constexpr):
-    """Points as whole tiles in the layout of ``tile``, so that all that follows from them is in that layout, too."""
+    """Points as whole tiles in the layout of ``tile``, so that everything computed from them has that layout."""
     if NVIDIA:
         Y = ()
         for i in tl.static_range(D):
@@ -85,7 +85,7 @@ def load_points(x, n, last, D: tl.constexpr, AXIS: tl.constexpr):
 
 @triton.jit
 def load_table(table, m, M, D: tl.constexpr, TS: tl.constexpr, AXIS: tl.constexpr):
-    """What the values of bumps and their gradients need, as [1, m] or, with AXIS = 1, as [m, 1]."""
+    """The table entries for the values and gradients of bumps, as [1, m] or, with AXIS = 1, as [m, 1]."""
     R = ()
     for j in tl.static_range(D * D + 4 * D + 3):
         r = tl.load(table + m * TS + j, mask=m < M, other=0.0)
@@ -141,7 +141,7 @@ def combine_vjp_h_kernel(g, x, table, partial, B, N, M, length, D: tl.constexpr,
 @triton.jit
 def cotangents(g, h, n, m, B, last, N, M, PRECISION: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr,
                BLOCK_M: tl.constexpr):  # fmt: skip
-    """Of the values of a tile of bumps and points: sum_b h_bm g_bn."""
+    """Cotangents of the values of a tile of bumps and points: sum_b h_bm g_bn."""
     total = tl.zeros([BLOCK_M, BLOCK_N], g.dtype.element_ty)
     for first in tl.range(0, B, BLOCK_B, num_stages=1):
         b = (first + tl.arange(0, BLOCK_B)).to(tl.int64)

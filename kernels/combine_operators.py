@@ -1,8 +1,8 @@
 """The operators ``combine`` and ``combine_vjp`` on CUDA tensors: buffers, launches and their configurations.
 
-Forward two launches: packing, and the product.  Backward packing, then for h the partial sums and PyTorch's sum over
-them, for the rows the partial sums and the gradient of the rows, for x one launch.  Memory beyond the results is
-O(B M + B N) with a bound on the number of partial sums; nothing waits for the device.
+The forward takes two launches: packing and the product.  The backward packs; then h takes the partial sums and
+PyTorch's sum over them, the rows take the partial sums and the gradient of the rows, and x takes one launch.  Memory
+beyond the results is O(B M + B N) with a bound on the number of partial sums; nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from .operators import MAX_DIM, on_device_of, pack_tables, unpack_gradient
 
 #: Programs that fill a large GPU, with 12 warps on each of 132 processors.
 _PROGRAMS = 396
-#: Fewest points that a program of the backward is worth.
+#: Least number of points for a program of the backward.
 _CHUNK = 256
 
 
 def serves(dim: int, dtype: torch.dtype) -> bool:
-    """Whether these kernels are written for so many dimensions, and for the dtype."""
+    """Whether these kernels support the number of dimensions and the dtype."""
     return 1 <= dim <= MAX_DIM and dtype in (torch.float32, torch.float64)
 
 
 def products(precision: str, dtype: torch.dtype, amd: str | None) -> str:
-    """How a target takes its products.  ``amd`` is the architecture of an AMD device.
+    """Precision of a target's products.  ``amd`` is the architecture of an AMD device.
 
-    AMD's matrix units compute in float32 itself; tf32 there is gfx942's only.
+    AMD's matrix units compute in float32 itself; only gfx942 has tf32.
     """
     if dtype == torch.float64:
         return "ieee"
@@ -40,8 +40,8 @@ def products(precision: str, dtype: torch.dtype, amd: str | None) -> str:
 def blocks(dim: int, functions: int, points: int, precision: str, dtype: torch.dtype) -> dict[str, dict[str, int]]:
     """Functions, points and bumps in a block, and warps, of every kernel.
 
-    Functions beyond a block make psi again: at 128 in tf32x3 that takes as long as the products.  The rest is what
-    fits the registers.
+    Every block of functions computes psi again; at 128 in tf32x3 that takes as long as the products.  The other sizes
+    are limited by the registers.
     """
     all_functions = max(16, triton.next_power_of_2(functions))
 
@@ -61,7 +61,7 @@ def blocks(dim: int, functions: int, points: int, precision: str, dtype: torch.d
 
 
 def chunks(points: int, tiles: int) -> tuple[int, int]:
-    """Points in a chunk, and the number of chunks, for so many tiles that each take a chunk at a time."""
+    """Points in a chunk, and the number of chunks, for a given number of tiles; each takes a chunk at a time."""
     count = max(1, min(triton.cdiv(points, _CHUNK), triton.cdiv(_PROGRAMS, tiles), 65535))
     length = triton.cdiv(points, count)
     return length, triton.cdiv(points, length)

@@ -1,12 +1,12 @@
 """Which bumps meet which tiles of points, so that pairs that add nothing are left out: the Triton twin of csrc/cull.h.
 
-A bump is sigmoid(s S): away from its shell |s S| is large and it is 0 or 1 to the last digit, all its derivatives 0.
-Points in the order of a Z-curve, its cells in Gray's order, are cut into tiles; over a tile's box S lies between bounds
-that take two evaluations of the edges.  Beyond its margin a bump is out of a tile, or 1 all over it: then its amplitude
-is added to the tile's values, and the tile's cotangents of the values to its amplitude's gradient.  All else is listed
-in CSR, by tile for what a program does that owns points, by bump for the sums per bump.
+A bump is sigmoid(s S): away from its shell |s S| is large, and the bump is 0 or 1 to the last digit with derivatives 0.
+The points are ordered along a Z-curve with cells in Gray-code order, and cut into tiles.  Two evaluations of the edges
+bound S over a tile's box.  Beyond its margin a bump is out of a tile, or 1 all over it: then its amplitude
+is added to the tile's values, and the tile's cotangents of the values to its amplitude's gradient.  All other
+pairs are listed in CSR: by tile for programs that own points, by bump for the sums per bump.
 
-Each list is made in two launches of one kernel, to count and to fill: the same code, so that both find the same.
+Each list takes two launches, to count and to fill, of the same kernel, so that both find the same pairs.
 Traffic: the table by columns and the boxes, once per owner from the caches; bound by instruction issue.
 
 Versions tried (instructions per pair of a tile and a bump on sm_90, d = 2, by tile): one to a thread, with masks, 179;
@@ -43,7 +43,7 @@ def boxes_kernel(x, points, order, boxes, N, stride, D: tl.constexpr, K: tl.cons
                  PS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Columns ``stride`` apart of every tile: centre [d], half sides [d] and, with cotangents, K sums of the values'.
 
-    What is no number, be it a cotangent, makes the centre NaN: then every bump meets the tile.
+    A NaN or infinity, also in a cotangent, makes the centre NaN; then every bump meets the tile.
     """
     tile = tl.program_id(0)
     lane = tl.arange(0, BLOCK)
@@ -80,7 +80,7 @@ def load_columns(columns, at, stride, COUNT: tl.constexpr):
 def bounds(box, R, D: tl.constexpr, FAST: tl.constexpr):
     """The most and the least that s S may be in a box.
 
-    g falls with |B|, and over a box |B| lies between its value at the centre and that less or more the box's reach.
+    g falls with |B|, and over a box |B| differs from its value at the centre by at most the box's reach.
     """
     s = R[D * D + 4 * D + 2]
     most = box[0] * 0.0 - (2.0 * D - 1.0)
@@ -103,10 +103,11 @@ def bounds(box, R, D: tl.constexpr, FAST: tl.constexpr):
 def lists_kernel(boxes, columns, margins, starts, counts, ids, within, tiles, M, tile_stride, bump_stride,
                  D: tl.constexpr, K: tl.constexpr, BY_TILE: tl.constexpr, BLOCK: tl.constexpr,
                  FAST: tl.constexpr):  # fmt: skip
-    """Of one tile the bumps that meet it, or (not BY_TILE) of one bump the tiles: their number, and which they are.
+    """The bumps that meet one tile, or (not BY_TILE) the tiles that meet one bump: their number and their indices.
 
-    Only places before ``starts`` [owners + 1] of the next owner are filled: with zeros there it is counted.  ``within``
-    [owners, K]: sums of the amplitudes of the bumps that are 1 all over the tile, or of such tiles' value cotangents.
+    Only places before ``starts`` [owners + 1] of the next owner are filled; with zeros in ``starts`` it only counts.
+    ``within`` [owners, K]: sums of the amplitudes of the bumps that are 1 all over the tile, or of such tiles' value
+    cotangents.
     """
     PACKED: tl.constexpr = D * D + 4 * D + 3
     owner = tl.program_id(0)
@@ -130,7 +131,7 @@ def lists_kernel(boxes, columns, margins, starts, counts, ids, within, tiles, M,
         most, least = bounds(box, R, D, FAST)
         there = lane < others
         one = there & (least > margin)
-        met = (there & ~one & ~(most < -margin)).to(tl.int32)  # what is no number is met
+        met = (there & ~one & ~(most < -margin)).to(tl.int32)  # NaN: the bump meets the tile
         added = ()
         for k in tl.static_range(K):
             if BY_TILE:

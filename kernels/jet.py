@@ -3,8 +3,9 @@
     u += h psi      u_i += (h s psi') S_i      u_ij += (h s psi') (S_ij + s (1 - 2 psi) S_i S_j)
 
 A program owns BLOCK points, several to a thread, and runs over the bumps, whose table entries are the same for all
-threads: each is loaded four numbers at a time and shared by the points of a thread.  Few points do not fill a GPU:
-then a tile is BLOCK x SPLIT, SPLIT bumps side by side, summed in the program (no second launch, one order of sums).
+threads: each is loaded four numbers at a time and shared by the points of a thread.  Few points do not fill a GPU;
+then a tile is BLOCK x SPLIT, with SPLIT bumps side by side that are summed in the program (no second launch, one order
+of sums).
 In float32 very many bumps are summed in two levels: a run of RUN x SPLIT bumps is added to what the program has stored
 before, which takes no registers for sums.  Traffic: N d numbers in, the jet out, M TS per program from the caches;
 bound by instruction issue.
@@ -30,7 +31,7 @@ def nothing(zero, COUNT: tl.constexpr):
 
 @triton.jit
 def add_within(sums, within, K: tl.constexpr, C: tl.constexpr):
-    """To the values what the bumps add that are 1 at all these points."""
+    """Add to the values the bumps that are 1 at all these points."""
     added = ()
     for i in tl.static_range(K * C):
         if i % C == 0:
@@ -115,7 +116,7 @@ def store_jet(sums, value, gradient, second, more, n, inside, D: tl.constexpr, K
 def jet_kernel(x, table, value, gradient, second, order, starts, ids, within, N, M, D: tl.constexpr, K: tl.constexpr,
                WANT: tl.constexpr, TS: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr,
                RUN: tl.constexpr, FAST: tl.constexpr):  # fmt: skip
-    """All bumps at all points or, with lists (cull.py), at the points of a tile those that are in its list."""
+    """Jets of all bumps at all points or, with lists (cull.py), of the bumps in a tile's list at its points."""
     program = tl.program_id(0)
     n = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = n < N

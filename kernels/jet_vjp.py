@@ -20,7 +20,7 @@ from .bump_math import evaluate_axes, listed_entry, load_bumps, load_scalars, pa
 
 @triton.jit
 def cotangents(point, R, D: tl.constexpr, K: tl.constexpr, C: tl.constexpr):
-    """Those of the bump's own jet.  With one output the amplitude is left to the end."""
+    """Cotangents of the bump's own jet.  With one output the amplitude is multiplied at the end."""
     at: tl.constexpr = D * D + 4 * D + 3
     cot = ()
     for i in tl.static_range(C):
@@ -47,7 +47,7 @@ def load_tile(points, tile, inside, NUMBERS: tl.constexpr, PS: tl.constexpr, BLO
 @triton.jit
 def add_pairs(sums, point, R, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr, C: tl.constexpr,
               FAST: tl.constexpr):  # fmt: skip
-    """The sums of bumps with one point more, or of one bump with points side by side."""
+    """Add one point to the sums of bumps, or points side by side to the sums of one bump."""
     SUMS: tl.constexpr = K + 1 + 2 * D + D * D
     EXTRA: tl.constexpr = D * D if WANT == 2 else (D if WANT == 4 else 0)
     at: tl.constexpr = D * D + 4 * D + 2
@@ -90,7 +90,7 @@ def add_pairs(sums, point, R, D: tl.constexpr, K: tl.constexpr, WANT: tl.constex
 def jet_vjp_rows_kernel(points, table, partial, starts, ids, within, N, M, length, D: tl.constexpr, K: tl.constexpr,
                         WANT: tl.constexpr, TS: tl.constexpr, PS: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
                         FAST: tl.constexpr):  # fmt: skip
-    """Over all points or, with lists (cull.py), for one bump over the tiles in its list, their points side by side."""
+    """Sums over all points or, with lists (cull.py), of one bump over the tiles in its list, points side by side."""
     SUMS: tl.constexpr = K + 1 + 2 * D + D * D
     EXTRA: tl.constexpr = D * D if WANT == 2 else (D if WANT == 4 else 0)
     zero = tl.zeros([BLOCK], points.dtype.element_ty)

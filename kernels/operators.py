@@ -4,8 +4,8 @@ A training step is five launches: packing and the jet; packing (bumps and points
 gradient of the rows.  Memory beyond the results is O(N + M); nothing here waits for the device, so a step can be
 captured in a CUDA graph.  Configurations come from tables, not from autotuning, which would run and wait.
 
-Where bumps are many and sharp the jets' pairs that add nothing are left out (tiles.py), which takes memory for lists,
-and two waits.
+Where bumps are many and sharp, the jets leave out pairs that add nothing (tiles.py).  This takes memory for lists, and
+waits twice.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ MAX_OUTPUTS = 4
 _PACK_BLOCK = 64
 #: Programs that fill a large GPU, with 32 warps on each of 132 processors.
 _PROGRAMS = 1056
-#: Fewest points that a program of the backward is worth.
+#: Least number of points for a program of the backward.
 _CHUNK = 64
-#: In the place of lists.
+#: Stands for missing lists.
 _ALL_PAIRS = (None, None, None)
-#: Points that a sum in float32 should not take in at once; its chunks are added up in double precision.
+#: Most points in one float32 sum; sums of chunks are added in double precision.
 _LONGEST = 2**14
 
 
 def serves(name: str, dim: int, outputs: int, dtype: torch.dtype) -> bool:
-    """Whether the operator is written for so many dimensions and outputs (if it takes part in them), and the dtype."""
+    """Whether the operator supports the dimension, the outputs (if it uses them) and the dtype."""
     fits = 1 <= outputs <= MAX_OUTPUTS if name in ("jet", "jet_vjp") else True
     return fits and 1 <= dim <= MAX_DIM and dtype in (torch.float32, torch.float64)
 
@@ -55,7 +55,7 @@ def table_stride(dim: int, outputs: int) -> int:
 
 
 def chain_stride(dim: int) -> int:
-    """Numbers behind a table entry that lead to the columns of the row."""
+    """Numbers in a table entry for the chain rule to the columns of the row."""
     skews = dim * (dim - 1) // 2
     return -(2 * dim - 1 + skews * skews) // 4 * -4
 
@@ -93,7 +93,7 @@ def by_bumps(n: int, m: int, numbers: int, single: bool) -> tuple[int, int, int,
     block = max(32, min(triton.next_power_of_2(m), 256 if two_fit(numbers, single) else 128))
     warps = max(1, min(4, block // 32))
     fills = triton.cdiv(_PROGRAMS, triton.cdiv(m, block))
-    # The rounding of a sum grows with its length; what the chunks leave behind must not outgrow the points.
+    # The rounding of a sum grows with its length; the partial sums must not take more memory than the points.
     short = min(triton.cdiv(n, _LONGEST), n // (4 * m)) if single else 1
     chunks = max(1, min(triton.cdiv(n, _CHUNK), max(fills, short), 65535))
     length = triton.cdiv(n, chunks)
@@ -115,14 +115,14 @@ def by_lists(n: int, m: int, numbers: int, single: bool) -> tuple[int, int, int]
 
 
 def by_pairs(n: int, m: int, single: bool) -> tuple[int, int, int]:
-    """Points in a block, bumps of a program, and warps, where every pair of the two has results of its own."""
+    """Points in a block, bumps of a program, and warps, for kernels with results for every pair."""
     block = 128 if n < 2**16 or not single else 256
     share = max(1, min(16, triton.cdiv(n, block) * m // (2 * _PROGRAMS)))
     return block, max(share, triton.cdiv(m, 65535)), 4
 
 
 def _needed(want: int, g1: Tensor | None, g2: Tensor | None) -> int:
-    """How far the jet must go for the cotangents that are there."""
+    """The want of the jet that the given cotangents need."""
     if g2 is None:
         want = min(want, GRADIENT)
     return VALUE if g1 is None and want == GRADIENT else want

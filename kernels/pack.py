@@ -1,13 +1,13 @@
-"""Rows to the table that the kernels read, points and cotangents likewise, and the sums back to gradients of the rows.
+"""Pack rows, points and cotangents into the tables that the kernels read, and turn sums into gradients of the rows.
 
-One launch each, where PyTorch would take 20 and 40: at M = 40 the launches are all that a step costs.  Formulas in
+Each takes one launch; PyTorch would take 20 and 40.  At M = 40 a step costs little but its launches.  Formulas in
 docs/math.md, "packing"; the twin of csrc/packing.h, in double precision whatever the kernels compute in.  Traffic: a
 row in, its table entry out (4 to 22 of 16 bytes in float32); a point with its cotangents in and out; the partial sums
 of the backward in, a row out.
 
 Orientation.  With U = L Q (Gram-Schmidt) and dQ = Omega Q, the strict upper part of the antisymmetric Omega is that of
 L^-1 dU Q^T, and L^-1 = Q U^-1.  A cotangent Y of Q thus gives, with Z = Y Q^T, the one of U:
-sum over i < j of L^-1_ia (Z_ij - Z_ji) Q_jb.  As V'_kj is Q_kj times a number of the column, Z is dV' V'^T.
+sum over i < j of L^-1_ia (Z_ij - Z_ji) Q_jb.  V'_kj is Q_kj times a factor of column j, so Z is dV' V'^T.
 
 Versions tried: packing in torch operations (as above); the exponentials in float32, whose error is multiplied by p A in
 the second derivatives.
@@ -215,8 +215,8 @@ def pack_kernel(rows, frame, table, x, g0, g1, g2, points, order, columns, M, N,
                 TILE: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Table [M, TS] of the bumps and, if OUTPUTS, [N, PS]: each point with its cotangents, output by output.
 
-    A row has ``columns`` numbers; the table takes K amplitudes along, none where they take no part, and with CHAIN
-    what leads from the packed values to the columns of the row: dc/d(column) [d], (log of U_1's length)/dU_1b [d - 1],
+    A row has ``columns`` numbers.  The table also has K amplitudes (K = 0 if they are not used), and with CHAIN the
+    factors from the packed values to the columns of the row: dc/d(column) [d], (log of U_1's length)/dU_1b [d - 1],
     and chain_factors.  TILE is 1, or the points come in the ``order`` of tiles of so many, [N / TILE, PS, TILE].
     """
     program = tl.program_id(0)
@@ -236,7 +236,7 @@ def pack_kernel(rows, frame, table, x, g0, g1, g2, points, order, columns, M, N,
 def _totals(partial, m, inside, M, chunks, SUMS: tl.constexpr, ABREAST: tl.constexpr, BLOCK: tl.constexpr):
     """Sums over the chunks of points, in double and in an order that depends on their number only.
 
-    All in one loop, so that the loads of one chunk do not wait for one another.
+    One loop does all, so that the loads of one chunk do not wait for each other.
     """
     lane = tl.arange(0, ABREAST)[:, None]
     totals = ()

@@ -2,11 +2,11 @@
 
 The pairs' tensors have the points last ([M, N], [M, d, N] ...), so that the threads of a warp, which hold neighbouring
 points, read and write neighbouring numbers.  Where a program owns points and runs over bumps, a bump's table entry is
-the same for all threads, as in jet.py.  Traffic: the pairs' own numbers, once; at 12 to 100 bytes a pair that is what
-binds, not the arithmetic of bump_math.
+the same for all threads, as in jet.py.  Traffic: the pairs' own numbers, once; at 12 to 100 bytes a pair the kernels
+are bound by memory, not by the arithmetic of bump_math.
 
-Backward of the basis.  To the bumps: a program owns one bump and a chunk of the points, sums in its lanes and adds the
-lanes up at its end; partial sums [chunks, SUMS, M] as in jet_vjp.py.  To the points: bumps in the inner loop, several
+Backward of the basis.  To the bumps: a program owns one bump and a chunk of the points, sums per thread and adds the
+threads up at its end; partial sums [chunks, SUMS, M] as in jet_vjp.py.  To the points: bumps in the inner loop, several
 side by side where points are few.  No atomics, so one order of sums.
 """
 
@@ -139,7 +139,7 @@ def design_kernel(points, table, phi, derivatives, N, M, share, D: tl.constexpr,
 @triton.jit
 def load_cotangents(g0, g1, g2, bump, stride, n, inside, zero, D: tl.constexpr, WANT: tl.constexpr,
                     HAS0: tl.constexpr, HAS1: tl.constexpr):  # fmt: skip
-    """Of one bump's jet at the points ``n``, a missing one as zero; of a Hessian's only the symmetric part counts."""
+    """Cotangents of one bump's jet at the points ``n``, zero if missing; a Hessian's only by its symmetric part."""
     cot = (zero,)
     if HAS0:
         cot = (tl.load(g0 + bump * stride + n, mask=inside, other=0.0),)

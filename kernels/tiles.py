@@ -2,7 +2,7 @@
 
 Memory is O(N + M + pairs of tiles and bumps that meet).  The host waits for the device twice: for the share of bumps
 that are sharp, before anything is sorted, and for the lengths of the lists.  Where it must not wait, all pairs are
-taken.  The rule is that of csrc/cull.h, in the same constants; only the sizes from which on it pays are a GPU's own.
+taken.  The rule and its constants are those of csrc/cull.h; only the sizes from which on it pays differ on a GPU.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ..core.reference import DIAGONAL
 from ..core.rows import RowLayout
 from .cull import boxes_kernel, cells_kernel, lists_kernel
 
-#: Points of a tile, each time one program's.
+#: Points of a tile; one program owns a tile.
 TILE = 128
 #: Exponents beyond which a sigmoid is 0 or 1 to working precision.
 NOTHING_LEFT = {torch.float32: 17.0, torch.float64: 37.0}
-#: Of the pairs of tiles and bumps may meet.
+#: Largest fraction of pairs of tiles and bumps that may meet.
 WORTHWHILE = 0.4
-#: Tiles or bumps that a program looks at together; columns of numbers of them have a multiple of it.
+#: Tiles or bumps that a program looks at together; columns are padded to a multiple of it.
 _ABREAST = 512
 #: Fewest points, and pairs of points and bumps, that sorting and waiting may pay for: half a millisecond of an H100.
 FEWEST_POINTS, FEWEST_PAIRS = 64 * TILE, 2**28
@@ -39,12 +39,12 @@ class Lists(NamedTuple):
 
 
 def read(numbers: Tensor) -> list[int]:
-    """Numbers that the host has to know: it waits for them."""
+    """Read numbers on the host, which waits for them."""
     return numbers.tolist()
 
 
 def may_wait(x: Tensor) -> bool:
-    """Not while a CUDA graph is captured, and not for tensors without numbers."""
+    """Whether the host may wait: not while a CUDA graph is captured, and not for fake tensors."""
     return not (x.is_meta or (x.is_cuda and torch.cuda.is_current_stream_capturing()))
 
 
@@ -77,11 +77,11 @@ def z_order(x: Tensor) -> Tensor:
 
 
 def margins(columns: Tensor, dim: int, outputs: int, order: int) -> Tensor:
-    """How far beyond 0 s S must be for nothing to be left, of every bump [M]; ``columns`` is the table's transpose.
+    """Margin [M] of s S beyond which a bump adds nothing; ``columns`` is the table's transpose.
 
-    A bump whose derivatives (up to ``order``) and amplitude are larger than is usual must vanish the more.  The usual
-    is the geometric mean, which a single large one does not move, of what bumps come to: small ones hardly rise,
-    whatever their amplitude.  What is not finite is kept everywhere.
+    The margin is larger for a bump whose derivatives (up to ``order``) and amplitude are larger than usual.  The usual
+    size is the geometric mean over the bumps, which a single large bump hardly changes.  The mean counts a bump by its
+    height, not by its raw amplitude.  Bumps with values that are not finite are kept everywhere.
     """
     s = dim * dim + 4 * dim + 2
     norms = s + 1 + outputs + dim * dim

@@ -7,6 +7,10 @@ import signal
 import types
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch, which reads it once: workers share the processors already
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 from interpreted import INTERPRETED
 

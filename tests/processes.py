@@ -10,7 +10,7 @@ from pathlib import Path
 import oracle
 import pytest
 import torch
-from test_habits import Residual, net_of
+from residual_module import Residual, net_of
 from torch import distributed as dist
 from torch import nn
 
@@ -224,6 +224,8 @@ def mistakes(group):
         "train": lambda: train(*posed(), learning_rate=0.1 + second, group=group),
         "train checkpoint": lambda: train(*posed(), checkpoint="run.pt", group=group),
         "solvers": lambda: (train if second else solve)(*posed(), group=group),
+        "stages": lambda: train(*posed(), method="adam+lbfgs", learning_rate=0.1 + second, group=group),
+        "option": lambda: solve(*posed(), nonsense=1, group=group),
         "residual": lambda: solve(*broken, method="lm", group=group),
         "callback": lambda: solve(*posed(), callback=raising(OSError("disk full")), group=group),
         "bumps": lambda: prune(*posed(), 7 - second, group=group),

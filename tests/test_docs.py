@@ -31,8 +31,8 @@ SHORTENED = {
 }
 #: Commands that are parsed only, and the tests that run them.
 PARSED = {
-    "bumpnet bench": "tests/test_speed.py",  # a minute
-    "bumpnet check": "tests/test_parity.py",  # 5 s, on several pages
+    "bumpnet bench": "tests/diagnostics/test_bench.py",  # a minute
+    "bumpnet check": "tests/diagnostics/test_check.py",  # 5 s, on several pages
 }
 #: A page that imports one of these is left out where it is missing.
 OPTIONAL = ("deepxde", "physicsnemo", "pina")

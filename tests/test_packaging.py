@@ -108,7 +108,8 @@ def test_a_pure_wheel_has_all_of_python_and_says_why_it_has_no_more(tree):
     package = {path.relative_to(tree).as_posix() for path in (tree / "bumpnet_fast").rglob("*.py")}
     kernels = {f"bumpnet_fast/{path.relative_to(tree).as_posix()}" for path in (tree / "kernels").rglob("*.py")}
     files = {name for name in names if ".dist-info/" not in name}
-    assert files == package | kernels | {"bumpnet_fast/_build.json"}  # every package listed; no csrc, no tests
+    others = {"bumpnet_fast/_build.json", "bumpnet_fast/py.typed"}
+    assert files == package | kernels | others  # every package listed; no csrc, no tests
 
     points = next(name for name in names if name.endswith("entry_points.txt"))
     assert "bumpnet = bumpnet_fast.cli:main" in (tree.parent / "installed" / points).read_text()
@@ -135,8 +136,67 @@ def test_an_sdist_has_what_a_build_needs(tree):
     for folder in ("bumpnet_fast", "kernels", "csrc", "tests"):
         wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.*") if path.is_file()}
         assert {name for name in wanted if name.endswith((".py", ".cpp", ".h", ".cu"))} <= names
-    assert {"setup.py", "pyproject.toml", "LICENSE", "Makefile"} <= names
+    assert {"setup.py", "pyproject.toml", "LICENSE", "Makefile", "bumpnet_fast/py.typed"} <= names
     assert not {name for name in names if re.search(r"_build\.json|_C\.|\.so$|\.pyc$", name)}
+
+
+USER = """
+from dataclasses import dataclass
+
+import torch
+
+from bumpnet_fast import BumpNet, EvolutionProblem, Jet, Problem, Stop, solve
+
+
+@dataclass
+class Mine(Problem):
+    name, want = "mine", "diagonal"
+
+    def residual(self, x: torch.Tensor, u: Jet) -> torch.Tensor:
+        return (1 - x[:, 0] * u / 2 + u * u).dd(0)
+
+
+@dataclass
+class Inverse(Problem):
+    want, unknowns = "gradient", {"rate": 1.0}
+
+    def residual(self, x, u, rate):
+        return u.d(0) + rate * u.value
+
+
+@dataclass
+class Moving(EvolutionProblem):
+    want = "diagonal"
+
+    def rhs(self, x, u, t):
+        return u.dd(0)
+
+
+net = BumpNet(2, (3, 4), [[0, 0], [1, 1]], outer="free", dtype="float64")
+corner: torch.Tensor = net.frame[2] + net(net.centres).mean()
+values: torch.Tensor = net.jet(net.centres, want="laplacian").laplacian
+error: float | None = solve(Mine(), net, method="adam+lbfgs", boundary="soft", stop=Stop(3)).rel_l2
+"""
+WRONG = {
+    "net.jet(net.centres, want='curl')": "arg-type",
+    "net.jet(net.centres, order=1)": "arg-type",
+    "BumpNet(2, 9, outer='loose')": "arg-type",
+    "solve(Mine(), net, sampling='grit')": "arg-type",
+    "solve(Mine(), net, boundary='open')": "arg-type",
+    "net.jet(net.centres) + 'u'": "operator",
+    "net.jet(net.centres).hesian": "attr-defined",
+}
+
+
+def test_typed_programs_of_users_are_checked(tmp_path):
+    """The types that are installed with the package, as mypy sees them with its default settings."""
+    pytest.importorskip("mypy", reason="pip install bumpnet_fast[dev]")
+    (tmp_path / "user.py").write_text("\n".join([USER, *WRONG]))
+    (tmp_path / "bumpnet_fast").symlink_to(ROOT / "bumpnet_fast")
+    done = run(tmp_path, "-m", "mypy", "--follow-imports=silent", "user.py")
+    found = re.findall(r"user\.py:(\d+): error: .*\[([\w-]+)\]$", done.stdout, re.MULTILINE)
+    first = len(USER.splitlines()) + 2
+    assert found == [(str(first + i), kind) for i, kind in enumerate(WRONG.values())], done.stdout
 
 
 @needs_compiler

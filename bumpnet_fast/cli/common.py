@@ -121,9 +121,10 @@ def _setting(key: str, value: Any) -> Any:
 # --- settings ------------------------------------------------------------------------------------
 
 
-def options_of(function: Callable) -> dict[str, Any]:
-    """Keyword-only parameters that have no flag of their own, with their defaults."""
-    flags = {"method", "boundary", "seed", "dtype", "device", "callback", "callbacks", "checkpoint", "stop"}
+def keywords_of(function: Callable) -> dict[str, Any]:
+    """Keyword-only parameters that can be set and have no flag of their own, with their defaults."""
+    flags = {"method", "boundary", "seed", "dtype", "device"}
+    flags |= {"callback", "callbacks", "checkpoint", "stop", "group", "net", "test"}  # which are no numbers or words
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in flags}
 

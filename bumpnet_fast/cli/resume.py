@@ -94,12 +94,16 @@ def recorded_frames(folder: Path) -> list[Frame]:
 
 
 def refuse_others(
-    arguments: argparse.Namespace, defaults: argparse.Namespace, keys: Sequence[str], more: Sequence[str] = ()
+    arguments: argparse.Namespace,
+    defaults: argparse.Namespace,
+    metavar: str,
+    keys: Sequence[str],
+    more: Sequence[str] = (),
 ) -> None:
     """Refuse what a resumption does not take: but for the arguments ``more`` and ``keys`` of ``--set``, nearly all."""
     given = [name for name, value in vars(arguments).items() if value != getattr(defaults, name)]
     taken = _ARGUMENTS.union(more)
-    flags = ["PROBLEM" if name == "problem" else f"--{name.replace('_', '-')}" for name in given if name not in taken]
+    flags = [metavar if name == "problem" else f"--{name.replace('_', '-')}" for name in given if name not in taken]
     flags += [f"--set {key}" for key, _ in arguments.settings if key not in keys]
     if flags:
         allowed = f"besides --set {' and --set '.join(keys)}"

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .common import UsageError
@@ -88,31 +88,39 @@ def _warnings_told() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def display(arguments: argparse.Namespace, *columns: Any, **fields: Any) -> Iterator[Callable[..., None]]:
-    """A line of rich's columns on the terminal; what it gives updates them.  Nothing where nobody watches."""
+def progress(arguments: argparse.Namespace, watched: Sequence[str] = ()) -> Iterator[Callable[[Progress], None]]:
+    """A line on the terminal that follows a run; nothing where nobody watches.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        With ``problem``, the name of the line, and ``quiet``.
+    watched : sequence of str
+        What to show of the entries of the history beside iteration, loss and error, where they have it.
+    """
     from rich.console import Console
-    from rich.markup import escape
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Display
 
+    name, now = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[now]"))
+    columns = name, BarColumn(bar_width=10), TaskProgressColumn(), now, TimeElapsedColumn()
     console = Console(stderr=True)
     hidden = arguments.quiet or not console.is_terminal
     with Display(*columns, console=console, transient=True, disable=hidden) as line:
-        task = line.add_task(escape(arguments.problem), total=None, **fields)
-        yield lambda **changes: line.update(task, **changes)
-
-
-@contextlib.contextmanager
-def progress(arguments: argparse.Namespace) -> Iterator[Callable[[Progress], None]]:
-    """A line on the terminal that follows iterations."""
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    text = "[bold]{task.description}[/]  iteration {task.completed}"
-    text += "  loss {task.fields[loss]}  error {task.fields[error]}"
-    columns = SpinnerColumn(), TextColumn(text), TimeElapsedColumn()
-    with display(arguments, *columns, loss="...", error="unknown") as update:
+        task = line.add_task(arguments.problem, total=None, now="starting")
+        error = "unknown"
 
         def report(progress: Progress) -> None:
-            error = {} if progress.rel_l2 is None else {"error": f"{progress.rel_l2:.2e}"}
-            update(completed=progress.iteration, loss=f"{progress.loss:.2e}", **error)
+            nonlocal error
+            error = error if progress.rel_l2 is None else f"{progress.rel_l2:.2e}"
+            parts = {"iteration": progress.iteration, "loss": f"{progress.loss:.2e}", "error": error}
+            parts |= {key: progress.entry[key] for key in watched if key in progress.entry}
+            text = "  ".join(f"{key} {_short(value)}" for key, value in parts.items())
+            share = progress.share
+            line.update(task, total=None if share is None else 1.0, completed=share or 0.0, now=text)
 
         yield report
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

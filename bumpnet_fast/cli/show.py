@@ -16,6 +16,7 @@ from .writing import check_writable, write_picture
 if TYPE_CHECKING:
     from ..solvers import Evolution, March, Solution
     from ..solvers.operators import OperatorSolution
+    from ..solvers.solution import Result
 
 #: Fewest and most points along an axis of an exported field.
 _POINTS = 2, 2000
@@ -81,10 +82,11 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> Result:
     """The result in a folder or file; what is not known of it is said."""
     from ..core.files import CheckpointError
     from ..io.saved import UNKNOWN, load
+    from ..solvers.solution import Result
 
     try:
         result = load(path)
@@ -92,9 +94,11 @@ def _load(path: Path) -> Any:
         raise UsageError(f"there is nothing to show in {path}: {error.strerror}") from error
     except CheckpointError as error:
         raise UsageError(str(error)) from error
-    problem = getattr(result, "problem", None)
+    if not isinstance(result, Result):
+        raise UsageError(f"{path} is the record of a training, which the folder of its run shows with --animate")
     if not result.history:
         _warn(f"{path} is a model without its run: how it came about is not shown")
+    problem = result.problem
     if type(problem).__name__ == UNKNOWN:
         _warn(
             f"problem {problem.name!r} is not known here: its exact solution and the shape of its domain are not shown"

@@ -1,112 +1,55 @@
-"""The command ``bumpnet solve``: solve a problem, or go on with a run that was stopped."""
+"""The command ``bumpnet solve``: solve a problem."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import pictures, resume
-from .common import (
-    FAILED,
-    INTERRUPTED,
-    UsageError,
-    add_output_arguments,
-    bump_counts,
-    known,
-    options_of,
-    pairs,
-    perturbation,
-    positive,
-    positive_number,
-    print_settable,
-    scoped,
-)
-from .running import computing_threads, followed, mistakes, progress
-from .writing import check_writable, show, surroundings, write_results
+from .command import Call, Command, Settings
+from .common import UsageError, bump_counts, keywords_of, pairs, perturbation, positive, positive_number, print_settable
 
 if TYPE_CHECKING:
     from ..nets.bumpnet import BumpNet
     from ..problems.base import Problem
-    from ..solvers import March, Solution, run_state
+    from ..solvers import March, Progress, Solution, run_state
 
-#: Those of solvers.least_squares, which it would take torch to import.
-METHODS = ("auto", "varpro", "gauss-newton", "lm")
-#: Those of solvers.first_order; they can be joined by "+".
-FIRST_ORDER = ("adam", "varpro-adam", "lbfgs")
-#: Arguments that a resumption must know.
-_RECORDED = ("problem", "method", "dtype", "seed", "reach", "prune_to", "animate")
-
-_SHOWN = ("problem", "method", "boundary", "bumps", "parameters", "windows", "unknowns", "rel_l2",
-          "max_error", "loss", "seconds", "iterations", "stop_reason", "dtype", "backend", "threads")  # fmt: skip
+#: For the help alone, which is not to wait for torch: the methods of the library.
+METHODS = ("auto", "varpro", "gauss-newton", "lm", "adam", "varpro-adam", "lbfgs")
 
 
-# --- arguments -----------------------------------------------------------------------------------
-
-
-def add_command(commands: Any) -> None:
-    """Add ``solve`` to the subparsers ``commands`` of the program."""
-    about = "Solve a problem; write the model, the history, a summary and a picture."
-    ending = "Ctrl-C ends the solving early: the best solution so far is written, and the exit code is 130. "
-    ending += "It is 1 if --reach did not get there."
-    solve = commands.add_parser("solve", help=about[0].lower() + about[1:-1], description=about, epilog=ending)
-    add = solve.add_argument
-    add("problem", metavar="PROBLEM", nargs="?", help="one of 'bumpnet list'")
-    add("--bumps", type=bump_counts, metavar="N|NxM", help="number of bumps, or of grid cells per axis, such as 4x10")
-    methods = f"{', '.join(METHODS)}, or {', '.join(FIRST_ORDER)}, joined by +; default: %(default)s"
-    add("--method", type=_method, metavar="METHOD", default="auto", help=methods)
-    add("--windows", type=positive, metavar="N", help="march in time, with a net of --bumps for each of N windows")
-    add("--boundary", choices=("hard", "soft"), help="exact or by least squares; default: hard if possible")
-    few = solve.add_mutually_exclusive_group()
-    reach = "with as few bumps as can be found for this relative L2 error, or this root of the loss if u is unknown"
-    few.add_argument("--reach", type=positive_number, metavar="ERROR", help=reach)
-    few.add_argument(
-        "--prune-to", type=positive, metavar="N", help="then take out bumps, training on, until N are left"
-    )
-    moving = "record the bumps on the way, and draw training.gif: how they move, are taken out and put in"
-    add("--animate", action="store_true", help=moving)
-    add("--resume", type=Path, metavar="DIR", help=resume.HELP)
-    add_output_arguments(add)
-    solve.set_defaults(run=lambda arguments: _solve(arguments, solve.parse_args([])))
-
-
-def _method(text: str) -> str:
-    if text in METHODS or is_first_order(text):
-        return text
-    choices = f"{', '.join(METHODS)}, or {', '.join(FIRST_ORDER)}, joined by +"
-    raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {choices})")
-
-
-def is_first_order(method: str) -> bool:
-    """Whether ``method`` is one of :data:`FIRST_ORDER`, or several joined by "+"."""
-    return all(name in FIRST_ORDER for name in method.split("+"))
-
-
-def settable(problem: type[Problem], method: str = "auto", search: str | None = None) -> dict[str, dict[str, Any]]:
+def settable(problem: type[Problem], method: str = "auto", search: str | None = None) -> Settings:
     """All that ``--set`` reaches, with the defaults, by what it belongs to; ``search`` is "reach" or "prune"."""
     from ..nets.bumpnet import BumpNet
     from ..solvers import stationary, strategies
 
-    solver = stationary.options_of(method) | options_of(stationary.solve)
-    solver |= options_of(getattr(strategies, search)) if search else {}
-    scopes = {"solver": solver, "net": options_of(BumpNet), "run": {"graded": 0.0, "perturb": 0.0}}
+    solver = stationary.options_of(method) | keywords_of(stationary.solve)
+    if "+" in method or not _second_order(method):
+        del solver["refine"]  # which is for one method of least squares, and which some problems set
+    solver |= {} if search is None else keywords_of({"reach": strategies.reach, "prune": strategies.prune}[search])
+    scopes = {"solver": solver, "net": keywords_of(BumpNet), "run": {"graded": 0.0, "perturb": 0.0}}
     return {"problem": problem.settings(), **scopes}
 
 
 def list_problems() -> None:
     """Print the problems and all that ``--set`` can set."""
     from ..problems import PROBLEMS
+    from ..solvers import Method, stationary
 
     for name, problem in PROBLEMS.items():
         print(f"{name:<20} {problem.summary}\n{'':<20} {pairs(problem.settings())}")
     print("\nFor every problem, --set also reaches")
-    print_settable(settable(problem), 20)
-    print(f"\nand with {', '.join(FIRST_ORDER)}")
-    print_settable({"solver": settable(problem, FIRST_ORDER[0])["solver"]}, 20)
-    plain, few = (settable(problem, search=search)["solver"] for search in (None, "reach"))
+    usual = settable(problem)
+    print_settable(usual | {"solver": keywords_of(stationary.solve)}, 20)
+    print("\nand the options of the --method; several can be joined by +, and each then has its own iterations")
+    for name in Method.known:
+        print(f"{name:<20} {pairs(stationary.options_of(name))}")
+    few = settable(problem, search="reach")["solver"]
     print("\nand with --reach, --prune-to; iterations and max_seconds are then those of every solve")
-    print_settable({"solver": {key: value for key, value in few.items() if plain.get(key) != value}}, 20)
+    print_settable({"solver": {key: value for key, value in few.items() if usual["solver"].get(key) != value}}, 20)
 
 
 def _search(arguments: argparse.Namespace) -> str | None:
@@ -114,69 +57,78 @@ def _search(arguments: argparse.Namespace) -> str | None:
     return "reach" if arguments.reach is not None else None if arguments.prune_to is None else "prune"
 
 
-def _check_search(arguments: argparse.Namespace) -> None:
-    """Refuse what a search for few bumps cannot be combined with."""
-    flag = "--reach" if arguments.prune_to is None else "--prune-to"
-    if is_first_order(arguments.method):
-        raise UsageError(f"{flag} needs one of the methods {', '.join(METHODS)}, got {arguments.method!r}")
-    if arguments.windows is not None:
-        raise UsageError(f"{flag} solves all of the time at once, and takes no --windows")
+def _second_order(method: str) -> bool:
+    """Whether every one of the methods, which are joined by "+", is one of least squares."""
+    from ..solvers import LeastSquares, Method
+
+    return all(issubclass(Method.known[name], LeastSquares) for name in method.split("+"))
 
 
-def _sorted_settings(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The assignments, and the options that the problem wants, by what they belong to."""
-    from ..problems import PROBLEMS
+class Solve(Command):
+    """``bumpnet solve``."""
 
-    name, assignments = arguments.problem, arguments.settings
-    problem = known(name, PROBLEMS, "problem")
-    scopes = settable(problem, arguments.method, _search(arguments))
-    there = {key for keys in scopes.values() for key in keys}
-    own = [(key, value) for key, value in problem.options.items() if key in there]
-    return scoped(name, scopes, [*own, *assignments])
+    name = "solve"
+    about = "Solve a problem; write the model, the history, a summary and a picture."
+    ending = (
+        "Ctrl-C ends the solving early: the best solution so far is written, and the exit code is 130. "
+        "It is 1 if --reach did not get there, or if the loss was no number any more."
+    )
+    recorded = ("problem", "method", "dtype", "seed", "reach", "prune_to", "animate")
+    changeable = ("iterations", "max_seconds")
+    failures = ("diverged", "error not reached")
 
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--bumps", type=bump_counts, metavar="N|NxM", help="number of bumps, or of grid cells per axis: 4x10")
+        methods = f"{', '.join(METHODS)}, or several joined by +; default: %(default)s"
+        add("--method", metavar="METHOD", default="auto", help=methods)
+        add("--windows", type=positive, metavar="N", help="march in time, with a net of --bumps for each of N windows")
+        add("--boundary", choices=("hard", "soft"), help="exact or by least squares; default: hard if possible")
+        few = parser.add_mutually_exclusive_group()
+        reach = "with as few bumps as can be found for this relative L2 error, or this root of the loss if u is unknown"
+        few.add_argument("--reach", type=positive_number, metavar="ERROR", help=reach)
+        prune = "then take out bumps, training on, until N are left"
+        few.add_argument("--prune-to", type=positive, metavar="N", help=prune)
+        moving = "record the bumps on the way, and draw training.gif: how they move, are taken out and put in"
+        add("--animate", action="store_true", help=moving)
 
-# --- the command ---------------------------------------------------------------------------------
+    def problems(self) -> Mapping[str, type[Problem]]:
+        from ..problems import PROBLEMS
 
+        return PROBLEMS
 
-def _solve(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
-    if arguments.resume:
-        return _resume(arguments, defaults)
-    if arguments.problem is None:
-        raise UsageError("the following arguments are required: PROBLEM")
-    if _search(arguments):
-        _check_search(arguments)
-    settings = _sorted_settings(arguments)
-    with computing_threads(arguments.threads):
-        problem, net = _prepare(arguments, settings)
-        folder = arguments.out or Path("runs", arguments.problem)
-        check_writable(folder, arguments.json)
-        with resume.alone(folder, f"solve {arguments.problem}"):
-            state = resume.state_of(folder, "solve", arguments, _RECORDED, settings)
-            solution = _run(arguments, folder, _call(problem, net, arguments, settings, state))
-            return _finish(solution, arguments, settings, folder)
+    def settable(self, problem: type[Problem], arguments: argparse.Namespace) -> Settings:
+        return settable(problem, arguments.method, _search(arguments))
 
+    def wanted(self, problem: type[Problem], arguments: argparse.Namespace) -> Mapping[str, Any]:
+        from ..solvers import LeastSquares, stationary
 
-def _resume(arguments: argparse.Namespace, defaults: argparse.Namespace) -> int:
-    """``bumpnet solve --resume DIR``."""
-    resume.refuse_others(arguments, defaults, ("iterations", "max_seconds"))
-    folder = arguments.resume
-    check_writable(folder, arguments.json, create=False)
-    with resume.alone(folder, "solve --resume"), computing_threads(arguments.threads):
-        settings, state = resume.recall(folder, "solve", arguments, _RECORDED)
-        solution = _run(arguments, folder, resume.call(state, arguments, settings))
-        return _finish(solution, arguments, settings, folder)
+        if _second_order(arguments.method):
+            return problem.options
+        own = stationary.options_of(LeastSquares.name)  # as many iterations of another method are far too few
+        return {key: value for key, value in problem.options.items() if key not in own}
 
+    def check(self, arguments: argparse.Namespace) -> None:
+        from ..solvers import LeastSquares, Method, stationary
 
-def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]) -> tuple[Problem, BumpNet]:
-    """The problem, and the net to solve it with, at its start."""
-    import torch
+        stationary.options_of(arguments.method)  # is there such a method?
+        if _search(arguments) is None:
+            return
+        flag = "--reach" if arguments.prune_to is None else "--prune-to"
+        if not _second_order(arguments.method):
+            there = ", ".join(name for name, kind in Method.known.items() if issubclass(kind, LeastSquares))
+            raise UsageError(f"{flag} needs one of the methods {there}, got {arguments.method!r}")
+        if arguments.windows is not None:
+            raise UsageError(f"{flag} solves all of the time at once, and takes no --windows")
 
-    from .. import problems
-    from ..nets.bumpnet import BumpNet
-    from ..solvers.placement import drop_outside, grade
+    def prepare(self, arguments: argparse.Namespace, settings: Settings) -> tuple[Problem, BumpNet]:
+        import torch
 
-    perturb = perturbation(arguments, settings)
-    with mistakes():
+        from .. import problems
+        from ..nets.bumpnet import BumpNet
+        from ..solvers.placement import drop_outside, grade
+
+        perturb = perturbation(arguments, settings)
         problem = problems.get(arguments.problem, **settings["problem"])
         bumps = arguments.bumps or problem.default_bumps
         dim, domain = problem.domain.shape[1], problem.domain
@@ -185,88 +137,66 @@ def _prepare(arguments: argparse.Namespace, settings: dict[str, dict[str, Any]])
             net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
         grade(net, problem, settings["run"].setdefault("graded", 0.0))
         drop_outside(net, problem)
-    if (arguments.prune_to or 0) > len(net.rows):
-        raise UsageError(f"--prune-to must be at most the number of bumps, {len(net.rows)}, got {arguments.prune_to}")
-    return problem, net
+        if (arguments.prune_to or 0) > len(net.rows):
+            there = f"the number of bumps, {len(net.rows)}"
+            raise UsageError(f"--prune-to must be at most {there}, got {arguments.prune_to}")
+        return problem, net
+
+    def call(
+        self, problem: Problem, net: BumpNet, arguments: argparse.Namespace, settings: Settings, state: run_state.File
+    ) -> Call:
+        from ..solvers import marching, stationary, strategies
+
+        choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
+        choices |= settings["solver"] | {"checkpoint": state}
+        if arguments.reach is not None:
+            return lambda callback: strategies.reach(problem, net, arguments.reach, callback=callback, **choices)
+        if arguments.prune_to is not None:
+            return lambda callback: strategies.prune(problem, net, arguments.prune_to, callback=callback, **choices)
+        windows = arguments.windows
+        if windows is None and _second_order(arguments.method):  # those of the problem are for least squares
+            windows = problem.default_windows
+        if windows is not None:
+            choices |= {"windows": windows, "net": settings["net"] | {"dtype": arguments.dtype}, **settings["run"]}
+            return lambda callback: marching.march(problem, arguments.bumps, callback=callback, **choices)
+        return lambda callback: stationary.solve(problem, net, callback=callback, **choices)
+
+    @contextlib.contextmanager
+    def watching(
+        self, report: Callable[[Progress], None], arguments: argparse.Namespace, folder: Path
+    ) -> Iterator[Callable[[Progress], None]]:
+        kept = folder if arguments.animate else None
+        with resume.recorded(kept, report, arguments.resume is not None) as watch:
+            yield watch
+
+    def entries(self, result: Solution | March, arguments: argparse.Namespace) -> dict[str, Any]:
+        return {
+            "boundary": result.boundary,
+            "parameters": result.net.rows.numel(),
+            "windows": len(result.nets),
+            "parameters_per_window": result.nets[0].rows.numel(),
+            "unknowns": result.unknowns or None,
+            "max_error": result.max_error,
+            "loss": result.loss,
+            "iterations": result.iterations,
+            "reach": arguments.reach,
+            "prune_to": arguments.prune_to,
+            "events": [vars(event) for event in result.events],
+        }
+
+    def warnings(self, result: Solution | March, arguments: argparse.Namespace) -> Sequence[str]:
+        if result.stop_reason != "error not reached":
+            return ()
+        bumps = len(result.net.rows)
+        return [f"the error {arguments.reach:g} was not reached with {bumps} bumps; see --set most"]
+
+    def history(self, result: Solution | March) -> Sequence[dict[str, Any]]:
+        from ..nets.events import with_events
+
+        return with_events(result.history, result.events)
+
+    def pictures(self, result: Solution | March, arguments: argparse.Namespace, folder: Path) -> pictures.Pictures:
+        return pictures.of_solution(result, resume.recorded_frames(folder) if arguments.animate else [])
 
 
-def _call(
-    problem: Problem, net: BumpNet, arguments: argparse.Namespace, settings: dict[str, Any], state: run_state.File
-) -> Callable[..., Solution | March]:
-    """The call of the library that is asked for; it takes the callback."""
-    from ..solvers import marching, stationary, strategies
-
-    choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
-    choices |= settings["solver"] | {"checkpoint": state}
-    if arguments.reach is not None:
-        return lambda callback: strategies.reach(problem, net, arguments.reach, callback=callback, **choices)
-    if arguments.prune_to is not None:
-        return lambda callback: strategies.prune(problem, net, arguments.prune_to, callback=callback, **choices)
-    windows = arguments.windows or problem.default_windows
-    if windows is not None and not is_first_order(arguments.method):
-        start = {"net": settings["net"] | {"dtype": arguments.dtype}, **settings["run"]}
-        choices |= {"windows": windows, **start}
-        return lambda callback: marching.march(problem, arguments.bumps, callback=callback, **choices)
-    return lambda callback: stationary.solve(problem, net, callback=callback, **choices)
-
-
-def _run(arguments: argparse.Namespace, folder: Path, call: Callable[..., Solution | March]) -> Solution | March:
-    kept = folder if arguments.animate else None
-    goes_on = arguments.resume is not None
-    with progress(arguments) as report, resume.recorded(kept, report, goes_on) as watch, followed(watch) as callback:
-        return call(callback)
-
-
-# --- what is written -----------------------------------------------------------------------------
-
-
-def _finish(
-    solution: Solution | March, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], folder: Path
-) -> int:
-    """Write and show a solution; the exit code."""
-    from ..io import save
-    from ..nets.events import with_events
-
-    summary = _summary(solution, arguments, settings)
-    write_results(
-        folder,
-        arguments.json,
-        lambda path: save(path, solution),
-        with_events(solution.history, getattr(solution, "events", ())),
-        summary,
-        pictures.of_solution(solution, resume.recorded_frames(folder) if arguments.animate else []),
-    )
-    show(summary, folder, arguments, _SHOWN)
-    return {"interrupted": INTERRUPTED, "error not reached": FAILED}.get(solution.stop_reason, 0)
-
-
-def _summary(
-    solution: Solution | March, arguments: argparse.Namespace, settings: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    net, nets = solution.net, _nets(solution)
-    warnings = [warning for part in nets for warning in part.check()]
-    if solution.stop_reason == "error not reached":
-        warnings.append(f"the error {arguments.reach:g} was not reached with {len(net.rows)} bumps; see --set most")
-    return {
-        "problem": arguments.problem,
-        "method": solution.method,
-        "boundary": solution.boundary,
-        "bumps": len(net.rows),
-        "parameters": net.rows.numel(),
-        "windows": len(nets),
-        "parameters_per_window": nets[0].rows.numel(),
-        "unknowns": getattr(solution, "unknowns", None) or None,
-        "rel_l2": solution.rel_l2,
-        "max_error": solution.max_error,
-        "loss": solution.loss,
-        "seconds": solution.seconds,
-        "iterations": solution.iterations,
-        "stop_reason": solution.stop_reason,
-        "reach": arguments.reach,
-        "prune_to": arguments.prune_to,
-        "events": [vars(event) for event in getattr(solution, "events", ())],
-    } | surroundings(arguments, settings, solution.problem, warnings)
-
-
-def _nets(solution: Solution | March) -> list[BumpNet]:
-    return [part.net for part in getattr(solution, "parts", [solution])]
+add_command = Solve().add_command

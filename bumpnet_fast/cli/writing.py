@@ -10,14 +10,28 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .. import __version__
 from .common import UsageError
 
+if TYPE_CHECKING:
+    from ..solvers.solution import Result
+
+#: What of a summary is shown to people, in this order, where it is known.
+SHOWN = ("problem", "method", "shapes", "physics", "boundary", "bumps", "branch", "parameters", "windows", "unknowns",
+         "time", "rel_l2", "train_rel_l2", "projection_rel_l2", "max_error", "fit_error", "residual", "loss",
+         "setup_seconds", "seconds", "processor_seconds", "iterations", "steps", "solve_seconds", "stop_reason",
+         "dtype", "backend", "threads")  # fmt: skip
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
 _SMALL = ("rel_l2", "max_error", "loss", "train_rel_l2", "projection_rel_l2", "fit_error", "residual", "solve_seconds")
 _FORMATS: dict[str, Callable[[Any], str]] = dict.fromkeys(_SMALL, "{:.2e}".format)
-_FORMATS |= {"time": "{:g}".format, "setup_seconds": "{:.2f}".format, "seconds": "{:.2f}".format}
+_FORMATS |= dict.fromkeys(("setup_seconds", "seconds", "processor_seconds"), _seconds) | {"time": "{:g}".format}
 
 
 def check_writable(folder: Path, file: str | None, create: bool = True) -> None:
@@ -39,22 +53,39 @@ def check_writable(folder: Path, file: str | None, create: bool = True) -> None:
         raise UsageError(f"cannot write the file {file}: {error.strerror}") from error
 
 
-def surroundings(
-    arguments: argparse.Namespace, settings: dict[str, dict[str, Any]], problem: Any, warnings: Sequence[str]
+def summary_of(
+    result: Result,
+    arguments: argparse.Namespace,
+    settings: dict[str, dict[str, Any]],
+    more: dict[str, Any],
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """The end of every summary: with what, and where, it was computed."""
+    """The summary of a result, with what and where it was computed.
+
+    ``more`` has the entries that are the command's own, and ``warnings`` its own warnings.
+    """
     import torch
 
     from ..core.functional import backend
     from ..io.saved import problem_settings
 
+    looks_wrong = [*result.warnings, *(warning for net in result.nets for warning in net.check()), *warnings]
     return {
+        "problem": arguments.problem,
+        "method": result.method,
+        "bumps": sum(len(net.rows) for net in result.nets),
+        "rel_l2": result.rel_l2,
+        "seconds": result.seconds,
+        "processor_seconds": result.processor_seconds,
+        "stop_reason": result.stop_reason,
+        "stop_message": result.stop.message,
+        **more,
         "dtype": arguments.dtype,
         "backend": backend(),
         "threads": torch.get_num_threads(),
         "seed": arguments.seed,
-        "settings": settings | {"problem": problem_settings(problem)},
-        "warnings": list(warnings),
+        "settings": settings | {"problem": problem_settings(result.problem)},
+        "warnings": list(dict.fromkeys(looks_wrong)),
         "versions": {
             "bumpnet_fast": __version__,
             "torch": str(torch.__version__),
@@ -97,13 +128,7 @@ def write_picture(path: Path, draw: Callable[[BinaryIO], Any]) -> None:
         draw(image)
 
 
-def show(
-    summary: dict[str, Any],
-    folder: Path,
-    arguments: argparse.Namespace,
-    keys: Sequence[str],
-    **formats: Callable[[Any], str],
-) -> None:
+def show(summary: dict[str, Any], folder: Path, arguments: argparse.Namespace) -> None:
     """The summary for people, unless they want quiet; with JSON on the output it moves to the errors."""
     from rich.console import Console
     from rich.table import Table
@@ -114,9 +139,10 @@ def show(
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column()
-    for key in keys:
-        if (value := summary[key]) is not None:
-            table.add_row(key.replace("_", " "), Text((_FORMATS | formats).get(key, str)(value)))
+    told = summary | {"stop_reason": f"{summary['stop_reason']}: {summary['stop_message']}"}
+    for key in SHOWN:
+        if (value := told.get(key)) is not None:
+            table.add_row(key.replace("_", " "), Text(_FORMATS.get(key, str)(value)))
     table.add_row("written to", Text(str(folder)))  # as text: brackets in a path are no markup
     Console(file=sys.stderr if arguments.json == "-" else sys.stdout, highlight=False).print(table)
     for warning in summary["warnings"]:

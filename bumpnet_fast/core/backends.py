@@ -1,4 +1,4 @@
-"""The compiled kernels: loads them, says why they are missing, and picks the variant of the CPU's.
+"""Load the compiled kernels, say why they are missing, and choose the variant of the CPU kernels.
 
 Nothing here is required: without the extension every operator is served by ``reference.py``.
 """
@@ -19,7 +19,7 @@ from .scopes import Choice
 
 VARIANTS = ("baseline", "avx2", "avx512")
 
-#: Why the extension with the CPU kernels is not in use, or None; and the same of the one with CUDA code.
+#: Why the extension with the CPU kernels is not in use, or None; the same for the extension with CUDA code.
 missing: str | None = None
 missing_cuda: str | None = None
 
@@ -37,9 +37,9 @@ else:
 
 
 def _find_kernels(package: Path) -> None:
-    """In a checkout the Triton kernels lie beside the package, not in it: have them found there, installed or not.
+    """Make the Triton kernels importable in a checkout, where they lie beside the package, not in it.
 
-    They are not imported yet: that takes Triton.
+    They are not imported yet, as that needs Triton.
     """
     name, folder = "bumpnet_fast.kernels", package.parent / "kernels"
     if (package / "kernels").exists() or not (folder / "operators.py").exists():
@@ -105,12 +105,12 @@ def culling() -> str:
 
 @contextlib.contextmanager
 def use_culling(when: str) -> Iterator[None]:
-    """Say inside the block when the kernels' jets and their gradients skip what is zero to working precision.
+    """Choose, inside the block, when jets and their gradients leave out pairs that are zero to working precision.
 
     It holds for the thread that enters the block, and for the backward of what is computed in the block.
 
-    By default ("auto") they do where bumps are so many and so sharp that it pays; "never" and "always" are for tests
-    and benchmarks.  It holds for the CPU's kernels and for Triton's; the reference takes all pairs.
+    "auto", the default, leaves pairs out where bumps are many and sharp enough for a gain; "never" and "always" are
+    for tests and benchmarks.  The choice concerns the CPU and the Triton kernels; the reference takes all pairs.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Files that are written all or nothing, and read without running foreign code."""
+"""Write files atomically, and read them without running foreign code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CheckpointWarning(RuntimeWarning):
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Collect bytes for ``path``, to be written so that a reader finds the old file or the whole new one, never a part.
+    """Write ``path`` atomically: a reader finds the old file or the whole new one, never a part.
 
     When the block ends, the bytes go to a temporary file in the same directory, reach the disk, and take
     the place of ``path``.  If the block raises, or the disk is full, ``path`` stays as it was.
@@ -46,7 +46,7 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
     >>> path.read_bytes()
     b'hello'
     """
-    # In memory first: PyTorch and Pillow tell of a full disk without saying that it was one.
+    # Collect in memory first: errors of PyTorch and Pillow do not say that the disk is full.
     whole, path = io.BytesIO(), Path(path)
     yield whole
     content = whole.getvalue()
@@ -60,12 +60,12 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise OSError(error.errno, reason, str(path)) from error
 
 
-#: What a disk or a quota says that has no room, and a limit on the size of files.
+#: Errors of a full disk, a full quota, and a limit on the size of files.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _replace(path: Path, content: bytes) -> None:
-    if path.exists() and not path.is_file():  # a device or a pipe must not be replaced, and keeps nothing
+    if path.exists() and not path.is_file():  # a device or a pipe: write to it, do not replace it
         with open(path, "wb") as file:
             file.write(content)
         return
@@ -101,7 +101,7 @@ def sweep(path: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def damaged(path: str | os.PathLike, how: str = "is damaged") -> Iterator[None]:
-    """Tell what goes wrong with the content of ``path`` as a :class:`CheckpointError` of one line."""
+    """Turn errors about the content of ``path`` into a :class:`CheckpointError` of one line."""
     try:
         yield
     except CheckpointError:
@@ -110,7 +110,7 @@ def damaged(path: str | os.PathLike, how: str = "is damaged") -> Iterator[None]:
         raise CheckpointError(f"{path} {how}: {one_line(error)}") from error
 
 
-#: What reading something else than was expected may end in.
+#: Exceptions that unexpected content may raise.
 _WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, RuntimeError)
 
 

@@ -1,8 +1,7 @@
-"""What a user calls with tensors: bump_jet, bump_basis, bump_design, bump_combine and bump_compact.
+"""The functions on tensors: bump_jet, bump_basis, bump_design, bump_combine and bump_compact.
 
-These check their arguments, then call the registered operators, or, where an operator cannot
-answer (a ``torch.func`` transform, forward-mode differentiation, a forced reference), the same
-closed forms in plain PyTorch.
+They check their arguments and call the registered operators.  Where an operator cannot answer (a ``torch.func``
+transform, forward-mode differentiation, a forced reference), they call the closed forms in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +19,14 @@ from .jet import Jet
 from .reference import DIAGONAL, GRADIENT, level_of
 from .rows import RowLayout
 from .scopes import Choice
+from .types import Backend, Precision, Want
 
 _ops = torch.ops.bumpnet_fast
 _forced_reference = Choice(False)
 
 
 @contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: Backend) -> Iterator[None]:
     """Serve the bumps by one backend inside the block, in the thread that enters it.
 
     Blocks may overlap and be left in any order.  Other threads keep their own choice, those started inside the block
@@ -65,7 +66,7 @@ def _plain_torch(dim: int) -> bool:
 
 
 def serve(name: str, *args) -> tuple[Tensor, ...]:
-    """An operator's results where nobody differentiates them, by whatever backend serves."""
+    """Results of an operator, without autograd, from the backend that serves."""
     x = args[0] if name == "jet" else args[3]
     return ops.plain(name, *args) if _plain_torch(x.shape[1]) else ops.below_autograd(getattr(_ops, name), *args)
 
@@ -80,8 +81,9 @@ def check(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> tuple[Tensor, T
     ValueError
         If a shape, a layout or a device does not fit.
     """
+    dtype = rows.dtype if isinstance(rows, Tensor) else None
     for name, t in (("x", x), ("rows", rows), ("frame", frame)):
-        _dense(name, t)
+        _dense(name, t, dtype)
         if t.dim() != 2:
             raise ValueError(f"{name} must have 2 dimensions, got shape {tuple(t.shape)}")
     if not isinstance(tied, bool):
@@ -110,16 +112,24 @@ def check(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> tuple[Tensor, T
     return x, frame if frame.dtype == rows.dtype else frame.to(rows.dtype)
 
 
-def _dense(name: str, t: Tensor) -> None:
+def not_a_tensor(name: str, given: Any, dtype: torch.dtype | None = None) -> str:
+    """The message for what is no tensor; numbers, lists and arrays can become one, of ``dtype`` if that is known."""
+    message = f"{name} must be a torch.Tensor, got {type(given).__name__}"
+    if isinstance(given, (list, tuple, bool, int, float)) or hasattr(given, "__array__"):
+        message += f": torch.as_tensor(..., dtype={dtype}) makes one of it" if dtype else ": use torch.as_tensor"
+    return message
+
+
+def _dense(name: str, t: Tensor, dtype: torch.dtype | None = None) -> None:
     if not isinstance(t, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+        raise TypeError(not_a_tensor(name, t, dtype))
     if t.is_nested or t.layout != torch.strided:
         kind = "a nested tensor" if t.is_nested else f"layout {t.layout}"
         raise ValueError(f"{name} must be a dense tensor, got {kind}")
 
 
 def _as_the_rows(name: str, t: Tensor, rows: Tensor) -> Tensor:
-    """``t`` in the dtype of the rows, which it must have but for autocast."""
+    """``t`` in the dtype of the rows; unless under autocast, ``t`` must have it already."""
     if t.dtype == rows.dtype:
         return t
     low = t.dtype in (torch.float16, torch.bfloat16) or rows.dtype == torch.float32
@@ -137,22 +147,22 @@ def _plain_tensor(x: Tensor) -> Tensor:
 
 @dataclass
 class Spare:
-    """What a backward may leave out; said until it runs, as the answer may come after the forward.
+    """What a backward may leave out.  It can be set until the backward runs, also after the forward.
 
     Attributes
     ----------
     points : bool
-        The gradient by the points, unless that is differentiated again.  The operators alone look at this: what
-        serves in their place leaves nothing out.
+        Leave out the gradient by the points, unless it is differentiated again.  Only the registered operators
+        look at this; the reference in their place leaves nothing out.
     """
 
     points: bool = False
 
 
 class _BumpnetJet(torch.autograd.Function):
-    """The operator ``jet`` with the backward that is registered for it, and fewer layers of Python around both.
+    """The operator ``jet`` and its registered backward, with fewer layers of Python around them.
 
-    They cost a small net a tenth of a training step.
+    For a small net these layers take a tenth of a training step.
     """
 
     @staticmethod
@@ -168,7 +178,7 @@ class _BumpnetJet(torch.autograd.Function):
         return *ops.jet_backward(ctx, *cotangents, spare_x=spared), None
 
 
-def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True) -> Jet:
+def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: Want = "value", *, tied: bool = True) -> Jet:
     """Jet of ``u(x) = sum_i h_i psi_i(x)``.
 
     Parameters
@@ -211,7 +221,7 @@ def bump_jet(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tie
 
 
 def sparing_jet(
-    spare: Spare | None, x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True
+    spare: Spare | None, x: Tensor, rows: Tensor, frame: Tensor, want: Want = "value", *, tied: bool = True
 ) -> Jet:
     """:func:`bump_jet` whose backward leaves out what ``spare`` says when it runs."""
     level = level_of(want)
@@ -227,8 +237,8 @@ def sparing_jet(
     return Jet(want, value, gradient if level >= GRADIENT else None, second if level >= DIAGONAL else None)
 
 
-def bump_basis(x: Tensor, rows: Tensor, frame: Tensor, want: str = "value", *, tied: bool = True) -> Jet:
-    """Jets of the bumps themselves, without amplitudes: M functions in the place of K outputs.
+def bump_basis(x: Tensor, rows: Tensor, frame: Tensor, want: Want = "value", *, tied: bool = True) -> Jet:
+    """Jets of the bumps themselves, without amplitudes: M functions instead of K outputs.
 
     Parameters are those of :func:`bump_jet`.
 
@@ -258,7 +268,7 @@ def bump_design(
     x: Tensor,
     rows: Tensor,
     frame: Tensor,
-    want: str,
+    want: Want,
     *,
     tied: bool = True,
     derivatives: bool = False,
@@ -266,8 +276,8 @@ def bump_design(
     """Design matrix of a linear row operator over the bumps, and its shape derivatives.
 
     ``(L psi)(x_n) = c0_n psi + c1_n . grad psi + c2_n : second derivatives``, the latter in the
-    form of ``want``.  These matrices are what variable projection and Levenberg-Marquardt are
-    made of.
+    form of ``want``.  Variable projection and Levenberg-Marquardt are built from
+    these matrices.
 
     Parameters
     ----------
@@ -303,7 +313,7 @@ def bump_design(
     for i, (c, shape) in enumerate(zip(coefficients, shapes, strict=True)):
         if c is None:
             continue
-        _dense(f"coefficients: {names[i]}", c)
+        _dense(f"coefficients: {names[i]}", c, rows.dtype)
         if i > min(level, DIAGONAL):
             raise ValueError(f"coefficients: {names[i]} given, but want is {want!r}")
         if tuple(c.shape) != shape or c.dtype != rows.dtype:
@@ -319,11 +329,11 @@ def bump_design(
 
 
 def bump_combine(
-    h: Tensor, x: Tensor, rows: Tensor, frame: Tensor, *, tied: bool = True, precision: str = "tf32x3"
+    h: Tensor, x: Tensor, rows: Tensor, frame: Tensor, *, tied: bool = True, precision: Precision = "tf32x3"
 ) -> Tensor:
     """Many functions of the same bumps: ``out[b, n] = sum_i h[b, i] psi_i(x_n)``.
 
-    What a DeepONet's branch and a trunk of bumps make of a batch of B input functions.
+    This is a DeepONet for a batch of B input functions: the branch gives ``h``, the bumps are the trunk.
 
     Parameters
     ----------
@@ -332,10 +342,10 @@ def bump_combine(
     x, rows, frame, tied
         As for :func:`bump_jet`; the amplitudes in ``rows`` take no part, and there may be none.
     precision : str
-        How float32 products are taken on CUDA devices, by relative error of the result (emulated): "tf32",
-        7e-4; "tf32x3", 4e-7, in three products on tensor cores; "ieee", 3e-7, float32's own, without tensor
-        cores.  On AMD "tf32" is gfx942's only; all else means "ieee" there.  float64 and the CPU compute in
-        full precision always.
+        Precision of float32 products on CUDA devices, with the relative error of the result (emulated): "tf32",
+        7e-4; "tf32x3", 4e-7, three products on tensor cores; "ieee", 3e-7, plain float32 without tensor cores.
+        On AMD only gfx942 has "tf32"; everything else is "ieee" there.  float64 and the CPU always compute in
+        full precision.
 
     Returns
     -------
@@ -349,9 +359,9 @@ def bump_combine(
 
     Notes
     -----
-    The bumps' values [M, N] are never held as a whole: on CUDA devices they are made in registers, and
-    elsewhere for a limited number of points at once.  Gradients likewise, from kernels of their own;
-    second derivatives hold them.  docs/gpu.md, "many outputs".
+    The bumps' values [M, N] are never held as a whole: on CUDA devices they are computed in registers, and
+    elsewhere for a limited number of points at once.  The same holds for gradients, which have kernels of
+    their own.  Second derivatives do hold all pairs.  docs/gpu.md, "many outputs".
 
     Examples
     --------
@@ -363,7 +373,7 @@ def bump_combine(
     if precision not in ops.PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(ops.PRECISIONS)}, got {precision!r}")
     x, frame = check(_plain_tensor(x), rows, frame, tied)
-    _dense("h", h)
+    _dense("h", h, rows.dtype)
     if h.dim() != 2 or h.shape[1] != rows.shape[0]:
         raise ValueError(f"h must have shape [B, {rows.shape[0]}], a column per bump, got {tuple(h.shape)}")
     if h.device != rows.device:
@@ -375,7 +385,7 @@ def bump_combine(
 
 
 def bump_compact(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Keep some rows of several tensors at once: bumps that stay, with their share of the optimiser's state.
+    """Keep some rows of several tensors at once, such as the remaining bumps and their optimiser state.
 
     Parameters
     ----------
@@ -399,9 +409,9 @@ def bump_compact(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
     Notes
     -----
-    On the CPU one compiled pass over ``keep`` and one copy per run of kept rows; on CUDA, where that
-    part is built, two kernels on the current stream, between which the number of kept rows is read:
-    the one time that the host waits.  Otherwise plain PyTorch.
+    On the CPU this is one compiled pass over ``keep`` and one copy per run of kept rows.  On CUDA, where that part
+    is built, it is two kernels on the current stream; between them the host waits once, for the number of kept
+    rows.  Otherwise it is plain PyTorch.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock that ends with its process, however that ends."""
+"""Let one process at a time use a folder; the lock ends with its process, even if it is killed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ except ImportError:  # on Windows
     with contextlib.suppress(ImportError):
         import msvcrt
 
-#: File of a folder that is in use; it says who uses it.
+#: Name of the lock file; its text says who uses the folder.
 NAME = "run.lock"
-#: What the system says of a lock that somebody else has; Windows has the last of them.
+#: Errors for a lock that another process holds; the last is that of Windows.
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-#: The byte that is locked on Windows, where nobody can read it: far behind the text.
+#: The byte that is locked on Windows; a locked byte cannot be read, so it is far behind the text.
 _FAR = 1 << 20
 
 
@@ -30,7 +30,7 @@ class LockedError(RuntimeError):
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike, purpose: str) -> Iterator[None]:
-    """Keep other processes out of ``folder`` while the block runs; they are not kept from reading.
+    """Keep other processes from writing in ``folder`` while the block runs; they may read.
 
     The system locks the file :data:`NAME`, so a process that is killed leaves the file, but no lock; the next one takes
     it over.  The file is removed at the end.  On a file system that has no locks this does nothing.
@@ -65,7 +65,7 @@ def locked(folder: str | os.PathLike, purpose: str) -> Iterator[None]:
     file = _acquired(path, folder)
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        with contextlib.suppress(OSError):  # a full disk: then the lock does not say whose it is
+        with contextlib.suppress(OSError):  # a full disk: the lock works, but does not name its user
             os.ftruncate(file, 0)
             os.write(file, f"process {os.getpid()} since {since} ({purpose})\n".encode())
         yield
@@ -119,7 +119,7 @@ def _holder(path: Path) -> str:
 
 
 def _released(path: Path, file: int) -> None:
-    """Remove the file, while it is still locked where that can be: so nobody loses a lock of their own."""
+    """Remove the file, if possible while it is still locked, so that no other process loses its lock."""
     steps: list[Callable[[], None]] = [path.unlink, lambda: os.close(file)]
     for step in steps if fcntl is not None else reversed(steps):  # Windows removes no open file
         with contextlib.suppress(OSError):

@@ -1,17 +1,17 @@
-"""The operators: the only place where they are declared.
+"""The declarations of all operators in the namespace ``torch.ops.bumpnet_fast`` (docs/design.md).
 
-Five operators in the namespace ``torch.ops.bumpnet_fast`` make the ladder (docs/design.md):
-``jet``, ``jet_vjp``, ``basis``, ``basis_vjp`` and ``design``.  Each has a schema, a fake, autograd,
-vmap and autocast.  On the CPU the compiled extension serves d <= 4, on CUDA devices the Triton
-kernels do, jets of up to four outputs; ``reference.py`` serves everything else.
-Beside the ladder stand ``combine`` and ``combine_vjp``, many functions of the same bumps, which are a
-Triton kernel on CUDA devices and ``basis`` with matrix products elsewhere; and ``compact``, which keeps
-some rows of several tensors: compiled for the CPU, for CUDA where that part is built, and plain PyTorch
-elsewhere.
+Each has a schema, a fake, autograd, vmap and autocast.
+
+* ``jet``, ``jet_vjp``, ``basis``, ``basis_vjp`` and ``design``: on the CPU the compiled extension serves d <= 4, on
+  CUDA devices the Triton kernels serve d <= 4 and jets of up to four outputs; ``reference.py`` serves the rest.
+* ``combine`` and ``combine_vjp``, many functions of the same bumps: Triton kernels on CUDA devices, ``basis`` with
+  matrix products elsewhere.
+* ``compact`` keeps some rows of several tensors: compiled for the CPU, for CUDA where that part is built, and plain
+  PyTorch elsewhere.
 
 Layouts.  Jets come out in the user's shape, [N, K, ...].  Tensors with an entry for every pair of
-point and bump have the points last ([M, N], [M, d, N], [M, columns, N]): that is how vector
-kernels and LAPACK want them.
+point and bump have the points last ([M, N], [M, d, N], [M, columns, N]), as vector kernels
+and LAPACK need them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import functools
 import importlib
 import os
 import warnings
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from . import reference
 from .private import below_autograd, under_transform
 from .reference import DIAGONAL, GRADIENT, HESSIAN, VALUE, second_shape
 from .rows import RowLayout
+from .types import Precision
 
 _LIBRARY = torch.library.Library("bumpnet_fast", "DEF")
 
@@ -89,8 +91,8 @@ def reference_design(c0, c1, c2, x, rows, frame, want, tied, derivatives):
     return tuple(_points_last(t) for t in out)
 
 
-# Where the points are: dimension of the points in each tensor argument before x, and in each
-# result; None marks a result that is summed over the points.
+# For each operator: its function, the dimension of the points in the tensor arguments before x, and that in
+# each result; None marks a result that is summed over the points.
 _REFERENCE = {
     "jet": (_ref_jet, 0, (0, 0, 0)),
     "jet_vjp": (_ref_jet_vjp, 0, (0, None)),
@@ -105,7 +107,7 @@ def _arguments_before_x(name: str) -> int:
 
 
 def _join(parts: list[Tensor], dim: int | None) -> Tensor:
-    """Results of chunks of points put together: summed, concatenated, or an empty placeholder."""
+    """Combine the results of chunks of points: sum, concatenate, or keep an empty placeholder."""
     if dim is None or parts[0].shape == (0,):
         return functools.reduce(torch.add, parts)
     return torch.cat(parts, dim)
@@ -130,7 +132,7 @@ def _chunked(name: str, *args):
 
 
 def plain(name: str, *args):
-    """An operator by its closed form in PyTorch, on any device; what comes out has the operator's layout."""
+    """An operator by its closed form in PyTorch, on any device, in the operator's layout."""
     return _REFERENCE[name][0](*args) if name in COMBINED else _chunked(name, *args)
 
 
@@ -145,7 +147,7 @@ def _triton_kernels():
 
 
 def _imported(name: str):
-    """A module of the Triton kernels, or None: without a word where Triton is not installed, else with a warning."""
+    """A module of the Triton kernels, or None; warns unless Triton is just not installed."""
     try:
         return importlib.import_module(f"bumpnet_fast.kernels.{name}")
     except ImportError as error:
@@ -233,7 +235,7 @@ _ops = torch.ops.bumpnet_fast
 
 
 def _serve(name: str):
-    """What a backward calls: the operator, or its reference when a transform comes in by the cotangents."""
+    """Call an operator in a backward, or its reference if the cotangents are under a transform."""
     if under_transform():
         return _REFERENCE[name][0]
     op = getattr(_ops, name)
@@ -259,7 +261,7 @@ def _asked(want: int, g0, g1, g2):
 
 
 def jet_backward(ctx, g0, g1, g2, spare_x=False):
-    """Backward of ``jet``; where ``spare_x``, without the gradient by the points unless somebody differentiates it."""
+    """Backward of ``jet``; ``spare_x`` leaves out the gradient by the points unless it is differentiated again."""
     x, rows, frame, want, tied = _saved(ctx)
     need_x, need_rows = ctx.needs_input_grad[:2]
     need_x &= torch.is_grad_enabled() or not spare_x
@@ -268,8 +270,8 @@ def jet_backward(ctx, g0, g1, g2, spare_x=False):
         return (None,) * 5
     gx = None
     if need_x and torch.is_grad_enabled() and want <= GRADIENT:
-        # Somebody will differentiate the gradient again: give it as the next jet, whose own
-        # backward is a fused kernel, and keep this lane free of the slower reference.
+        # The gradient will be differentiated again: return it as the next jet, whose backward is a
+        # fused kernel, instead of the slower reference.
         gx = _gradient_as_jet(g0, g1, x, rows, frame, tied)
         need_x = False
     if need_x or need_rows:
@@ -349,8 +351,8 @@ for _name in OPERATORS:
 
 # --- many outputs ------------------------------------------------------------------------------
 
-#: How float32 matrix products of these operators' CUDA kernels are taken; nothing else looks at it.
-PRECISIONS = ("tf32", "tf32x3", "ieee")
+#: Precisions of the float32 matrix products in these operators' CUDA kernels; unused elsewhere.
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _COMBINED = "Tensor h, Tensor x, Tensor rows, Tensor frame, bool tied, str precision"
 _COMBINE_SCHEMAS = {
     "combine": f"({_COMBINED}) -> Tensor",
@@ -362,7 +364,7 @@ for _name, _schema in _COMBINE_SCHEMAS.items():
 
 
 def _stretches(x: Tensor, rows: Tensor) -> list[slice]:
-    """Slices of the points, so that what is held for every pair of point and bump does not grow with N."""
+    """Slices of the points, so that the memory for pairs of points and bumps does not grow with N."""
     step = max(1, _CHUNK_ENTRIES // max(1, rows.shape[0]))
     return [slice(start, start + step) for start in range(0, x.shape[0], step)]
 
@@ -398,7 +400,7 @@ def _combine_kernels():
 
 
 def _combine_on_cuda(name: str, *args):
-    """As :func:`_on_cuda`; what Triton does not serve goes by the basis."""
+    """As :func:`_on_cuda`; where Triton does not serve, the basis does."""
     kernel = cuda_kernel(name, *args)
     return ({"combine": _combine, "combine_vjp": _combine_vjp}[name] if kernel is None else kernel)(*args)
 

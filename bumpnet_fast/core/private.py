@@ -1,6 +1,6 @@
-"""What torch keeps private and is needed here, in one place; where a name is gone, public means do the same, slower.
+"""All uses of torch's private names.  If a name is missing, public functions do the same, more slowly.
 
-tests/test_private.py fails when the installed torch lacks one of the names, and exercises every substitute.
+tests/core/test_private.py fails when the installed torch lacks one of the names, and exercises every substitute.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def under_transform() -> bool:
     """Whether a transform is active that registered operators do not take part in.
 
     An operator with ``register_autograd`` gives a zero tangent to forward-mode differentiation
-    without any error, so an active ``torch.func`` transform or dual level is looked for.  Of the
-    ways to ask, the private ones are those that torch.compile answers rightly too.
+    without any error, so this looks for an active ``torch.func`` transform or dual level.  Only the private
+    functions answer correctly under torch.compile, too.
     """
     if _transforms_active is None or not _knows_level:
         return torch.compiler.is_compiling() or _transform_found()
@@ -41,7 +41,7 @@ class _Old(torch.autograd.Function):
 
 
 def _transform_found() -> bool:
-    """:func:`under_transform` by trying what is an error inside a transform, and what is one outside a dual level."""
+    """:func:`under_transform` by public means: one call fails inside a transform, the other outside a dual level."""
     probe = torch.zeros(())
     try:
         _Old.apply(probe)
@@ -61,7 +61,7 @@ def below_autograd(op, *args):
 
 
 def plain_tensors() -> contextlib.AbstractContextManager:
-    """Block in which subclasses of Tensor are taken for what they are made of, which saves microseconds a look."""
+    """Block that ignores the overrides of Tensor subclasses, which saves microseconds per access."""
     return contextlib.nullcontext() if _without_subclasses is None else _without_subclasses()
 
 
@@ -83,9 +83,9 @@ def is_view(t: Tensor, of: Tensor) -> bool:
 
 
 def forget_sizes(optimizer: torch.optim.LBFGS) -> None:
-    """Have an L-BFGS optimiser, which remembers how many numbers it trains, count its exchanged parameters anew.
+    """Make an L-BFGS optimiser count its parameters again after they were exchanged; it caches their number.
 
-    Where the name of what it remembers is unknown, it is initialised again, with its settings.
+    If the cache has another name, the optimiser is initialised again with the same settings.
     """
     if hasattr(optimizer, "_numel_cache"):
         optimizer._numel_cache = None

@@ -1,8 +1,8 @@
-"""What the processes of a torch.distributed group tell one another, and nothing where there is one process.
+"""Collectives of a torch.distributed process group; no-ops for one process.
 
-Every rank holds points of its own and all parameters.  What sums over the points is summed over the ranks, and
-what is then computed from such sums is taken from rank 0: so a decision never hangs on how a library
-rounds on one machine or with a number of threads, and parameters are the same on all ranks to the last bit.
+Every rank holds its own points and all parameters.  Sums over the points are summed over the ranks.  Everything that
+is computed from such sums comes from rank 0.  So no decision depends on how a library rounds on one machine or with
+some number of threads, and parameters are the same on all ranks to the last bit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class Ranks:
-    """The processes of a group; alone, every method gives back what it got, and no bit changes.
+    """The processes of a group.  With one process every method returns its argument unchanged.
 
     All ranks must call the same methods in the same order, as with any collective of torch.distributed.
 
@@ -28,7 +28,7 @@ class Ranks:
     group : torch.distributed.ProcessGroup, optional
         None is this process alone.
     device : torch.device
-        Where tensors live that the group's backend can send.
+        Device of the tensors that the group's backend sends.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Ranks:
     # --- sums over the points ------------------------------------------------------------------
 
     def total(self, t: Tensor) -> Tensor:
-        """The sum of everyone's ``t``."""
+        """The sum of ``t`` over the ranks."""
         if self.alone:
             return t
         t = t.clone(memory_format=torch.contiguous_format)
@@ -68,26 +68,26 @@ class Ranks:
         return t
 
     def norm(self, t: Tensor) -> Tensor:
-        """The root of the sum of the squares of everyone's ``t``."""
+        """The root of the sum of the squares of ``t`` over the ranks."""
         return t if self.alone else self.total(t.square()).sqrt()
 
     def number(self, n: int) -> int:
-        """The sum of everyone's ``n``."""
+        """The sum of ``n`` over the ranks."""
         return n if self.alone else int(self.total(self._number(n)))
 
     def most(self, n: int) -> int:
-        """The largest of everyone's ``n``."""
+        """The largest ``n`` of all ranks."""
         return n if self.alone else int(self._stacked(self._number(n)[None]).max())
 
     def every(self, flag: bool) -> bool:
-        """Whether it is so on all ranks."""
+        """Whether the flag is true on all ranks."""
         return flag if self.alone else self.number(not flag) == 0
 
     def qr(self, A: Tensor) -> tuple[Tensor, Tensor]:
-        """Q [m, n] and R [n, n] of everyone's rows [m, n] under one another, m >= n; Q's rows are one's own.
+        """QR of the stacked rows [m, n] of all ranks, m >= n: this rank's rows of Q [m, n], and R [n, n].
 
-        Everyone factorises its own rows, and then the stack of all R (TSQR: Demmel, Grigori, Hoemmen and Langou,
-        arXiv:0808.2664).  That is as stable as a QR in one piece, which normal equations are not.
+        Every rank factorises its own rows, and then the stack of all R (TSQR: Demmel, Grigori, Hoemmen and Langou,
+        arXiv:0808.2664).  That is as stable as one QR of all rows; normal equations are less stable.
         """
         Q, R = torch.linalg.qr(A)
         if self.alone:
@@ -108,7 +108,7 @@ class Ranks:
     # --- what rank 0 says, and what belongs to whom ----------------------------------------------
 
     def agreed(self, t: Tensor, source: int = 0) -> Tensor:
-        """The ``t`` of rank 0, or of another; of one shape on all ranks."""
+        """The ``t`` of rank 0, or of another rank; it has the same shape on all ranks."""
         if self.alone:
             return t
         t = t.clone(memory_format=torch.contiguous_format)
@@ -120,7 +120,7 @@ class Ranks:
         return flag if self.alone else float(self.agreed(self._number(flag))) != 0
 
     def agreed_rows(self, t: Tensor) -> Tensor:
-        """The ``t`` of rank 0 [n, ...], n being what it is there."""
+        """The ``t`` [n, ...] of rank 0, where n may differ from this rank's."""
         if self.alone:
             return t
         n = int(self.agreed(self._number(len(t))))
@@ -128,7 +128,7 @@ class Ranks:
 
     def share(self, x: Tensor) -> Tensor:
         """Every ``count``-th row of ``x``, from this rank's on."""
-        return x if self.alone else x[self.rank :: self.count].contiguous()  # the others' need not stay in memory
+        return x if self.alone else x[self.rank :: self.count].contiguous()  # a copy: frees the others
 
     def highest(self, height: float) -> int:
         """The rank with the largest ``height``, the first of them."""
@@ -137,7 +137,7 @@ class Ranks:
     # --- mistakes ----------------------------------------------------------------------------------
 
     def checked(self, work: Callable[[], Result]) -> Result:
-        """``work()``, which must not call other ranks; what it raises on one rank, all hear of.
+        """Result of ``work()``, which must not use collectives.  If it raises on one rank, all ranks raise.
 
         Raises
         ------
@@ -181,7 +181,7 @@ class Ranks:
                     )
 
     def _told(self, thing: Any) -> list[Any]:
-        """What everyone says, by rank."""
+        """The objects of all ranks, in order of rank."""
         told = [None] * self.count
         dist.all_gather_object(told, thing, group=self.group)
         return told

@@ -1,4 +1,4 @@
-"""The bumps in plain, differentiable PyTorch: the oracle that every kernel is held to.
+"""The bumps in plain, differentiable PyTorch: the reference that every kernel is compared with.
 
 Closed forms throughout (docs/math.md), any dimension, any number of outputs, float32 and
 float64.  Every function can be differentiated again to any order, mapped with ``torch.vmap`` and
@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from .rows import Packed, RowLayout, chain_to_rows, pack
+from .types import Want
 
-WANTS = ("value", "gradient", "diagonal", "hessian", "laplacian")
+WANTS: tuple[Want, ...] = get_args(Want)
 VALUE, GRADIENT, DIAGONAL, HESSIAN, LAPLACIAN = range(5)
 
 
-def level_of(want: str) -> int:
+def level_of(want: Want) -> int:
     """The place of ``want`` among :data:`WANTS`; ValueError if it is none of them."""
     if want not in WANTS:
         raise ValueError(f"want must be one of {', '.join(WANTS)}, got {want!r}")
@@ -46,7 +47,7 @@ def _full_precision(function: Callable) -> Callable:
 
 
 class Axes(NamedTuple):
-    """Per point, bump and axis [N, M, d]: everything later formulas are polynomials of."""
+    """Values per point, bump and axis [N, M, d]; all later formulas are polynomials of these."""
 
     B: Tensor
     g: Tensor  # tanh(A+B) + tanh(A-B)
@@ -59,16 +60,16 @@ class Axes(NamedTuple):
 
 
 def points_or_nan(x: Tensor) -> Tensor:
-    """``x`` with infinities turned to NaN: a bump at infinity is no number, not a corner value."""
+    """``x`` with infinities turned to NaN, so that a bump at infinity is NaN and not a limit."""
     return torch.where(torch.isfinite(x), x, torch.full_like(x, float("nan")))
 
 
 def axes(y: Tensor, packed: Packed) -> Axes:
     """The two edges of every axis at ``y = x - c`` [N, M, d].
 
-    Sigmoids instead of the kernels' exponential of ``|B|``: the same numbers, but smooth at B = 0,
-    so that automatic differentiation may go on from here.  The product form keeps g's relative
-    accuracy for small A and far outside.
+    The kernels use the exponential of ``|B|``.  Sigmoids give the same numbers and are smooth at B = 0, so that
+    automatic differentiation can continue from here.  The product form keeps g's relative accuracy for small A
+    and far outside.
     """
     B = (packed.V * y[..., None, :]).sum(-1)
     up, down = torch.sigmoid(2 * (packed.A + B)), torch.sigmoid(2 * (packed.A - B))
@@ -171,7 +172,7 @@ def pair_vjp(x: Tensor, packed: Packed, want: int, c0: Tensor, c1: Tensor, c2: T
     """L = c0 psi + c1 . grad psi + c2 : second derivatives, and its derivatives, pair by pair.
 
     ``c0`` [N, M], ``c1`` [N, M, d] and ``c2`` [N, M, ...] may have size 1 in the bumps' place.
-    Which of them count is decided by ``want``.  (docs/math.md, "backward")
+    ``want`` decides which of them are used.  (docs/math.md, "backward")
     """
     y, p = pairs(x, packed)
     V, s, ax = packed.V, packed.s, p.axes

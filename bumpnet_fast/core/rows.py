@@ -1,8 +1,8 @@
-"""What a bump's row is: its columns, the values packed from them, and the grid it starts on.
+"""The row of a bump: its columns, the values packed from them, and the initial grid.
 
 All parameters of all bumps are one contiguous tensor ``rows`` of shape [bumps, columns]:
-one bump, one row.  Everything above this file treats a row as opaque; only the packing here
-(and its twin in ``csrc/bump_math.h``) knows how raw columns become used values.
+one bump, one row.  Only the packing here (and its twins for the kernels) knows how raw columns become
+used values; all other code treats a row as opaque.
 
 The *frame* is the small companion tensor of shape [3, dim] that fixes the meaning of a row:
 the box ``[lo, hi]`` that the centres cannot leave, and the scale (internal units per unit of
@@ -33,7 +33,7 @@ class RowLayout:
         Number of outputs K >= 0; the row ends with K amplitudes.
     tied : bool
         True ties the outer slope to the inner sharpness, ``s = 2 p`` (the paper's choice);
-        False gives the outer slope a column of its own.
+        False makes the outer slope a separate column.
 
     Examples
     --------
@@ -253,7 +253,7 @@ def chain_to_rows(packed: Packed, rows: Tensor, frame: Tensor, tied: bool, dV, d
 
 
 def bounded_atanh(unit: Tensor) -> Tensor:
-    """Centre columns of centres ``unit`` in a box [-1, 1]; finite at its ends too, and beyond them as there.
+    """Raw centre columns of centres ``unit`` in the box [-1, 1]; points outside count as the ends, which stay finite.
 
     >>> bounded_atanh(torch.tensor([-2.0, 0.0, 0.5, 1.0])).tanh()
     tensor([-1.0000,  0.0000,  0.5000,  1.0000])
@@ -329,9 +329,9 @@ def least_spacing(dim: int) -> float:
 def frame_for(domain: Tensor, spacing: tuple[float, ...], centre_box: float, scale) -> Tensor:
     """Frame [3, d] of a domain [2, d]: the enlarged box of the centres, and the coordinate scales.
 
-    ``scale="auto"`` makes the grid cells square and the scaled domain as large as [-1, 1]^d, which
-    is what the initial sharpness ``1/sqrt(spacing)`` presumes (it has units of length), or larger
-    where so many bumps would be closer than :func:`least_spacing`.
+    ``scale="auto"`` makes the grid cells square and the scaled domain as large as [-1, 1]^d, as
+    the initial sharpness ``1/sqrt(spacing)`` assumes (it depends on the unit of length).  The scaled domain is
+    larger where so many bumps would be closer than :func:`least_spacing`.
     """
     lo, hi = domain[0].double(), domain[1].double()
     middle, half = 0.5 * (lo + hi), 0.5 * (hi - lo)
@@ -378,16 +378,16 @@ def grid_rows(
 
 
 def check_memory(name: str, value: Any, counts: Any, columns: int) -> None:
-    """Raise ValueError for an argument that asks for more numbers than the memory holds, where its size is known.
+    """Raise ValueError for an argument that needs more memory than the machine has, if its size is known.
 
     Parameters
     ----------
     name, value
         Of the argument, for the message.
     counts : int or sequence of int
-        Whose product is the number of bumps or points.
+        Their product is the number of bumps or points.
     columns : int
-        Numbers of each.
+        Numbers per bump or point.
     """
     try:
         counts = counts if isinstance(counts, (tuple, list)) else (counts,)

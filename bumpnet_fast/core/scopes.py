@@ -1,7 +1,7 @@
 """Settings that hold inside a ``with`` block, for the thread that entered it; blocks may end in any order.
 
-Blocks overlap where generators or callbacks hold them, and two threads may solve at the same time: to put back what
-was found at the start of a block would then leave the setting of another block behind.
+Blocks overlap where generators or callbacks hold them, or where two threads solve at the same time.  Restoring the
+value from the start of a block could then leave another block's setting behind.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class _Block(Generic[T]):
-    """A block that was entered; equal to itself only, so that a list gives up the right one."""
+    """A block that was entered.  It equals only itself, so that ``list.remove`` removes the right one."""
 
     def __init__(self, value: T):
         self.value = value
@@ -31,7 +31,7 @@ class Choice(Generic[T]):
     default : T
         Holds outside of all blocks.
     tell : callable, optional
-        Called, in the thread concerned, with the value that holds from now on.
+        Called in the thread concerned with the new value.
 
     Examples
     --------
@@ -49,7 +49,7 @@ class Choice(Generic[T]):
         self._here = threading.local()
 
     def get(self) -> T:
-        """The value that holds in this thread: that of the block entered last among those not left yet."""
+        """The value in this thread: that of the innermost open block, or the default."""
         if not self._anywhere:
             return self.default
         blocks = getattr(self._here, "blocks", None)
@@ -67,7 +67,7 @@ class Choice(Generic[T]):
             self._tell(value)
             yield
         finally:
-            blocks.remove(block)  # of the thread that entered, should another one end the block
+            blocks.remove(block)  # the entering thread's list, in case another thread ends the block
             self._anywhere.remove(block)
             self._tell(self.get())
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from ..solvers import Evolution, March, Solution
+from ..solvers import Evolution
+from ..solvers.solution import FieldResult
 
 #: Points per evaluation: bounds the memory.
 CHUNK = 8192
@@ -43,7 +43,7 @@ class Field:
 
     Attributes
     ----------
-    of : Solution, March or Evolution
+    of : FieldResult or Evolution
         Where it is from.
     box : ndarray
         [2, d], lower and upper corner.
@@ -55,12 +55,12 @@ class Field:
         Number of components K of u.
     """
 
-    def __init__(self, of: Solution | March):
+    def __init__(self, of: FieldResult):
         self.of, self.problem = of, of.problem
         self.time = self.problem.time
         self.box, self.outputs = self.problem.domain.numpy(), of.net.layout.outputs
         self.names = axis_names(self.box.shape[1], self.time)
-        self._like = of.net.rows.detach()
+        self._like = of.like.detach()
 
     # --- at points [N, d] ------------------------------------------------------------------------
 
@@ -167,7 +167,7 @@ class EvolutionField(Field):
         return np.concatenate(parts)[np.argsort(order)]
 
 
-def field_of(result: Any) -> Field:
+def field_of(result: FieldResult | Evolution) -> Field:
     """The field of a solution, a march or an evolution."""
     return (EvolutionField if isinstance(result, Evolution) else Field)(result)
 

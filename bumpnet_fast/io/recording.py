@@ -166,7 +166,10 @@ def frames_of(path: str | os.PathLike, content: dict[str, Any]) -> list[Frame]:
     """The frames in the content of a file; CheckpointError if they are none."""
     with damaged(path):
         names = [field.name for field in fields(Frame)]
-        return [Frame(**{name: frame[name] for name in names}) for frame in content["frames"]]
+        frames = [Frame(**{name: frame[name] for name in names}) for frame in content["frames"]]
+        if not all(torch.equal(frame.net.domain, frame.domain) for frame in frames):
+            raise ValueError("the domain of a frame is not that of its net")
+        return frames
 
 
 __all__ = ["EVERY", "KIND", "MOST", "Frame", "Recording", "frames_of"]

@@ -12,7 +12,6 @@ from ..problems.evolution import get_evolution
 from ..problems.operators import get_operator
 from ..solvers import evolution, marching, operators, run_state, stationary, strategies
 from ..solvers.operators import stored
-from ..solvers.solution import Result
 from . import older
 from .saved import saved_problem
 
@@ -20,10 +19,10 @@ from .saved import saved_problem
 _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "solve": (stationary.solve, ("iterations", "max_seconds")),
     "march": (marching.march, ("iterations", "max_seconds")),
-    "prune": (strategies.prune, ("score",)),
-    "grow": (strategies.grow, ()),
-    "reach": (strategies.reach, ("score",)),
+    "prune": (strategies.prune, ("max_seconds", "score")),
     "evolve": (evolution.evolve, ("max_seconds",)),
+    "grow": (strategies.grow, ("max_seconds",)),
+    "reach": (strategies.reach, ("max_seconds", "score")),
     "operator": (operators.learn, ("max_seconds", "net", "test")),
 }
 _FOLLOWING = ("every_seconds", "callback", "callbacks")
@@ -31,7 +30,7 @@ _FOLLOWING = ("every_seconds", "callback", "callbacks")
 _REGISTRIES = {"evolve": get_evolution, "operator": get_operator}
 
 
-def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **options: Any) -> Result:
+def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **options: Any) -> Any:
     """Continue the run whose state a solver wrote to its ``checkpoint``.
 
     On the same machine, with the same number of threads, the result is identical to that of a run that was never
@@ -89,12 +88,14 @@ def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **o
     if wrong := [key for key in options if key not in (*changeable, *_FOLLOWING)]:
         there = ", ".join((*changeable, *_FOLLOWING))
         raise ValueError(f"a run of {name!r} that is resumed takes {there}, got {wrong[0]}")
+    if "iterations" in options:  # which the next resumption is to know
+        content = content | {"settings": content["settings"] | {"iterations": options["iterations"]}}
     store = run_state.Store(file, every, content)
     start = _operator_start(store, options) if name == "operator" else _start(store)
     with store.reading():
-        settings = dict(content["settings"])
-        if content["solver"] == "solve":
-            settings["method"] = stationary.rebuilt(settings["method"])
+        settings = stationary.from_settings(dict(content["settings"]))
+        longer = {key: value for key, value in options.items() if key == "iterations"}
+        store.content = content | {"settings": content["settings"] | longer}
     try:
         return solver(problem, *start, **settings | options, checkpoint=store)
     except (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ problem   ``{"name": ..., "settings": {...}}``, or None
 boundary  "hard", "soft", or None
 windows   one ``state_dict`` for every window of a solution that was marched in time
 evolution times, states and rates of all rows, and how an evolution came about
+pairs     the functions that an operator was trained and tested on
 result    how any other result came about: history, errors, seconds, why it stopped
 ========= ==========================================================================
 
@@ -18,6 +19,7 @@ Files of older versions, and folders of the command line with ``history.json`` a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -37,19 +39,21 @@ from ..nets.bumpnet import BumpNet
 from ..nets.deeponet import BumpDeepONet
 from ..nets.events import Event
 from ..problems.base import Problem
-from ..problems.evolution import get_evolution
-from ..problems.operators import get_operator
+from ..problems.evolution import EvolutionProblem, get_evolution
+from ..problems.operators import Operator, OperatorData, get_operator
+from ..solvers import run_state
+from ..solvers.arguments import BOUNDARIES, check_net, choice
 from ..solvers.evolution.basis import IMAGES_MOST, Space
 from ..solvers.evolution.result import Evolution
 from ..solvers.loop import StopReason
-from ..solvers.marching import March, chain
+from ..solvers.marching import March, Part, chain
 from ..solvers.operators import OperatorSolution
+from ..solvers.operators.check import check_data, check_operator
 from ..solvers.operators.stored import operator_settings
 from ..solvers.operators.task import relative_errors
-from ..solvers.run_state import plain
 from ..solvers.solution import ErrorMeasure, FieldResult, Result, Solution
 from .recording import KIND as RECORDING
-from .recording import Frame, frames_of
+from .recording import frames_of
 
 #: Format of the files that :func:`save` writes; :func:`load` reads this one and all older ones.
 VERSION = 3
@@ -61,7 +65,12 @@ UNKNOWN = "Unknown"
 #: So many numbers more than a file has may be asked for by its arguments; what is wrong is then said by the net.
 _SLACK = 1_000_000
 #: What of a result is made from other entries of its file.
-_MADE = {"net", "problem", "boundary", "parts", "places", "space", "data", "test", "errors", "times", "states", "rates"}
+_MADE = {"net", "problem", "boundary", "parts", "places", "space", "data", "test", "times", "states", "rates"}
+#: What of a result is not a number, and what that must be.
+_KINDS = {
+    "history": list, "warnings": list, "events": list, "unknowns": dict, "stop": str, "method": str, "shapes": str,
+    "physics": bool, "errors": Tensor,
+}  # fmt: skip
 
 
 # --- save ----------------------------------------------------------------------------------------
@@ -71,6 +80,8 @@ def save(
     path: str | os.PathLike, what: Result | BumpNet | BumpDeepONet, *, problem: Any = None, boundary: str | None = None
 ) -> None:
     """Write a result, or a net alone, to ``path``, atomically.
+
+    The functions that an operator was trained and tested on are written with it.
 
     Parameters
     ----------
@@ -85,8 +96,9 @@ def save(
 
     Raises
     ------
-    TypeError
-        If ``what`` is something else.
+    TypeError, ValueError
+        If ``what`` or ``problem`` is something else, or if they do not fit; a result has a problem and boundary of its
+        own.
     OSError
         If the file cannot be written; an older one is then untouched.
 
@@ -101,8 +113,17 @@ def save(
     if not isinstance(what, (Result, BumpNet, BumpDeepONet)):
         raise TypeError(f"only the result of a solver or a net can be saved, got {type(what).__name__}")
     net, more = what, {}
+    choice(*BOUNDARIES, optional=True).check("boundary", boundary)
+    if isinstance(what, BumpNet) and _given(problem, Problem):
+        check_net(problem, what)
+    if isinstance(what, BumpDeepONet) and _given(problem, Operator):
+        check_operator(problem, what)
     if isinstance(what, Result):
-        net, problem, boundary, more = what.net, what.problem, getattr(what, "boundary", None), {"result": _found(what)}
+        if problem is not None or boundary is not None:
+            raise ValueError("problem and boundary are for a net alone; a result has its own")
+        net, problem, more = what.net, what.problem, {"result": _found(what)}
+    if isinstance(what, FieldResult):
+        boundary = what.boundary
     if isinstance(what, March):
         more["windows"] = [_state(part.net) for part in what.parts]
         net = what.parts[0].net
@@ -112,8 +133,8 @@ def save(
         space = {"frame": what.space.frame.cpu(), "images": list(what.space.images)}
         more = {"evolution": more.pop("result") | tensors | space}
     if isinstance(what, OperatorSolution):
-        counts = [0 if pairs is None else len(pairs.inputs) for pairs in (what.data, what.test)]
-        more["result"] |= {"functions": counts if what.problem is not None and what.data is not None else None}
+        pairs = {"data": what.data, "test": what.test}
+        more["pairs"] = run_state.plain({key: value and value._asdict() for key, value in pairs.items()})
     content = {
         "version": VERSION,
         "kwargs": operator_settings(net) if isinstance(net, BumpDeepONet) else net_settings(net),
@@ -129,7 +150,7 @@ def _found(result: Result) -> dict[str, Any]:
     """How a result came about, as plain values."""
     values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name not in _MADE}
     events = {"events": [vars(event) for event in values["events"]]} if "events" in values else {}
-    return plain(values | events | {"stop": result.stop.value})
+    return run_state.plain(values | events | {"stop": result.stop.value})
 
 
 def _state(net: nn.Module) -> dict[str, Tensor]:
@@ -149,16 +170,18 @@ def net_settings(net: BumpNet) -> dict[str, Any]:
 
 
 def problem_settings(problem: Any) -> dict[str, Any]:
-    """The values of a problem's fields, by name: what rebuilds it."""
-    return {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
+    """The values of a problem's fields, by name: what rebuilds it, but for functions and other objects."""
+    found = {}
+    for field in dataclasses.fields(problem):
+        with contextlib.suppress(ValueError):  # no file can hold it
+            found[field.name] = run_state.plain(getattr(problem, field.name))
+    return found
 
 
 # --- load ----------------------------------------------------------------------------------------
 
 
-def load(
-    path: str | os.PathLike, *, problem: Any = None, branch: nn.Module | None = None
-) -> Solution | March | Evolution | OperatorSolution | list[Frame]:
+def load(path: str | os.PathLike, *, problem: Any = None, branch: nn.Module | None = None) -> Any:
     """Read what :func:`save`, a command or a :class:`~bumpnet_fast.io.recording.Recording` wrote.  Nothing is trained.
 
     Parameters
@@ -183,6 +206,8 @@ def load(
     CheckpointError
         If it is something else, is damaged, comes from a newer version, or needs its problem or branch; if the run in
         the folder has not ended.
+    TypeError, ValueError
+        If ``problem`` is something else, or does not fit the net.
 
     Examples
     --------
@@ -200,16 +225,31 @@ def load(
         file = path / MODEL
         if not file.exists():
             raise CheckpointError(_without_model(path))
-    content = read(file, {"model": (VERSION, ("kwargs", "model", "problem", "boundary"))} | RECORDING)
+    content = read(file, {"model": (VERSION, ("kwargs", "model", "problem", "boundary"))} | RECORDING | _RUN)
+    if content.get("kind") == "run":
+        raise CheckpointError(f"{file} is the state of a run, not its result; continue the run by resume(path)")
     if content.get("kind") == "record":
         return frames_of(file, content)
     if path.is_dir() and not content.keys() & {"result", "evolution"}:  # of an older version
         history, summary = (_json(path / name, kind) for name, kind in ((HISTORY, list), (SUMMARY, dict)))
     if "evolution" in content:
-        return _evolution(file, content, problem)
-    if "sensors" in content["kwargs"]:
-        return _operator(file, content, problem, branch, history, summary)
-    return _solution(file, content, problem, history, summary)
+        return _evolution(file, content, _given(problem, EvolutionProblem))
+    with damaged(file):
+        is_operator = "sensors" in content["kwargs"]
+    if is_operator:
+        return _operator(file, content, _given(problem, Operator), branch, history, summary)
+    return _solution(file, content, _given(problem, Problem), history, summary)
+
+
+#: The state of a run is told from a result.
+_RUN = {"run": (run_state.VERSION, ())}
+
+
+def _given(problem: Any, kind: type) -> Any:
+    """``problem``, if it is None or of this kind; else TypeError."""
+    if not isinstance(problem, kind | None):
+        raise TypeError(f"problem must be of {kind.__name__}, or None, got {type(problem).__name__}")
+    return problem
 
 
 def _without_model(folder: Path) -> str:
@@ -269,29 +309,39 @@ def _solution(
 ) -> Solution | March:
     windows, boundary = content.get("windows", []), content["boundary"]
     with damaged(file):
+        choice(*BOUNDARIES, optional=True).check("boundary", boundary)
         nets = [_rebuilt(BumpNet, content["kwargs"], state) for state in windows or [content["model"]]]
+    guarded: Any = contextlib.nullcontext() if problem is not None else damaged(file)
     if problem is None:
         problem = saved_problem(file, content, problems.get, needed=boundary == "hard" or bool(windows))
-    problem = problem or _unknown(nets[0], content["problem"])
+        problem = problem or _unknown(nets[0], content["problem"])
+    about = {"problem": problem, "boundary": boundary or "soft"}
+    with guarded:  # a mistake of the caller is told as such
+        parts = _parts(problem, nets, boundary) if windows else [Part(net=nets[0], **about)]
+        for part in parts:
+            check_net(part.problem, part.net)
     with damaged(file):
         found = _how(content, history, summary)
-        boundary = found.pop("boundary", boundary) or "soft"
         if windows:
-            parts = chain(problem, nets, boundary)
-            wanted = {name: found[name] for name in found if name not in ("unknowns", "events")}
-            result: FieldResult = March(problem=problem, parts=parts, boundary=boundary, **wanted)
+            result: FieldResult = March(parts=parts, **about, **found)
         else:
-            result = Solution(net=nets[0], problem=problem, boundary=boundary, **found)
+            result = Solution(net=nets[0], **about, **found)
     if result.stop is StopReason.UNKNOWN:
         measure = ErrorMeasure(problem, nets[0].rows.device)
         result.rel_l2, result.max_error = measure(result.predict)
     return result
 
 
+def _parts(problem: Problem, nets: list[BumpNet], boundary: str) -> list[Part]:
+    if problem.time is None:
+        raise ValueError(f"problem {problem.name!r} has no axis of time, and the solution is in windows of time")
+    return chain(problem, nets, boundary or "soft")
+
+
 def _how(content: dict[str, Any], history: list | None, summary: dict | None) -> dict[str, Any]:
     """How a solution came about: from its file, from a folder of an older version, or unknown."""
     if "result" in content:
-        found = dict(content["result"])
+        found = _checked(content["result"])
         return found | {"events": [Event(**event) for event in found.get("events", ())]}
     if not summary:
         return {"history": [], "loss": math.nan, "seconds": 0.0, "stop": StopReason.UNKNOWN}
@@ -304,6 +354,17 @@ def _how(content: dict[str, Any], history: list | None, summary: dict | None) ->
         "unknowns": summary.get("unknowns") or {},
         "events": events,
     }
+
+
+def _checked(found: dict[str, Any]) -> dict[str, Any]:
+    """How a result came about, as it was saved; ValueError if something is of another kind."""
+    for name, value in found.items():
+        kind = _KINDS.get(name, (int, float, None.__class__))
+        if not isinstance(value, kind):
+            raise ValueError(f"its {name} is of type {type(value).__name__}")
+    if not all(isinstance(entry, dict) for entry in found["history"]):
+        raise ValueError("its history is not of entries")
+    return dict(found)
 
 
 def _number(value: float | None) -> float:
@@ -328,8 +389,10 @@ def _evolution(file: Path, content: dict[str, Any], problem: Any) -> Evolution:
     with damaged(file):
         evolution = dict(content["evolution"])
         evolution["stop"] = evolution.pop("stop_reason", evolution.get("stop"))  # as older versions called it
+        tensors = {name: evolution.pop(name) for name in ("times", "states", "rates")}
         frame, images = evolution.pop("frame"), tuple(evolution.pop("images"))
         last = _rebuilt(BumpNet, content["kwargs"], content["model"])
+        evolution = _checked(evolution) | tensors
         _check_states(evolution, last, images)
         net = BumpNet.from_rows(evolution["states"][0].to(last.rows), frame.to(last.rows), last.domain, last.tied)
         return Evolution(problem=problem, net=net, space=Space(problem, frame, last.tied, images), **evolution)
@@ -361,22 +424,40 @@ def _operator(
         raise CheckpointError(f"{file} has a branch of its own kind; pass one as load(path, branch=...)")
     with damaged(file, "is damaged or does not fit the branch"):
         net = _rebuilt(BumpDeepONet, kwargs | ({} if branch is None else {"branch": branch}), content["model"])
-    # without an operator that somebody else defined the net is whole, too
-    operator = operator or saved_problem(file, content, get_operator, needed=False)
+    if operator is None:  # without one that somebody else defined the net is whole, too
+        operator = saved_problem(file, content, get_operator, needed=False)
+    else:
+        check_operator(operator, net)
     with damaged(file):
         found = _how_learned(content, history, summary)
-        functions, data, test = found.pop("functions", None), None, None
-        if operator is not None and functions:
+        functions = found.pop("functions", None)
+        if "pairs" in content:
+            data, test = (_pairs(name, content["pairs"][name], net) for name in ("data", "test"))
+        elif operator is not None and functions:  # of an older version
             data, test = operator.generate(sum(functions), found["seed"]).split(functions[0])
             test = test if functions[1] else None
-        errors = torch.empty(0) if data is None else relative_errors(net, data if test is None else test)
-        return OperatorSolution(net=net, problem=operator, data=data, test=test, errors=errors, **found)
+        else:
+            data = test = None
+        measured = data if test is None else test
+        if "errors" not in found:
+            found["errors"] = torch.empty(0) if measured is None else relative_errors(net, measured)
+        if found["errors"].shape != (0 if measured is None else len(measured.inputs),):
+            raise ValueError(f"its errors are of shape {tuple(found['errors'].shape)}")
+        return OperatorSolution(net=net, problem=operator, data=data, test=test, **found)
+
+
+def _pairs(name: str, tensors: dict[str, Tensor] | None, net: BumpDeepONet) -> OperatorData | None:
+    if tensors is None:
+        return None
+    data = OperatorData(**tensors)
+    check_data(name, data, net)
+    return data
 
 
 def _how_learned(content: dict[str, Any], history: list | None, summary: dict | None) -> dict[str, Any]:
     """How an operator was learned: from its file, from a folder of an older version, or unknown."""
     if "result" in content:
-        return dict(content["result"])
+        return _checked(content["result"])
     numbers = ("train_rel_l2", "rel_l2", "projection_rel_l2", "loss")
     if not summary:
         unknown = {"method": "", "physics": False, "parameters": 0, "iterations": 0, "seconds": 0.0, "history": []}

@@ -1,7 +1,8 @@
 """Fields for ParaView: regular grids in VTK's XML format, ImageData (.vti), and series of them over time (.pvd).
 
-The format is a head of XML around base64 of the numbers (VTK File Formats, kitware.com), so little that no library is
-needed; those that there are for meshes write no ImageData, or bring all of VTK.
+The format is a head of XML around base64 of the numbers (VTK File Formats, kitware.com).  The libraries for it that
+need no more than NumPy would spare about fifteen lines: pyevtk writes raw bytes, which make a file that is no XML; both
+pyevtk and uvw open the file themselves, so that it may be left half written.  meshio writes no ImageData.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy as np
 import torch
 
 from ..core.files import atomic
-from ..solvers import Evolution, March, Solution
+from ..solvers import Evolution
+from ..solvers.solution import FieldResult
 from .fields import EvolutionField, Field, Slice, field_of
 
 #: Points along every axis of a line, a plane and a block.
@@ -29,7 +31,7 @@ _HIDDEN = 2
 
 
 def write_vtk(
-    result: Solution | March | Evolution,
+    result: FieldResult | Evolution,
     path: str | os.PathLike,
     at: Mapping[str, float] | None = None,
     *,
@@ -40,8 +42,8 @@ def write_vtk(
 
     Parameters
     ----------
-    result : Solution, March or Evolution
-        What a solver returned, or :func:`bumpnet_fast.io.results.load` read.
+    result : FieldResult or Evolution
+        A solution, a march or an evolution: what a solver returned, or :func:`bumpnet_fast.io.load` read.
     path : str or path
         ``NAME.vti`` for one grid over all axes, time among them; or ``NAME.pvd`` for a series over time, whose grids
         become ``NAME_000.vti`` and so on beside it.

@@ -1,1 +1,1 @@
-"""Modules of bumps: BumpNet and BumpDeepONet, rows that come and go, compiled training steps."""
+"""BumpNet and BumpDeepONet, removing and adding bumps, and compiled training steps."""

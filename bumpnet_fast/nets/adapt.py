@@ -1,12 +1,12 @@
-"""h-adaptivity: bumps taken out and put in while a net is trained, with their share of the optimiser's state.
+"""h-adaptivity: remove and add bumps while a net is trained, together with their part of the optimiser's state.
 
 The paper prunes bumps by the size of h and calls that irreversible (arXiv:2512.17198, section 3).  Here
 a bump is judged by its peak-normalised amplitude or by the exact increase of a least-squares loss, and
-bumps can be grown where a residual is large.  Nothing here knows a solver or a problem: it serves any
-training loop, and ``solvers/adaptive.py`` builds on it.
+bumps can be grown where a residual is large.  This module knows no solver and no problem: it serves any
+training loop, and ``solvers/strategies.py`` builds on it.
 
-``net.rows`` becomes a new Parameter, which takes the old one's place in the optimiser: autograd keeps
-the size of a Parameter for as long as some graph with it is alive, such as that of the last loss.
+``net.rows`` becomes a new Parameter, which replaces the old one in the optimiser.  The old one cannot be resized,
+because autograd remembers its size as long as a graph with it is alive, such as that of the last loss.
 
 With a ``group`` of torch.distributed all its processes do the same, to the last bit (docs/distributed.md).
 """
@@ -28,16 +28,16 @@ from ..core.ranks import Ranks
 from .bumpnet import BumpNet, rows_to_change
 from .events import Event
 
-#: Side lengths of a new bump in grid cells, as those that a net starts with.
+#: Side lengths of a new bump in grid cells, the same as in a new net.
 _OVERLAP = 3.0
-#: A growing bump keeps this distance from others that grow with it, in side lengths.
+#: Least distance between bumps that are added together, in side lengths.
 _APART = 0.5
 
 
 def peak_scores(net: BumpNet) -> Tensor:
     """Largest peak-normalised amplitude ``|h psi(centre)|`` of every bump over its outputs: [M].
 
-    Raw h is no measure: where psi's peak is far below 1, h reaches 1e9 for a bump of height 1.
+    Raw h does not measure the height: if psi's peak is far below 1, a bump of height 1 can have h = 1e9.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def peak_scores(net: BumpNet) -> Tensor:
 
 
 def loss_increases(design: Tensor, amplitudes: Tensor, ridge: float = 1e-12, group: Any = None) -> Tensor:
-    """By how much a least-squares loss grows if one bump goes and all others are solved for again.
+    """Increase of a least-squares loss if one bump is removed and all other amplitudes are solved for again.
 
     For ``|A^T h - b|^2`` at its minimum over h, taking out the amplitudes h_i of bump i costs exactly
     ``h_i^T [(G^-1)_ii]^-1 h_i`` with the Gram matrix ``G = A A^T`` (the optimal brain surgeon).
@@ -99,7 +99,7 @@ def _check_design(design: Tensor, m: int, k: int) -> None:
 
 @torch.no_grad()
 def keep_bumps(net: BumpNet, keep: Tensor, optimizer: Optimizer | None = None, group: Any = None) -> int:
-    """Take the bumps out that are not to be kept, in place, with their share of the optimiser's state.
+    """Remove the bumps that ``keep`` does not mark, in place, with their part of the optimiser's state.
 
     Parameters
     ----------
@@ -111,12 +111,12 @@ def keep_bumps(net: BumpNet, keep: Tensor, optimizer: Optimizer | None = None, g
         One that trains ``net.rows``.  Its moments are compacted with the rows; the curvature pairs of
         LBFGS, which mix all parameters, are dropped.
     group : torch.distributed.ProcessGroup, optional
-        Its processes, with the same rows and moments, all take out what ``keep`` says on rank 0.
+        Its processes, with the same rows and moments, all use the ``keep`` of rank 0.
 
     Returns
     -------
     int
-        Number of bumps taken out.
+        Number of bumps removed.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def keep_bumps(net: BumpNet, keep: Tensor, optimizer: Optimizer | None = None, g
 
     Notes
     -----
-    Everything moves by one :func:`bumpnet_fast.bump_compact`.
+    One :func:`bumpnet_fast.bump_compact` moves all tensors.
 
     Examples
     --------
@@ -212,7 +212,7 @@ Places = list[tuple[dict, str]]
 
 
 def _places(ranks: Ranks, net: BumpNet, optimizer: Optimizer | None, check: Callable[[], None]) -> Places:
-    """Where the optimiser keeps what moves with the rows, after a check on all ranks, which must have the same."""
+    """Places of the optimiser's tensors that move with the rows, after checking that all ranks agree."""
 
     def checked() -> Places:
         rows = rows_to_change(net)
@@ -226,7 +226,7 @@ def _places(ranks: Ranks, net: BumpNet, optimizer: Optimizer | None, check: Call
 
 
 def _moments(rows: Tensor, optimizer: Optimizer | None) -> Places:
-    """Where the optimiser keeps tensors with a row for every bump."""
+    """Places of the optimiser's tensors that have a row for every bump."""
     if optimizer is None:
         return []
     if not any(p is rows for group in optimizer.param_groups for p in group["params"]):
@@ -239,7 +239,7 @@ def _moments(rows: Tensor, optimizer: Optimizer | None) -> Places:
 
 
 def _replace(net: BumpNet, optimizer: Optimizer | None, places: Places, tensors: Sequence[Tensor]):
-    """Put ``tensors``, those of the rows first, where they belong."""
+    """Store ``tensors``, the rows first, in the net and in the optimiser's places."""
     old, new = net.rows, torch.nn.Parameter(tensors[0], net.rows.requires_grad)
     for (store, key), t in zip(places, tensors[1:], strict=True):
         store[key] = t
@@ -259,7 +259,7 @@ def _replace(net: BumpNet, optimizer: Optimizer | None, places: Places, tensors:
 def rows_at(net: BumpNet, x: Tensor, bumps: int | None = None, shrink: float = 1.0) -> Tensor:
     """Rows of new bumps centred at ``x`` [new, d], in the shape of a uniform grid, with amplitude zero.
 
-    The shape is not a neighbour's: that of a trained bump is often far from one that trains well.
+    The shape is not copied from a neighbour: trained bumps often have shapes that train badly.
 
     Parameters
     ----------
@@ -268,9 +268,9 @@ def rows_at(net: BumpNet, x: Tensor, bumps: int | None = None, shrink: float = 1
     x : Tensor
         [new, d], finite; a point outside the box of the centres goes to its edge.
     bumps : int, optional
-        Size of the grid; by default the net's with the new ones.
+        Number of bumps of that grid; by default the net's and the new ones together.
     shrink : float
-        Side lengths in those of the grid, whose sharpness goes with one over their square root.
+        Factor on the side lengths of the grid; the sharpness is divided by its square root.
 
     Returns
     -------
@@ -316,7 +316,7 @@ def residual_peaks(net: BumpNet, x: Tensor, residual: Tensor, count: int, group:
     count : int
         At least 1.
     group : torch.distributed.ProcessGroup, optional
-        Its processes have points of their own, [N, d] with any N; the peaks are those over all of them, on each.
+        Each of its processes has its own points, [N, d] with any N; all get the peaks over all points.
 
     Examples
     --------
@@ -361,7 +361,7 @@ class Pruning:
     optimizer : torch.optim.Optimizer, optional
         What trains it.
     threshold : float
-        Bumps with a score below this fraction of the largest go; 0 to 1.
+        Bumps with a score below this fraction of the largest are removed; 0 to 1.
     every, start, stop : int
         At the steps start, start + every, ... up to stop.
     least : int
@@ -369,12 +369,12 @@ class Pruning:
     score : callable
         ``score(net)`` -> [M], :func:`peak_scores` by default.
     group : torch.distributed.ProcessGroup, optional
-        Its processes, which train the same net, all take out what rank 0 would.
+        Its processes, which train the same net, all remove the bumps that rank 0 chooses.
 
     Attributes
     ----------
     events : list of Event
-        What was done; a checkpoint can hold :meth:`state_dict`.
+        Bumps removed so far; :meth:`state_dict` contains them.
 
     Examples
     --------
@@ -412,7 +412,7 @@ class Pruning:
         Ranks(self.group, self.net.rows.device).check_same(when)
 
     def step(self, loss: float | Tensor | None = None) -> Event | None:
-        """Count a step and, if it is time, prune; returns what was done."""
+        """Count a step and prune if it is due; returns the event, or None."""
         self.taken += 1
         at, last = self.taken - self.start, math.inf if self.stop is None else self.stop
         if at < 0 or at % self.every or self.taken > last:
@@ -438,7 +438,7 @@ class Pruning:
 def worth_keeping(scores: Tensor, threshold: float, least: int = 1) -> Tensor:
     """Mask [M] of the bumps with a score of at least ``threshold`` times the largest, and of the ``least`` best ones.
 
-    A score that is no number is kept: what cannot be judged must not vanish.
+    A bump whose score is NaN is kept, as it cannot be judged.
 
     >>> worth_keeping(torch.tensor([1.0, 0.01, float("nan"), 0.2]), 0.05)
     tensor([ True, False,  True,  True])

@@ -1,11 +1,11 @@
-"""BumpNet, the drop-in layer: a network whose parameters are one tensor, one row per bump."""
+"""BumpNet: a module whose parameters are one tensor, one row per bump."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from ..core.functional import bump_basis, bump_design, bump_jet, check
 from ..core.jet import Jet
 from ..core.rows import Packed, RowLayout, check_memory, grid_rows, orientation, pack
+from ..core.types import FloatName, Outer, Want
 
+#: What ``jet`` was asked for by numbers in version 0.1.
 _BY_ORDER = ("value", "gradient", "hessian")
 
 #: Beyond this p A the second derivatives of float32 have no digits left (docs/math.md, "accuracy").
@@ -26,8 +28,8 @@ _SHARPEST_EDGE = 1e3
 class BumpNet(nn.Module):
     """Sum of rotated soft boxes, ``u(x) = sum_i h_i psi_i(x)``, with fast exact derivatives.
 
-    The bumps start on a uniform grid over the domain with zero amplitudes, in the shapes that were
-    measured to train best (docs/choosing.md).
+    The bumps start on a uniform grid over the domain with zero amplitudes.  Their initial shapes are those with the
+    smallest measured errors (docs/choosing.md).
 
     Parameters
     ----------
@@ -42,14 +44,14 @@ class BumpNet(nn.Module):
     centre_box : float
         The centres cannot leave the domain enlarged by this factor, at least 1.
     scale : "auto", float or sequence of float
-        Internal units per unit of each coordinate.  "auto" makes the grid cells square, and more than some
-        hundreds of bumps no smaller than trains well.
+        Internal units per unit of each coordinate.  "auto" makes the grid cells square, and keeps
+        many bumps from starting too small to train.
     overlap : float
         Initial side lengths in grid cells.
     sharpness : float, optional
         Initial sharpness p; by default 1/sqrt(grid spacing), in internal units.
     outer : "tied" or "free"
-        "tied" is the paper's outer slope ``s = 2 p``; "free" trains it as a column of its own.
+        "tied" is the paper's outer slope ``s = 2 p``; "free" makes it a separate parameter.
     dtype : torch.dtype or str, optional
         float32 or float64; torch's default dtype by default.
     device : torch.device or str, optional
@@ -85,6 +87,12 @@ class BumpNet(nn.Module):
     (torch.Size([5, 1]), torch.Size([5, 1]))
     """
 
+    rows: nn.Parameter
+    frame: Tensor
+    domain: Tensor
+    layout: RowLayout
+    tied: bool
+
     def __init__(
         self,
         dim: int,
@@ -96,8 +104,8 @@ class BumpNet(nn.Module):
         scale: str | float | Sequence[float] = "auto",
         overlap: float = 3.0,
         sharpness: float | None = None,
-        outer: str = "tied",
-        dtype: torch.dtype | str | None = None,
+        outer: Outer = "tied",
+        dtype: torch.dtype | FloatName | None = None,
         device: torch.device | str | None = None,
     ):
         super().__init__()
@@ -108,18 +116,15 @@ class BumpNet(nn.Module):
         if _positive("centre_box", centre_box) < 1:
             raise ValueError(f"centre_box must be at least 1, or the grid would leave it, got {centre_box}")
         layout = RowLayout(dim, outputs, outer == "tied")
-        check_memory("bumps", bumps, bumps, layout.columns)
         with torch.device("cpu"):
-            domain = _box(domain, dim, dtype)
-            rows, frame = grid_rows(
-                _grid(bumps, dim),
-                domain,
-                layout,
-                centre_box=float(centre_box),
-                scale=_scale(scale, dim),
-                overlap=_positive("overlap", overlap),
-                sharpness=None if sharpness is None else _positive("sharpness", sharpness),
-            )
+            domain, grid, scale = _box(domain, dim, dtype), _grid(bumps, dim), _scale(scale, dim)
+            options: dict[str, Any] = {
+                "centre_box": float(centre_box),
+                "overlap": _positive("overlap", overlap),
+                "sharpness": None if sharpness is None else _positive("sharpness", sharpness),
+            }
+            check_memory("bumps", bumps, bumps, layout.columns)
+            rows, frame = grid_rows(grid, domain, layout, scale=scale, **options)
         self._adopt(layout, *(t.to(device, dtype) for t in (rows, frame, domain)))
 
     def _adopt(self, layout: RowLayout, rows: Tensor, frame: Tensor, domain: Tensor) -> None:
@@ -159,45 +164,61 @@ class BumpNet(nn.Module):
 
     # --- evaluation ----------------------------------------------------------------------------
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Value [N, K] at the points ``x`` [N, d]."""
-        return bump_jet(x, self.rows, self.frame, "value", tied=self.tied).value
+    if TYPE_CHECKING:  # torch says that it may be anything
 
-    def jet(self, x: Tensor, order: int = 2, want: str | None = None) -> Jet:
+        def __call__(self, x: Tensor) -> Tensor: ...
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Value [N, K] at the points ``x`` [N, d]; as for :class:`torch.nn.Linear`, N may be any number of dimensions.
+
+        >>> net = BumpNet(2, 9, outputs=3)
+        >>> net(torch.zeros(5, 2)).shape, net(torch.zeros(4, 6, 2)).shape, net(torch.zeros(2)).shape
+        (torch.Size([5, 3]), torch.Size([4, 6, 3]), torch.Size([3]))
+        """
+        shape = None
+        if isinstance(x, Tensor) and x.dim() != 2 and _is_points(x, self.layout.dim):
+            shape, x = x.shape[:-1], x.reshape(x.shape[:-1].numel(), x.shape[-1])
+        value = bump_jet(x, self.rows, self.frame, "value", tied=self.tied).value
+        return value if shape is None else value.reshape(*shape, value.shape[-1])
+
+    def jet(self, x: Tensor, want: Want = "hessian", **former: NoReturn) -> Jet:
         """Value and derivatives at ``x`` [N, d] in one pass.
 
         Parameters
         ----------
         x : Tensor
             [N, d].
-        order : int
-            0 for the value, 1 and the gradient, 2 and the full Hessian.
-        want : str, optional
-            Instead of ``order``: "value", "gradient", "diagonal", "hessian" or "laplacian".
+        want : str
+            How far: "value", "gradient", "diagonal" (with the unmixed second derivatives), "hessian" (with all of
+            them) or "laplacian" (with the sum of the unmixed ones).
 
         Examples
         --------
         >>> net, x = BumpNet(2, 9), torch.rand(5, 2)
-        >>> net.jet(x).hessian.shape, net.jet(x, order=1).gradient.shape
+        >>> net.jet(x).hessian.shape, net.jet(x, want="gradient").gradient.shape
         (torch.Size([5, 1, 2, 2]), torch.Size([5, 1, 2]))
         """
-        if want is None:
-            if not isinstance(order, int) or order not in (0, 1, 2):
-                raise ValueError(f"order must be 0, 1 or 2, got {order!r}")
-            want = _BY_ORDER[order]
+        if former:
+            raise TypeError(_no_option(former))
         return bump_jet(x, self._rows_now(), self.frame, want, tied=self.tied)
 
-    def basis(self, x: Tensor, want: str = "value") -> Jet:
-        """Jets of the bumps themselves: M functions in the place of the K outputs."""
+    def basis(self, x: Tensor, want: Want = "value") -> Jet:
+        """Jets of the bumps themselves: M functions instead of K outputs."""
         return bump_basis(x, self._rows_now(), self.frame, want, tied=self.tied)
 
-    def design(self, coefficients, x: Tensor, want: str, derivatives: bool = False) -> tuple[Tensor, Tensor | None]:
+    def design(
+        self,
+        coefficients: tuple[Tensor | None, Tensor | None, Tensor | None],
+        x: Tensor,
+        want: Want,
+        derivatives: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """Design matrix [N, M] of a row operator, and its shape derivatives; see :func:`bump_design`."""
         rows = self._rows_now()
         return bump_design(coefficients, x, rows, self.frame, want, tied=self.tied, derivatives=derivatives)
 
     def _rows_now(self) -> Tensor:
-        """The rows outside of ``__call__``, whose hooks do not run here: one that computes them would be missed."""
+        """The rows, for use outside ``__call__``: refused if a hook computes them, as hooks do not run here."""
         if self._forward_pre_hooks and "rows" in vars(self):
             remedy = "torch.nn.utils.prune.remove(net, 'rows') makes them a parameter again; a parametrization may stay"
             raise RuntimeError(f"rows is computed by a hook of __call__, so that here it may be out of date: {remedy}")
@@ -235,7 +256,7 @@ class BumpNet(nn.Module):
 
     @property
     def peaks(self) -> Tensor:
-        """Each bump's height ``h psi(centre)`` [M, K]: what an amplitude means on its own."""
+        """Height ``h psi(centre)`` [M, K] of each bump on its own."""
         return self.amplitudes * _psi_at_centre(self._packed())[:, None]
 
     def boxes(self) -> Tensor:
@@ -273,7 +294,7 @@ class BumpNet(nn.Module):
 
         Looks for rows that are not finite, dying bumps (no higher at their centre than far away),
         edges so sharp that gradients vanish, and float32 second derivatives without digits.  It
-        reads every row, so it is for now and then, not for every step.
+        reads every row, so call it occasionally, not in every step.
 
         Examples
         --------
@@ -304,7 +325,7 @@ class BumpNet(nn.Module):
     # --- saving and loading --------------------------------------------------------------------
 
     def get_extra_state(self) -> Tensor:
-        """Dimension, outputs and tie, which the width of the rows alone does not tell apart."""
+        """Dimension, outputs and ``tied``, which do not follow from the width of the rows alone."""
         return torch.tensor([self.layout.dim, self.layout.outputs, int(self.tied)], device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -313,8 +334,8 @@ class BumpNet(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):
         """As usual, but with any number of bumps.
 
-        The Parameter stays the one that an optimiser knows, and is resized; with ``assign=True`` it is replaced, as
-        always.  A graph made before cannot be run backwards any more, as after every load; a new one can.
+        The Parameter is resized and stays the same object, so an optimiser still trains it; ``assign=True`` replaces it
+        as usual.  As after every load, the backward of an older graph fails.
         """
         rows, saved = state_dict.get(prefix + "rows"), state_dict.get(prefix + "_extra_state")
         problem, own = None, self.get_extra_state().tolist()
@@ -334,9 +355,9 @@ class BumpNet(nn.Module):
 
 
 def _resize(parameter: nn.Parameter, shape: Sequence[int]) -> None:
-    """Give a Parameter another shape, and values to be overwritten; it stays the same object."""
+    """Resize a Parameter in place; its values are undefined afterwards."""
     data = parameter.data
-    # While a graph is alive, autograd keeps the size for the gradient; it forgets it when the dtype changes.
+    # Autograd remembers the size while a graph is alive; changing the dtype makes it forget.
     parameter.data = data.new_empty(0, dtype=torch.float16)
     parameter.data = data.new_empty(shape)
     parameter.grad = None
@@ -348,6 +369,20 @@ def _psi_at_centre(packed: Packed) -> Tensor:
 
 
 # --- arguments -----------------------------------------------------------------------------------
+
+
+def _is_points(x: Tensor, dim: int) -> bool:
+    """Whether this is a point [dim], or points [..., dim], that :func:`bump_jet` can take flattened."""
+    return x.dim() > 0 and not x.is_nested and x.layout == torch.strided and x.shape[-1] == dim
+
+
+def _no_option(given: dict[str, Any]) -> str:
+    name, value = next(iter(given.items()))
+    message = f"jet() got an unexpected keyword argument {name!r}"
+    if name != "order":
+        return message
+    wants = [_BY_ORDER[value]] if isinstance(value, int) and 0 <= value < len(_BY_ORDER) else _BY_ORDER
+    return f"{message}: write {' or '.join(f'want={want!r}' for want in wants)} in the place of order={value!r}"
 
 
 def positive_integer(name: str, value) -> int:
@@ -412,7 +447,7 @@ def _scale(scale, dim: int) -> str | tuple[float, ...]:
 
 
 def _float_type(dtype: torch.dtype | str | None) -> torch.dtype:
-    wanted = torch.get_default_dtype() if dtype is None else dtype
+    wanted: Any = torch.get_default_dtype() if dtype is None else dtype
     wanted = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted
     if wanted not in (torch.float32, torch.float64):
         raise TypeError(f"dtype must be float32 or float64, got {wanted if dtype is None else dtype!r}")
@@ -422,7 +457,7 @@ def _float_type(dtype: torch.dtype | str | None) -> torch.dtype:
 def unfit_state(state_dict: Mapping[str, Any], prefix: str, layout: RowLayout, dtype: torch.dtype) -> str | None:
     """Why rows, frame or domain in a ``state_dict`` cannot be those of a net of this layout and dtype, or None.
 
-    Of what is missing this says nothing.
+    Missing entries are not reported here.
     """
     checks = {
         "rows": lambda rows: _unfit(rows, layout),
@@ -435,9 +470,9 @@ def unfit_state(state_dict: Mapping[str, Any], prefix: str, layout: RowLayout, d
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
             return f"{name}: the {name} must be a tensor of floating point numbers, got {kind}"
-        # the shape first: the memory for what a tensor claims to hold may be far more than its file has
-        if problem := (value.dim() != 2 and f"must have 2 dimensions, got shape {tuple(value.shape)}"):
-            return f"{name}: {problem}"
+        # check the shape first: a tensor may claim far more memory than its file has
+        if value.dim() != 2:
+            return f"{name}: must have 2 dimensions, got shape {tuple(value.shape)}"
         if problem := check_one(value.to(dtype)):
             return f"{name}: {problem}"
     return None
@@ -471,7 +506,7 @@ def _unfit(rows: Tensor, layout: RowLayout) -> str | None:
 
 
 def rows_to_change(net: BumpNet) -> nn.Parameter:
-    """The net's Parameter, for changes in place; RuntimeError where ``rows`` is computed and would forget them."""
+    """The net's Parameter, for changes in place; RuntimeError if ``rows`` is computed, as changes would be lost."""
     if "rows" not in dict(net.named_parameters(recurse=False)):
         remedy = (
             "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove makes them one again"

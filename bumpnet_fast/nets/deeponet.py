@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..core.functional import bump_basis, bump_combine
+from ..core.functional import bump_basis, bump_combine, not_a_tensor
 from ..core.jet import Jet
+from ..core.reference import level_of
 from ..core.rows import RowLayout
+from ..core.types import Want
 from .bumpnet import BumpNet, positive_integer, unfit_state
 
-#: Periods to either side from which bumps reach into the domain.
+#: Number of periods on either side whose bumps are summed.
 _IMAGES = 2
 
 
@@ -30,10 +33,10 @@ class BumpDeepONet(nn.Module):
         [2, d], lower and upper corner of the box of the points y.
     branch : nn.Module, sequence of int, or None
         What maps [B, S] to [B, M]: a module of your own, the widths of the hidden layers of a tanh
-        network, or None for one linear layer, which suffices for a linear operator.  Those made
-        here start with an output of zero.
+        network, or None for one linear layer, which suffices for a linear operator.  A branch that is
+        made here starts with zero output.
     periodic : bool or sequence of bool
-        Along which axes the output functions have the domain's width as their period.
+        Axes along which the output functions are periodic; the period is the domain's width.
     bias : bool
         Whether to add a trainable constant.
     **options
@@ -66,6 +69,13 @@ class BumpDeepONet(nn.Module):
     440
     """
 
+    rows: nn.Parameter
+    frame: Tensor
+    domain: Tensor
+    shifts: Tensor
+    layout: RowLayout
+    tied: bool
+
     def __init__(
         self,
         sensors: int,
@@ -75,7 +85,7 @@ class BumpDeepONet(nn.Module):
         branch: nn.Module | Sequence[int] | None = None,
         periodic: bool | Sequence[bool] = False,
         bias: bool = False,
-        **options,
+        **options: Any,
     ):
         super().__init__()
         if "outputs" in options:
@@ -94,15 +104,15 @@ class BumpDeepONet(nn.Module):
         self.bias = nn.Parameter(self.rows.new_zeros(())) if bias else None
 
     def _shifts(self) -> Tensor:
-        """[I, d] where images of the domain lie relative to it."""
+        """Shifts [I, d] of the periodic images of the domain."""
         width = self.domain[1] - self.domain[0]
         steps = [range(-_IMAGES, _IMAGES + 1) if p else (0,) for p in self.periodic]
         return width * width.new_tensor(list(itertools.product(*steps)))
 
     def _default_branch(self) -> nn.Module:
-        like = {"dtype": self.rows.dtype, "device": self.rows.device}
+        like: dict[str, Any] = {"dtype": self.rows.dtype, "device": self.rows.device}
         layers: list[nn.Module] = []
-        sizes = (self.sensors, *self.hidden)
+        sizes = (self.sensors, *(self.hidden or ()))
         for inputs, outputs in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, outputs, **like), nn.Tanh()]
         last = nn.Linear(sizes[-1], len(self.rows), **like)
@@ -112,12 +122,19 @@ class BumpDeepONet(nn.Module):
 
     # --- evaluation ----------------------------------------------------------------------------
 
+    if TYPE_CHECKING:  # torch says that it may be anything
+
+        def __call__(self, f: Tensor, y: Tensor) -> Tensor: ...
+
     def forward(self, f: Tensor, y: Tensor) -> Tensor:
         """Output functions [B, N] at the points ``y`` [N, d] for the input functions ``f`` [B, S]."""
         return self.jet(f, y, "value").value
 
-    def jet(self, f: Tensor, y: Tensor, want: str = "hessian") -> Jet:
+    def jet(self, f: Tensor, y: Tensor, want: Want = "hessian") -> Jet:
         """Output functions at ``y`` [N, d] with derivatives by y: values [B, N], gradients [B, N, d] and so on.
+
+        The functions are in the place of a jet's points, and the points in that of its outputs: a tensor [B] goes with
+        such a jet as a value per function, and a value per point must have shape [1, N].
 
         Examples
         --------
@@ -126,12 +143,13 @@ class BumpDeepONet(nn.Module):
         >>> u.d(0).shape, u.laplacian.shape
         (torch.Size([3, 10]), torch.Size([3, 10]))
         """
+        level_of(want)  # refused before the branch computes anything
         return self.combine(self.coefficients(f), y, want)
 
     def coefficients(self, f: Tensor) -> Tensor:
-        """What the branch makes of the input functions ``f`` [B, S]: amplitudes [B, M]."""
+        """Amplitudes [B, M] that the branch gives for the input functions ``f`` [B, S]."""
         if not isinstance(f, Tensor):
-            raise TypeError(f"f must be a torch.Tensor, got {type(f).__name__}")
+            raise TypeError(not_a_tensor("f", f, self.rows.dtype))
         if f.dim() != 2 or f.shape[1] != self.sensors:
             raise ValueError(f"f must have shape [functions, {self.sensors}], one column per sensor, got {_shape(f)}")
         if f.dtype != self.rows.dtype and not torch.is_autocast_enabled(f.device.type):
@@ -142,15 +160,15 @@ class BumpDeepONet(nn.Module):
             raise ValueError(f"the branch must return a tensor of shape {wanted}, got {_shape(h)}")
         return h
 
-    def combine(self, h: Tensor, y: Tensor, want: str = "value") -> Jet:
+    def combine(self, h: Tensor, y: Tensor, want: Want = "value") -> Jet:
         """Jets at ``y`` [N, d] of the output functions with the amplitudes ``h`` [B, M]."""
         if want == "value" and not any(self.periodic):
             jet = Jet(want, bump_combine(h, y, self.rows, self.frame, tied=self.tied))
         else:  # images are summed before they are multiplied
             jet = self.basis(y, want).map(lambda psi: torch.einsum("bm,nm...->bn...", h, psi))
-        return jet if self.bias is None else Jet(want, jet.value + self.bias, jet.gradient, jet.second)
+        return jet if self.bias is None else jet + self.bias
 
-    def basis(self, y: Tensor, want: str = "value") -> Jet:
+    def basis(self, y: Tensor, want: Want = "value") -> Jet:
         """Jets [N, M, ...] of the bumps at ``y`` [N, d], each with all its periodic images."""
         if not any(self.periodic):
             return bump_basis(y, self.rows, self.frame, want, tied=self.tied)
@@ -167,7 +185,7 @@ class BumpDeepONet(nn.Module):
         return BumpNet.from_rows(rows, self.frame, self.domain, self.tied)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):
-        """As usual, but bumps that cannot be are refused before anything is changed."""
+        """As usual, but impossible bumps are refused before anything is changed."""
         if problem := unfit_state(state_dict, prefix, self.layout, self.rows.dtype):
             error_msgs.append(f"{prefix}{problem}")
             return

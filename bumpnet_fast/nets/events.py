@@ -1,4 +1,4 @@
-"""What happened to the bumps of a run, and when."""
+"""Events of a run that change the number of bumps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """Bumps taken out or put in: at which step, what was done ("prune" or "grow"), and the numbers of bumps."""
+    """Bumps removed or added: the step, the kind ("prune" or "grow"), and the numbers of bumps."""
 
     step: int
     kind: str
@@ -19,7 +19,7 @@ class Event:
 
 
 def with_events(history: Sequence[dict[str, Any]], events: Sequence[Event]) -> list[dict[str, Any]]:
-    """The history of a run with its events in their places, each at the time of the entry before it.
+    """The history of a run with its events inserted, each with the time of the entry before it.
 
     Examples
     --------

@@ -11,22 +11,23 @@ from torch import Tensor
 from ..core import functional
 from ..core.jet import Jet
 from ..core.reference import level_of
+from ..core.types import Want
 from .bumpnet import BumpNet
 
 
 def compile_step(
-    net: BumpNet, loss: Callable[..., Tensor], want: str = "laplacian", **options: Any
+    net: BumpNet, loss: Callable[..., Tensor], want: Want = "laplacian", **options: Any
 ) -> Callable[..., Tensor]:
     """A function that computes a loss of the net's jet and its gradient, without autograd's bookkeeping.
 
-    The loss with its gradient by the jet is compiled by ``torch.compile``, once for every size and dtype; the jet and
-    the gradient by the rows are one kernel each.  A step of 40 bumps at 1,000 points takes a quarter less than with
-    ``loss.backward()`` (docs/benchmarks.md); with large nets there is nothing to gain.
+    ``torch.compile`` compiles the loss and its gradient by the jet, once for every size and dtype.  The jet and the
+    gradient by the rows are one kernel each.  A step of 40 bumps at 1,000 points takes a quarter less than with
+    ``loss.backward()`` (docs/benchmarks.md); large nets gain nothing.
 
     Parameters
     ----------
     net : BumpNet
-        Of any size; bumps may be taken out or put in between steps.
+        Of any size; bumps may be removed or added between steps.
     loss : callable
         ``loss(jet, *tensors)``, a differentiable scalar.
     want : str
@@ -37,8 +38,8 @@ def compile_step(
     Returns
     -------
     callable
-        ``step(x, *tensors)``: computes ``loss`` at the points ``x`` [N, d], sets ``net.rows.grad`` (what was there is
-        replaced) and returns the loss, detached.  Nothing else gets a gradient.
+        ``step(x, *tensors)``: computes ``loss`` at the points ``x`` [N, d], replaces
+        ``net.rows.grad``, and returns the loss, detached.  Nothing else gets a gradient.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def compile_step(
     def step(x: Tensor, *tensors: Any) -> Tensor:
         if any(isinstance(t, Tensor) and t.requires_grad for t in (x, *tensors)):
             raise ValueError("x and the other tensors of a step must not require gradients: it gives none to them")
-        rows = net.rows  # every look into a Module takes as long as a small operator
+        rows = net.rows  # reading an attribute of a Module takes as long as a small operator
         x, frame = functional.check(x, rows, net.frame, net.tied)
         bumps = x, rows, frame, level, net.tied
         jet = functional.serve("jet", *bumps)

@@ -15,8 +15,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from ..io.fields import Slice, default_plane, field_of
-from ..solvers import March, Solution
-from ..solvers.evolution.result import Evolution
+from ..solvers import Evolution
+from ..solvers.solution import FieldResult
 from .style import (
     BLUE,
     FAINT,
@@ -88,13 +88,13 @@ def evolution_figure(run: Evolution, output: int = 0) -> Figure:
     return figure
 
 
-def write_animation(run: Evolution | Solution | March, file: BinaryIO, frames: int = FRAMES, output: int = 0) -> None:
+def write_animation(run: FieldResult | Evolution, file: BinaryIO, frames: int = FRAMES, output: int = 0) -> None:
     """Write an animated GIF of u over time to an open binary file.
 
     Parameters
     ----------
-    run : Evolution, Solution or March
-        Its problem must have an axis of time.
+    run : FieldResult or Evolution
+        A solution, a march or an evolution; its problem must have an axis of time.
     file : binary file
         Where to.
     frames : int
@@ -129,7 +129,7 @@ def write_animation(run: Evolution | Solution | March, file: BinaryIO, frames: i
         draw(t)
         set_title(ax, view.title(t))
 
-    write_gif(figure, [ax], times, update, file)
+    write_gif(figure, times, update, file)
 
 
 def _moving(ax: Axes, view: _View, norm: Normalize) -> Callable[[float], None]:
@@ -153,7 +153,7 @@ def _moving(ax: Axes, view: _View, norm: Normalize) -> Callable[[float], None]:
 class _View:
     """What is drawn of u for any time: a curve or a plane of its space."""
 
-    def __init__(self, run: Evolution | Solution | March, output: int = 0):
+    def __init__(self, run: FieldResult | Evolution, output: int = 0):
         self.field = field_of(run)
         self.output = self.field.component(output)
         if self.field.time is None or len(self.field.names) < 2:

@@ -39,7 +39,8 @@ def operator_figure(solution: OperatorSolution) -> Figure:
     """Draw a learned operator: sample functions, the histogram of errors, the bumps and the convergence.
 
     Output functions of one coordinate are drawn as curves, for a typical, a hard and the worst test
-    function; those of two coordinates as pictures of the typical one.
+    function; those of two coordinates as pictures of the typical one.  Of a net whose functions are not known only the
+    bumps are drawn.
 
     Parameters
     ----------
@@ -69,18 +70,24 @@ def operator_figure(solution: OperatorSolution) -> Figure:
     if dim > 2:
         raise ValueError(f"only functions of one or two coordinates can be drawn, got {dim}")
     samples = list(RANKS) if dim == 1 else ["prediction", "truth", "error"]
-    figure, axes = panels([samples, ["errors", "bumps", "convergence"]], 13 / 3, (3.4, 3.4))
+    known = solution.data is not None or solution.test is not None
+    mosaic = [samples, ["errors", "bumps", "convergence"]] if known else [["bumps"]]
+    figure, axes = panels(mosaic, 13 / 3, [3.4] * len(mosaic))
     figure.suptitle(_headline(solution), fontsize=TITLE + 1.5, color=INK)
-    (_curves if dim == 1 else _fields)(solution, axes)
-    _histogram(axes["errors"], solution)
-    draw_convergence(axes["convergence"], solution)
+    (_draw_basis if dim == 1 else _draw_boxes)(solution, axes["bumps"])
+    if known:
+        (_curves if dim == 1 else _fields)(solution, axes)
+        _histogram(axes["errors"], solution)
+        draw_convergence(axes["convergence"], solution)
     return figure
 
 
 def _headline(solution: OperatorSolution) -> str:
     name = "Operator" if solution.operator is None else solution.operator.name.capitalize()
-    parts = [name, f"{len(solution.net.rows)} bumps, {solution.parameters} parameters"]
-    parts += [f"mean relative $L_2$ error {mathtext(solution.rel_l2)}", f"{solution.seconds:.1f} s"]
+    parts = [name, f"{len(solution.net.rows)} bumps"]
+    if solution.history:
+        parts[1] += f", {solution.parameters} parameters"
+        parts += [f"mean relative $L_2$ error {mathtext(solution.rel_l2)}", f"{solution.seconds:.1f} s"]
     return "  ·  ".join(parts)
 
 
@@ -110,15 +117,18 @@ def _curves(solution: OperatorSolution, axes: dict[str, Axes]) -> None:
         dashes = {"color": INK, "linewidth": 1.0, "linestyle": (0, (4, 3))}
         axes[name].plot(y[order], truth[order], label="truth", **dashes)
         set_title(axes[name], f"A {name} function, error {mathtext(error)}".replace("A worst", "The worst"))
+        axes[name].set_xlabel("$y$", fontsize=TEXT, color=INK, labelpad=2)
     add_legend(axes["typical"])
+
+
+def _draw_basis(solution: OperatorSolution, ax: Axes) -> None:
     lo, hi = as_array(solution.net.domain)[:, 0]
     grid = torch.linspace(lo, hi, 500, dtype=torch.float64)[:, None].to(solution.net.rows)
     with torch.no_grad():
         psi = as_array(solution.net.basis(grid).value)
-    axes["bumps"].plot(as_array(grid)[:, 0], psi / np.abs(psi).max(0), color=BLUE, linewidth=0.9, alpha=0.7)
-    set_title(axes["bumps"], f"{psi.shape[1]} bumps, each over its maximum")
-    for name in (*RANKS, "bumps"):
-        axes[name].set_xlabel("$y$", fontsize=TEXT, color=INK, labelpad=2)
+    ax.plot(as_array(grid)[:, 0], psi / np.abs(psi).max(0), color=BLUE, linewidth=0.9, alpha=0.7)
+    set_title(ax, f"{psi.shape[1]} bumps, each over its maximum")
+    ax.set_xlabel("$y$", fontsize=TEXT, color=INK, labelpad=2)
 
 
 # --- two coordinates -----------------------------------------------------------------------------
@@ -139,8 +149,11 @@ def _fields(solution: OperatorSolution, axes: dict[str, Axes]) -> None:
         frame_axes(axes[name], box)
         set_title(axes[name], titles[name])
         add_colour_bar(axes[name], image)
-    draw_boxes(axes["bumps"], solution.net.trunk, box)
-    set_title(axes["bumps"], f"{len(solution.net.rows)} bumps")
+
+
+def _draw_boxes(solution: OperatorSolution, ax: Axes) -> None:
+    draw_boxes(ax, solution.net.trunk, as_array(solution.net.domain))
+    set_title(ax, f"{len(solution.net.rows)} bumps")
 
 
 # --- errors --------------------------------------------------------------------------------------

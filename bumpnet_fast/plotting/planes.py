@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..io.fields import Slice, field_of, mid_planes
-from ..solvers import Evolution, March, Solution
+from ..solvers import Evolution
+from ..solvers.solution import FieldResult
 from .style import (
     CURVE,
     ERROR,
@@ -31,7 +32,7 @@ from .style import (
 )
 
 
-def fields_figure(result: Solution | March | Evolution, at: Mapping[str, float] | None = None) -> Figure:
+def fields_figure(result: FieldResult | Evolution, at: Mapping[str, float] | None = None) -> Figure:
     """Draw all outputs of a solution, the exact ones and the errors: as curves, maps, or planes through a block.
 
     Of three axes that are not held, three planes through the middle of the domain are drawn; one on which u vanishes
@@ -39,8 +40,8 @@ def fields_figure(result: Solution | March | Evolution, at: Mapping[str, float] 
 
     Parameters
     ----------
-    result : Solution, March or Evolution
-        What a solver returns; time is an axis of an evolution, too.
+    result : FieldResult or Evolution
+        A solution, a march or an evolution: what a solver returns; time is an axis of an evolution, too.
     at : mapping of str to float, optional
         Coordinates to hold, by the names of their axes: x, y, z (x1, x2, ... if there are more than three in space)
         and t.
@@ -91,7 +92,7 @@ def fields_figure(result: Solution | March | Evolution, at: Mapping[str, float] 
     return figure
 
 
-def _headline(result: Solution | March | Evolution) -> str:
+def _headline(result: FieldResult | Evolution) -> str:
     parts = [result.problem.name.capitalize(), f"{len(result.net.rows)} bumps"]
     parts += [] if result.rel_l2 is None else [f"relative $L_2$ error {mathtext(result.rel_l2)}"]
     return "  ·  ".join(parts)

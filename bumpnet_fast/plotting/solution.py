@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..io.fields import Field, default_plane, field_of
-from ..solvers.stationary import Solution
+from ..solvers.solution import FieldResult
 from .style import (
     CURVE,
     ERROR,
@@ -36,7 +36,7 @@ from .style import (
 )
 
 
-def solution_figure(solution: Solution) -> Figure:
+def solution_figure(solution: FieldResult) -> Figure:
     """Draw a solution: field, exact solution, error, bumps and convergence.
 
     One space dimension gives curves, two give pictures, more give a plane of the first two
@@ -44,8 +44,9 @@ def solution_figure(solution: Solution) -> Figure:
 
     Parameters
     ----------
-    solution : Solution
-        What :func:`bumpnet_fast.solvers.stationary.solve` returns.  Its first output is drawn.
+    solution : FieldResult
+        What :func:`bumpnet_fast.solvers.solve` or :func:`~bumpnet_fast.solvers.march` returns.  Its first output is
+        drawn.
 
     Returns
     -------
@@ -57,7 +58,7 @@ def solution_figure(solution: Solution) -> Figure:
     Examples
     --------
     >>> from bumpnet_fast import BumpNet, problems
-    >>> from bumpnet_fast.solvers.stationary import solve
+    >>> from bumpnet_fast.solvers import solve
     >>> problem = problems.get("poisson")
     >>> solution = solve(problem, BumpNet(2, 9, problem.domain, dtype="float64"), iterations=1)
     >>> [axes.get_label() for axes in solution_figure(solution).axes][:5]
@@ -91,7 +92,7 @@ def _panels(box: np.ndarray, known: bool, followed: bool) -> tuple[Figure, dict[
     return panels(mosaic, 4.3, [max(height, 3.0) if "convergence" in row else height for row in mosaic])
 
 
-def _headline(solution: Solution) -> str:
+def _headline(solution: FieldResult) -> str:
     bumps, parameters = len(solution.net.rows), solution.net.rows.numel()
     parts = [solution.problem.name.capitalize(), f"{bumps} bumps, {parameters} parameters"]
     parts += [] if solution.rel_l2 is None else [f"relative $L_2$ error {mathtext(solution.rel_l2)}"]
@@ -99,14 +100,14 @@ def _headline(solution: Solution) -> str:
     return "  ·  ".join(parts)
 
 
-def _error_title(solution: Solution) -> str:
+def _error_title(solution: FieldResult) -> str:
     return rf"Error $|u - u_\mathrm{{exact}}|$, max {mathtext(solution.max_error)}"
 
 
 # --- two and more dimensions ---------------------------------------------------------------------
 
 
-def _fields(solution: Solution, field: Field, axes: dict[str, Axes]) -> None:
+def _fields(solution: FieldResult, field: Field, axes: dict[str, Axes]) -> None:
     plane, box = default_plane(field, range(len(field.names))), field.box
     ticks, size = pixels(plane.box)
     points = plane.points(ticks)
@@ -130,7 +131,7 @@ def _fields(solution: Solution, field: Field, axes: dict[str, Axes]) -> None:
 # --- one dimension -------------------------------------------------------------------------------
 
 
-def _curves(solution: Solution, field: Field, axes: dict[str, Axes]) -> None:
+def _curves(solution: FieldResult, field: Field, axes: dict[str, Axes]) -> None:
     x = np.linspace(*field.box[:, 0], CURVE)
     u, exact = field.u(x[:, None])[:, 0], field.exact(x[:, None])
     draw_curves(axes["solution"], x, u, None if exact is None else exact[:, 0])

@@ -8,7 +8,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -25,7 +24,8 @@ from scipy.spatial import ConvexHull
 from ..io.fields import Slice, middles
 from ..nets.bumpnet import BumpNet
 from ..nets.events import with_events
-from ..solvers.stationary import Solution
+from ..solvers.operators import OperatorSolution
+from ..solvers.solution import FieldResult, Solution
 
 FIELD, ERROR, SIGNED = "viridis", "magma", "coolwarm"  # perceptually uniform; the last diverges from zero
 INK, FAINT, BLUE, RED = "#22252a", "#9aa0a8", "#2f6db3", "#c2452d"
@@ -262,42 +262,27 @@ def _signed_norm(peaks: np.ndarray) -> Normalize:
 # --- animations ----------------------------------------------------------------------------------
 
 
-def write_gif(
-    figure: Figure, moving: Sequence[Artist], moments: Sequence[Any], update: Callable[[Any], None], file: BinaryIO
-) -> None:
-    """Write a figure as it is after ``update(moment)`` for all moments to a file; all but ``moving`` is drawn once."""
+def write_gif(figure: Figure, moments: Sequence[Any], update: Callable[[Any], None], file: BinaryIO) -> None:
+    """Write a figure as it is after ``update(moment)`` for all moments to a file; the last picture stays for a while.
+
+    Pillow chooses the colours.  matplotlib's writer does the same, but writes to paths only, and has no such pause.
+    """
     canvas, images = FigureCanvasAgg(figure), []
     update(moments[0])
-    canvas.draw()
+    figure.draw_without_rendering()
     figure.set_layout_engine("none")  # once laid out is enough
-    for artist in moving:
-        artist.set_animated(True)
-    canvas.draw()
-    still = canvas.copy_from_bbox(figure.bbox)
     for moment in moments:
         update(moment)
-        canvas.restore_region(still)
-        for artist in moving:
-            figure.draw_artist(artist)
-        picture = Image.fromarray(np.asarray(canvas.buffer_rgba()).copy()).convert("RGB")
-        images.append(_dithered(picture))
+        canvas.draw()
+        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     durations = [1000 // PER_SECOND] * (len(images) - 1) + [LAST]
     images[0].save(file, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
-
-
-def _dithered(picture: Image.Image) -> Image.Image:
-    """The picture in 256 colours, white among them, without bands; Pillow looks at six bits of a colour only."""
-    palette = picture.quantize(256, Image.Quantize.MEDIANCUT)
-    colours = np.array(palette.getpalette()).reshape(-1, 3)
-    colours[(colours >= 250).all(1)] = 255
-    palette.putpalette(colours.ravel().tolist())
-    return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 
 
 # --- convergence ---------------------------------------------------------------------------------
 
 
-def draw_convergence(ax: Axes, solution: Solution) -> None:
+def draw_convergence(ax: Axes, solution: FieldResult | OperatorSolution) -> None:
     """Loss and error over time, the number of bumps if that changes, and how it ended."""
     for key, label, colour, marker in (("loss", "loss", BLUE, ""), ("rel_l2", "relative $L_2$ error", RED, "o")):
         known = [(e["seconds"], e[key]) for e in solution.history if e.get(key) is not None]
@@ -312,9 +297,10 @@ def draw_convergence(ax: Axes, solution: Solution) -> None:
     set_title(ax, f"Convergence: {solution.iterations} iterations{ending}")
 
 
-def _draw_numbers(ax: Axes, solution: Solution) -> list[Axes]:
+def _draw_numbers(ax: Axes, solution: FieldResult | OperatorSolution) -> list[Axes]:
     """The number of bumps over time, and what changed it, on axes at the right; none if it stayed the same."""
-    merged = [e for e in with_events(solution.history, getattr(solution, "events", ())) if "bumps" in e]
+    events = solution.events if isinstance(solution, Solution) else []
+    merged = [e for e in with_events(solution.history, events) if "bumps" in e]
     if len({entry["bumps"] for entry in merged}) < 2:
         return []
     right = ax.twinx()

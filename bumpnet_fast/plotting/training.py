@@ -18,8 +18,8 @@ from scipy.spatial.distance import cdist
 from ..io.fields import Slice, default_plane, field_of
 from ..io.recording import Frame
 from ..nets.bumpnet import BumpNet
-from ..solvers import March, Solution
-from ..solvers.marching import Part
+from ..solvers.marching import March, Part
+from ..solvers.solution import FieldResult
 from .style import (
     CURVE,
     FAINT,
@@ -46,7 +46,7 @@ ACROSS = 81  # pixels along the longer side of a picture
 GONE = {"facecolors": "none", "edgecolors": FAINT, "linestyles": "dashed", "linewidths": 1.0}  # of bumps
 
 
-def write_training(solution: Solution | March, frames: Sequence[Frame], file: BinaryIO, output: int = 0) -> None:
+def write_training(solution: FieldResult, frames: Sequence[Frame], file: BinaryIO, output: int = 0) -> None:
     """Write an animated GIF of a training to an open binary file.
 
     At the left u, of more than two dimensions on the plane of the first two coordinates where the solution is largest,
@@ -56,8 +56,9 @@ def write_training(solution: Solution | March, frames: Sequence[Frame], file: Bi
 
     Parameters
     ----------
-    solution : Solution or March
-        What came out; of a march, all windows before the one in work are drawn as they came out.
+    solution : FieldResult
+        The solution or the march that came out; of a march, all windows before the one in work are drawn as they were
+        in the end.
     frames : sequence of Frame
         Of a :class:`~bumpnet_fast.io.recording.Recording` of the run.
     file : binary file
@@ -89,11 +90,10 @@ def write_training(solution: Solution | March, frames: Sequence[Frame], file: Bi
         cursor.set_xdata([solution.seconds if now is None else now.seconds] * 2)
         movie.title.set_text(_headline(solution, before, now, net))
 
-    moving = [movie.axes["solution"], movie.axes["bumps"], movie.title, cursor]
-    write_gif(movie.figure, moving, [*zip([None, *frames], [*frames, None], strict=True)], update, file)
+    write_gif(movie.figure, [*zip([None, *frames], [*frames, None], strict=True)], update, file)
 
 
-def _headline(solution: Solution | March, before: Frame | None, now: Frame | None, net: BumpNet) -> str:
+def _headline(solution: FieldResult, before: Frame | None, now: Frame | None, net: BumpNet) -> str:
     iteration, loss = (solution.iterations, solution.loss) if now is None else (now.iteration, now.loss)
     parts = [solution.problem.name.capitalize(), "the solution" if now is None else f"iteration {iteration}"]
     change = 0 if before is None or now is None else len(now.rows) - len(before.rows)
@@ -114,9 +114,7 @@ def _gone(before: Frame | None, net: BumpNet) -> BumpNet | None:
 class _Movie:
     """The page, and u at the points that it shows."""
 
-    def __init__(
-        self, solution: Solution | March, output: int, mosaic: list[list[str]], plane: Slice, points: np.ndarray
-    ):
+    def __init__(self, solution: FieldResult, output: int, mosaic: list[list[str]], plane: Slice, points: np.ndarray):
         self.solution, self.output, self.plane, self.points = solution, plane.field.component(output), plane, points
         size = 4.2 * len(mosaic[0]) + 1.2, 4.6
         self.figure = Figure(size, dpi=80, layout="constrained", facecolor="white")
@@ -142,14 +140,14 @@ class _Movie:
             problem = min((part.problem for part in self.solution.parts), key=lambda p: abs(p.lower[p.time] - start))
             u, where = np.where(t <= start, self.final, np.nan), self.inside & (t > start) & (t <= end)
         x = torch.from_numpy(self.points[where]).to(net.rows)
-        u[where] = as_array(Part(problem, net, self.solution.boundary).jet(x).value[:, self.output])
+        u[where] = as_array(Part(problem, net, self.solution.boundary).jet(x, "value").value[:, self.output])
         return u
 
 
 class _Curve(_Movie):
     """One dimension: a curve, and below it the bumps."""
 
-    def __init__(self, solution: Solution | March, output: int):
+    def __init__(self, solution: FieldResult, output: int):
         field = field_of(solution)
         x = np.linspace(*field.box[:, 0], CURVE)
         mosaic = [["solution", "convergence"], ["bumps", "convergence"]]
@@ -175,7 +173,7 @@ class _Curve(_Movie):
 class _Plane(_Movie):
     """Two and more dimensions: a picture, and beside it the bumps."""
 
-    def __init__(self, solution: Solution | March, output: int):
+    def __init__(self, solution: FieldResult, output: int):
         plane = default_plane(field := field_of(solution), range(len(field.names)))
         ticks, self.size = pixels(plane.box, ACROSS)
         super().__init__(solution, output, [["solution", "bumps", "convergence"]], plane, plane.points(ticks))

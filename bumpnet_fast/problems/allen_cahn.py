@@ -10,8 +10,6 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
-from scipy.interpolate import RectBivariateSpline
 
 from .base import Problem
 
@@ -55,7 +53,7 @@ class AllenCahn(Problem):
         return x[:, 0] ** 2 * torch.cos(math.pi * x[:, 0])
 
     def side_conditions(self):
-        # At the start nothing can close the kink: with more weight its slopes would be fitted, and nothing else.
+        # Nothing can close the kink at the start: with more weight, bumps would fit only its slopes.
         return [replace(self.periodicity(0, length=math.sqrt(self.nu)), weight=0.01)]
 
     def reference(self, x):
@@ -66,6 +64,9 @@ class AllenCahn(Problem):
 
 @functools.cache
 def _spectral(nu: float, a: float, end: float) -> Callable[..., np.ndarray]:
+    from scipy.integrate import solve_ivp
+    from scipy.interpolate import RectBivariateSpline
+
     x, t = np.linspace(-1, 1, _MODES + 1), np.linspace(0, end, _TIMES)
     diffusion = -nu * (np.pi * np.arange(_MODES // 2 + 1)) ** 2
 

@@ -1,7 +1,7 @@
-"""What a problem is: a domain, a residual written with a jet, boundary data, perhaps an exact solution.
+"""The class of problems: a domain, a residual written with a jet, boundary data, perhaps an exact solution.
 
-A problem knows nothing of bumps or solvers.  To pose one, subclass :class:`Problem` (``poisson.py``
-is the model to imitate); whatever solves it sees only what is declared here.
+A problem knows nothing of bumps or solvers, and solvers use only what is declared here.  To pose a problem, subclass
+:class:`Problem`; ``poisson.py`` is a short example.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ..core.jet import Jet
+from ..core.types import Want
 from . import sampling
 
-#: Half width of the seam of a periodic function, in periods.
+#: Half width, in periods, of the region in which the two ends of a periodic function are blended.
 SEAM = 0.1
 
 
@@ -41,13 +42,13 @@ class Condition:
     weight : float
         Factor of the mean square of the residual in the loss.
     period : tuple of float, optional
-        If given, ``residual`` gets the jet of ``u(x) - u(x + period)`` in the place of u's.
+        If given, ``residual`` gets the jet of ``u(x) - u(x + period)`` instead of that of u.
     """
 
     name: str
     points: Callable[[tuple[int, ...]], Tensor]
     residual: Callable[[Tensor, Jet], Tensor]
-    want: str = "value"
+    want: Want = "value"
     weight: float = 1.0
     period: tuple[float, ...] | None = None
 
@@ -76,30 +77,31 @@ class Problem:
     linear : bool or None
         Whether the residual is affine in u; None lets the solver find out.
     default_bumps : int or tuple of int
-        A size of net that solves it well; of each window, where it is marched in time.
+        Size of a net that solves it well; if it is marched in time, of each window's net.
     default_windows : int or None
-        Into how many windows of time `bumpnet solve` divides it; None for one solution at once.
+        Number of windows of time in `bumpnet solve`; None for one solution over all of time.
     options : dict
-        Settings that suit it, by the names that `bumpnet solve --set` knows: it uses them unless told otherwise.
+        Default settings of `bumpnet solve` for this problem, by the names of ``--set``.  Those of the method, such as
+        iterations, are for least squares alone.
     residual_scale : float
-        Typical size of the terms of the residual, which divides it in the loss.
+        Typical size of the terms of the residual; the loss divides the residual by it.
     time : int or None
         The axis that is time: u is given at its lower face, and nothing at its upper one.
     time_order : int
-        1, or 2 where the velocity is given at the start as well: then :meth:`distance` vanishes twice there, and
-        :meth:`lift` must have the velocity, which is zero unless overridden.
+        1, or 2 if the velocity is given at the start as well.  Then :meth:`distance` has a double zero there, and
+        the velocity is that of :meth:`lift`: zero unless overridden.
     periodic : tuple of int
         Axes along which u is periodic, with the width of the box as the period.
     dirichlet : tuple of (int, int), or None
         Faces on which u is given: the axis, and 0 for its lower or 1 for its upper face.  None means all
         but those of periodic axes and the end of time.
     forms : tuple of str
-        Forms of the boundary that make sense, "hard" or "soft", the better one first.
+        Possible ways to enforce the boundary, "hard" or "soft", the better one first.
     points : Tensor or None
         [N, d], where the equation holds, if that is not the whole domain.
     unknowns : dict of str to float
-        First guesses of scalars that the equation needs and that are found along with u; :meth:`residual`
-        gets them by name.
+        Unknown coefficients of the equation with their first guesses.  They are found along with u, and passed to
+        :meth:`residual` by name.
 
     Raises
     ------
@@ -131,7 +133,7 @@ class Problem:
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     outputs: ClassVar[int] = 1
-    want: ClassVar[str] = "laplacian"
+    want: ClassVar[Want] = "laplacian"
     linear: ClassVar[bool | None] = None
     default_bumps: ClassVar[Any] = 40
     default_windows: ClassVar[int | None] = None
@@ -165,10 +167,10 @@ class Problem:
 
     # --- the equation: what a subclass writes ------------------------------------------------------
 
-    def residual(self, x: Tensor, u: Jet, **unknowns: Tensor) -> Tensor:
+    def residual(self, x: Tensor, u: Jet, *_: Any, **unknowns: Any) -> Tensor:
         """Residual of the equation, [N] or [N, E], from the jet of u at the points ``x`` [N, d].
 
-        Nonlinear ones are welcome.  The residual at a point may depend on u at that point only.
+        It may be nonlinear.  The residual at a point may depend on u at that point only.
         """
         raise NotImplementedError(f"{type(self).__name__} must define residual(x, u)")
 
@@ -177,13 +179,13 @@ class Problem:
         return None
 
     def reference(self, x: Tensor) -> Tensor | None:
-        """What errors are measured against, [N] or [N, K]: by default the exact solution."""
+        """Reference solution for error measures, [N] or [N, K]: by default the exact solution."""
         return self.exact(x)
 
     def outline(self, x: Tensor) -> Tensor | None:
-        """A function, [N] or [N, K], as steep as u where u is expected to be: where graded bumps go.
+        """A function, [N] or [N, K], that is steep where u is expected to be steep; graded bumps are placed there.
 
-        None, the default, takes the lift: what u is known to be before it is solved for.
+        None, the default, means the lift, which is all that is known of u before solving.
         """
         return None
 
@@ -193,15 +195,15 @@ class Problem:
         return torch.zeros_like(x[:, 0]) if exact is None else exact
 
     def inside(self, x: Tensor) -> Tensor:
-        """Which of the points of the box belong to the domain, [N] bool: by default all.
+        """Which points of the box belong to the domain, [N] bool: by default all.
 
-        A problem on a part of the box also overrides :meth:`boundary_points`, with ``forms = ("soft",)``, or
-        :meth:`distance` and :meth:`lift`.
+        A problem on a part of the box must also override :meth:`boundary_points` and set ``forms = ("soft",)``, or
+        override :meth:`distance` and :meth:`lift`.
         """
         return torch.ones(len(x), dtype=torch.bool, device=x.device)
 
     def side_conditions(self) -> list[Condition]:
-        """Conditions that no form of the boundary builds in: fluxes, measurements.  Always imposed."""
+        """Extra conditions, such as fluxes and measurements.  They are imposed with both kinds of boundary."""
         return []
 
     # --- the boundary, exactly ("hard") or by least squares ("soft") --------------------------------
@@ -220,7 +222,7 @@ class Problem:
     def distance(self, x: Tensor) -> Tensor:
         """A smooth function [N] that is zero on the given faces and positive elsewhere in the box.
 
-        It is 1 at the middle between two given faces, and opposite to a single one.
+        It is 1 in the middle between two given faces, and on the face opposite to a single given one.
         """
         lo, hi = self.domain.to(x)
         factors = [torch.ones_like(x[:, 0])]
@@ -255,11 +257,11 @@ class Problem:
         return torch.zeros_like(x[:, 0]) if total is None else total
 
     def compose(self, x: Tensor, want: str) -> Callable[..., Jet]:
-        """The map from a free jet v at ``x`` [N, d] to ``u = lift + distance * v``, exact on the boundary.
+        """The ansatz: a map from the net's jet v at ``x`` [N, d] to ``u = lift + distance * v``, exact on the boundary.
 
-        With periodic axes it takes the jets at ``x + shift`` for all :meth:`shifts`, and the v of the formula
-        is :meth:`wrap` of these.  Values can be differentiated by ``x``; beyond them, the jets of distance,
-        lift and weights are constants.
+        With periodic axes the map takes the net's jets at ``x + shift`` for all :meth:`shifts`, and v is
+        :meth:`wrap` of these.  Values can be differentiated by ``x``; the derivatives of distance, lift and
+        weights are constants.
 
         >>> from bumpnet_fast.problems import get
         >>> edge, v = torch.tensor([[1.0, 0.3]]), Jet("value", torch.ones(1, 1))
@@ -271,21 +273,21 @@ class Problem:
         return lambda *v: distance * wrap(*v) + lift
 
     @staticmethod
-    def jet_of(function: Callable[[Tensor], Tensor], x: Tensor, want: str) -> Jet:
+    def jet_of(function: Callable[[Tensor], Tensor], x: Tensor, want: Want) -> Jet:
         """The jet of a function at ``x`` [N, d]: its value is differentiable by ``x``, derivatives are constants."""
         return Jet(want, function(x).reshape(len(x), -1)) if want == "value" else Jet.of(function, x, want)
 
     def shifts(self) -> list[tuple[float, ...]]:
-        """Shifts of a point by up to one period, itself first: where :meth:`compose` wants the jets."""
+        """Shifts of a point by up to one period, zero first, at which :meth:`compose` needs the jets."""
         widths = (b - a for a, b in zip(self.lower, self.upper, strict=True))
         return list(itertools.product(*((0.0, w, -w) if j in self.periodic else (0.0,) for j, w in enumerate(widths))))
 
     def wrap(self, x: Tensor, want: str) -> Callable[..., Jet]:
-        """The map from jets at all shifts of ``x`` to the jet of a function that is periodic.
+        """The map from jets at all shifts of ``x`` to the jet of a periodic function.
 
-        It is ``sum_s w(x + s) v(x + s)``, where the weight w goes smoothly from 0 to 1 around one end of the
-        period and back around the other, so that the weights add up to 1: periodic to the second
-        derivative whatever v is, and v itself where that is periodic.
+        The function is ``sum_s w(x + s) v(x + s)``.  The weight w rises smoothly from 0 to 1 around one end of the
+        period and falls to 0 around the other, and the weights add up to 1.  So the function is periodic to the
+        second derivative for any v, and equals v if v is periodic.
         """
         if not self.periodic:
             return lambda v: v
@@ -301,7 +303,7 @@ class Problem:
         return lambda *v: functools.reduce(Jet.__add__, (w * jet for w, jet in zip(weights, v, strict=True)))
 
     def extend(self, jet: Callable[[Tensor], Jet], x: Tensor, want: str, boundary: str = "hard") -> Jet:
-        """The jet of u at ``x`` [N, d], from that of the bumps, ``jet(x)``; in the soft form they are the same.
+        """The jet of u at ``x`` [N, d], from the jet of the bumps, ``jet(x)``; with a soft boundary they are the same.
 
         >>> from bumpnet_fast.problems import get
         >>> constant = lambda x: Jet("value", torch.ones(len(x), 1))
@@ -313,12 +315,12 @@ class Problem:
         return self.compose(x, want)(*(jet(x + x.new_tensor(shift)) for shift in self.shifts()))
 
     def boundary_points(self, counts: tuple[int, ...]) -> Tensor:
-        """Points [n, d] where u is given, apart from the start of time, for so many points per axis."""
+        """Points [n, d] of the boundary where u is given, without the start of time; ``counts`` per axis."""
         faces = [face for face in self.faces if face[0] != self.time]
         return sampling.faces(self.domain, counts, faces)
 
     def conditions(self) -> list[Condition]:
-        """What the soft form imposes beside the equation: given values, and periodicity."""
+        """Conditions of the soft boundary: given values and periodicity."""
 
         def given(x: Tensor, u: Jet) -> Tensor:
             return u.value - self.boundary_values(x).reshape(len(x), -1)
@@ -334,7 +336,7 @@ class Problem:
     def periodicity(self, axis: int, length: float = 1.0) -> Condition:
         """The condition that u and its derivative along ``axis`` are the same on the two faces of the axis.
 
-        The derivative counts times ``length``: the width of the thinnest layer that a face may have.
+        The derivative is multiplied by ``length``, the width of the thinnest layer expected at a face.
         """
         first_order = self.want == "gradient"
 
@@ -368,9 +370,9 @@ def choose(registry: dict[str, type[Problem]], name: str, settings: dict[str, An
 
 
 def settle_fields(problem: Any) -> None:
-    """Every field of a dataclass as its default is, see :func:`like_default`; TypeError for one left unread.
+    """Convert every field of a dataclass to the type of its default; TypeError for a field that would be ignored.
 
-    Where a subclass sets a field without ``@dataclass``, or without a type, the older default holds without a word.
+    If a subclass sets a field without ``@dataclass``, or without a type, Python silently keeps the older default.
     """
     kind = type(problem)
     for field in fields(problem):
@@ -382,7 +384,7 @@ def settle_fields(problem: Any) -> None:
 
 
 def like_default(name: str, value: Any, default: Any) -> Any:
-    """``value``, which may come as text from a command line, in the type of the field's default."""
+    """``value``, possibly text from a command line, in the type of the field's default."""
     if default is MISSING or default is None or isinstance(default, bool):
         return value
     try:
@@ -403,7 +405,7 @@ def like_default(name: str, value: Any, default: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value in a message; Python prints no whole number of more than some thousand digits."""
+    """A value for a message; Python refuses to print integers of several thousand digits."""
     try:
         text = repr(value)
     except ValueError:

@@ -16,7 +16,7 @@ class ConvectionDiffusion(Problem):
     """``u_x = eps (u_xx + u_yy)`` on [0, 1]^2 with a layer of thickness eps at x = 1.
 
     The solution is ``sin(pi y) (exp(a (x - 1)) - exp(b (x - 1)))`` with the roots a and b of
-    ``eps r^2 - r - eps pi^2 = 0``: zero at three sides, and slow but for the layer.
+    ``eps r^2 - r - eps pi^2 = 0``: zero on three sides, and slowly varying outside the layer.
 
     Examples
     --------

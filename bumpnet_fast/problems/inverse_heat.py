@@ -16,8 +16,8 @@ from .base import Condition, Problem
 class InverseHeat(Problem):
     """``u_t = k u_xx + q`` on [0, 1], zero at the ends, with an unknown k and u measured at scattered points.
 
-    The start and the measurements come from ``u = sin(pi x) exp(-t)``, and the source q from it and the true
-    diffusivity; the first guess of k is 1.
+    The start and the measurements come from ``u = sin(pi x) exp(-t)``.  The source q follows from this u and the true
+    diffusivity.  The first guess of k is 1.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Poisson's equation on a box: the shortest problem, and the one to imitate."""
+"""Poisson's equation on a box: the shortest problem, a template for others."""
 
 from __future__ import annotations
 

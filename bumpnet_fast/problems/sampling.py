@@ -1,17 +1,19 @@
-"""Where a residual is evaluated: collocation points in a box and on its faces, all float64."""
+"""Collocation points in a box and on its faces, all float64."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from ..core.rows import check_memory
+from ..core.types import Sampling
 
-KINDS = ("grid", "chebyshev", "sobol", "uniform")
+KINDS: tuple[Sampling, ...] = get_args(Sampling)
 
 #: Fewest points along an axis when a number of points is spread over the axes.
 _FEWEST = 4
@@ -27,7 +29,7 @@ def spread(points: int, widths: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(max(_FEWEST, math.ceil(width / spacing - 1e-9)) for width in widths)
 
 
-def interior(domain: Tensor, counts: tuple[int, ...], kind: str = "grid", seed: int = 0) -> Tensor:
+def interior(domain: Tensor, counts: tuple[int, ...], kind: Sampling = "grid", seed: int = 0) -> Tensor:
     """Points [n, d] inside the box ``domain`` [2, d], none on its boundary.
 
     Parameters
@@ -35,12 +37,12 @@ def interior(domain: Tensor, counts: tuple[int, ...], kind: str = "grid", seed: 
     domain : Tensor
         [2, d], lower and upper corner.
     counts : tuple of int
-        Points per axis; of a scattered kind their product counts.
+        Points per axis; a scattered kind uses only their product.
     kind : str
         "grid": middles of equal cells.  "chebyshev": denser at the boundary.  "sobol": scrambled
         low-discrepancy points.  "uniform": independent random points.
     seed : int
-        Of the scattered kinds.
+        Seed of the scattered kinds.
 
     Raises
     ------

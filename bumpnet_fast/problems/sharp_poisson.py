@@ -35,7 +35,7 @@ class SharpPoisson(Problem):
         return u.laplacian[:, 0] - (4 * self.a**2 * r2 - 4 * self.a) * torch.exp(-self.a * r2)
 
     def outline(self, x):
-        return self.exact(x)  # in shape; where it is, the right-hand side tells
+        return self.exact(x)  # the shape of the peak; its place follows from the right-hand side
 
     def exact(self, x):
         return torch.exp(-self.a * self._distances(x))

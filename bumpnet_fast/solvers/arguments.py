@@ -10,18 +10,19 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from ..core.reference import WANTS
+from ..core.types import Boundary
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem
 
 #: How the conditions on the boundary are enforced: built into the solution, or by least squares.
-BOUNDARIES = ("hard", "soft")
+BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
 
 
 # --- numbers and choices -------------------------------------------------------------------------

@@ -169,10 +169,12 @@ class VarProAdam(Adam):
         if self.batch is not None:
             raise ValueError(f"batch is for method 'adam'; {self.name!r} takes all points at a time")
 
-    def start(self, work: Any, iterations: int) -> None:
+    def check_work(self, work: Any) -> None:
         if not work.is_linear():
             advice = f"which {self.name!r} cannot do; use method='adam'"
             raise ValueError(f"problem {work.problem.name!r} is nonlinear in u or its unknowns, {advice}")
+
+    def start(self, work: Any, iterations: int) -> None:
         super().start(work, iterations)
         self._system: System | None = None
 

@@ -7,12 +7,13 @@ begun again, and every finished solve gives at once what it gave the first time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from ..nets.bumpnet import BumpNet
+from ..nets.events import Event
 from ..problems.base import Problem
 from . import run_state
 from .loop import StopReason
@@ -27,14 +28,28 @@ _FOUND = ("boundary", "history", "loss", "rel_l2", "max_error", "seconds", "proc
 class Journal:
     """The solves of a run, in their order.
 
+    Parameters
+    ----------
+    store : run_state.Store
+        The file of the run.
+    start : float
+        ``time.perf_counter()`` when the run began.
+    unfinished : sequence of StopReason
+        A solve that ends for one of these reasons is continued when the run is resumed.
+
     Attributes
     ----------
     ended : float
         Seconds of the run at the end of the last solve.
+    processor_seconds : float
+        Of all solves, all sessions together.
     """
 
-    def __init__(self, store: run_state.Store, start: float):
+    def __init__(
+        self, store: run_state.Store, start: float, unfinished: Sequence[StopReason] = (StopReason.INTERRUPTED,)
+    ):
         self.store, self.done, self.at, self.ended = store, [], 0, 0.0
+        self.unfinished, self.processor_seconds = tuple(unfinished), 0.0
         self._now: dict[str, Any] | None = None
         self._start = start
         with store.reading() as state:
@@ -47,13 +62,14 @@ class Journal:
         return time.perf_counter() - self._start
 
     def solve(self, problem: Problem, net: BumpNet, **options: Any) -> Solution:
-        """As :func:`bumpnet_fast.solvers.solve`; after one that was interrupted there must be no other."""
+        """As :func:`bumpnet_fast.solvers.solve`; after one that is unfinished there must be no other."""
         if self.at < len(self.done):
             solution = self._again(problem, net)
         else:
             solution = solve(problem, net, checkpoint=_Part(self, self._now), **options)
             self._now, self.ended = None, self.seconds()
-            if solution.stop is StopReason.INTERRUPTED:
+            self.processor_seconds += solution.processor_seconds
+            if solution.stop in self.unfinished:
                 return solution
             if self.store.on:
                 self.done.append(self._entry(solution))
@@ -70,15 +86,22 @@ class Journal:
         net = solution.net
         random = run_state.random_state(net.rows.device)
         entry = {"rows": net.rows.detach().cpu().clone(), "ended": self.ended, "random": random}
+        entry["events"] = [vars(event) for event in solution.events]
         return entry | {name: getattr(solution, name) for name in _FOUND}
 
     def _again(self, problem: Problem, net: BumpNet) -> Solution:
         with self.store.reading(), torch.no_grad():
             entry = self.done[self.at]
-            net.rows.copy_(entry["rows"])
+            rows = entry["rows"].to(net.rows)
+            if rows.shape == net.rows.shape:
+                net.rows.copy_(rows)
+            else:  # bumps were taken out
+                net.rows = torch.nn.Parameter(rows, net.rows.requires_grad)
             run_state.set_random_state(entry["random"], net.rows.device)
             self.ended = float(entry["ended"])
-            return Solution(net=net, problem=problem, **{name: entry[name] for name in _FOUND})
+            self.processor_seconds += float(entry["processor_seconds"])
+            events = [Event(**event) for event in entry.get("events", [])]
+            return Solution(net=net, problem=problem, events=events, **{name: entry[name] for name in _FOUND})
 
 
 class _Part(run_state.Store):
@@ -96,6 +119,13 @@ class _Part(run_state.Store):
 
     def keep(self, make: Callable[[], dict[str, Any]]) -> None:
         self.journal.keep(make)
+
+    def forget(self) -> None:
+        self.journal.store.forget()
+
+    def flush(self) -> None:
+        """The store of the journal writes; but the method is about to leave the state that was kept."""
+        self.journal.store.settle()
 
 
 __all__ = ["Journal"]

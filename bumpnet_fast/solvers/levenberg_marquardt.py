@@ -182,10 +182,14 @@ class LeastSquares(Descent):
     damping: float = option(1.0, positive())
     step_cap: float = option(1.0, positive())
 
+    def name_for(self, work: Any) -> str:
+        if self.name != LeastSquares.name:
+            return self.name
+        return (VarPro if work.is_linear() else GaussNewton).name
+
     def make_model(self, work: Any) -> Separable | Projected | Joint:
-        kind, model = (VarPro, Separable) if work.is_linear() else (GaussNewton, Projected)
-        self.name = kind.name
-        return model(work.system, self.ridge)
+        self.name = self.name_for(work)
+        return (Separable if work.is_linear() else Projected)(work.system, self.ridge)
 
     @torch.no_grad()
     def first_point(self) -> Point:
@@ -217,10 +221,12 @@ class VarPro(LeastSquares):
 
     name: ClassVar[str] = "varpro"
 
-    def make_model(self, work: Any) -> Separable:
+    def check_work(self, work: Any) -> None:
         if not work.is_linear():
             advice = "which 'varpro' cannot do; use method='gauss-newton'"
             raise ValueError(f"problem {work.problem.name!r} is nonlinear in u or its unknowns, {advice}")
+
+    def make_model(self, work: Any) -> Separable:
         return Separable(work.system, self.ridge)
 
 

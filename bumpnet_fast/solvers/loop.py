@@ -125,17 +125,20 @@ class Ended(Exception):
         self.reason, self.warning = reason, warning
 
 
+@dataclass
 class Method:
     """A way to solve: the base class of every solver, and of one's own.
 
-    A subclass is a dataclass of its options, declared by :func:`~bumpnet_fast.solvers.arguments.option`.  It says how
-    it starts, takes a step, and what its state is; progress, limits, interrupts, checkpoints and the result come from
-    the run loop.  The object that a user makes is never changed: a run works with a copy.
+    A subclass is a dataclass of its options, declared by :func:`~bumpnet_fast.solvers.arguments.option`.  It defines
+    :meth:`start`, :meth:`step` and :meth:`loss`, and :meth:`state_dict` and :meth:`load_state_dict` if it remembers
+    anything.  Progress, limits, interrupts, checkpoints and the result come from the run loop.  The object that a
+    user makes is never changed: a run works with a copy.
 
     Attributes
     ----------
     name : str
-        For ``solve(..., method=name)`` and for checkpoints; a subclass with a name is known by it from then on.
+        For ``solve(..., method=name)`` and for checkpoints; a subclass with a name of its own is known by it from
+        then on.
     iterations : int
         How many there are unless :class:`Stop` says otherwise.
     log_every : int
@@ -150,6 +153,42 @@ class Method:
         Iterations of the run before this stage; set before :meth:`start`.
     deadline : float
         By ``time.perf_counter()``, likewise: a step that takes long raises :class:`Ended` beyond it.
+
+    Notes
+    -----
+    In ``solve``, ``work`` is a :class:`~bumpnet_fast.solvers.task.Task`.  It offers
+
+    - ``net``: the net to be trained in place; its ``rows`` are at the start what :meth:`start` begins with;
+    - ``problem``, ``seed``, ``device``: what is solved, the seed that the user gave, and where;
+    - ``loss()``: what all solvers minimise, for the net and unknowns as they are now;
+    - ``solve_amplitudes()``: sets the amplitudes, and the unknowns of the equation, to the best for the shapes;
+    - ``snapshot()``, ``put_back(snapshot)``: rows and unknowns, to be kept and taken up again;
+    - ``is_linear()``: whether the problem is;
+    - ``objective(batch)``: the same loss and its gradient, in batches if one likes;
+    - ``system``: the rows whose sum of squares the loss is, and their derivatives.
+
+    The run keeps the rows with the smallest :meth:`loss`, and stores the present ones with :meth:`state_dict`, so a
+    method that changes ``work.net.rows`` in place has nothing else to do.
+
+    Examples
+    --------
+    The smallest method: a random walk.
+
+    >>> from bumpnet_fast import problems
+    >>> from bumpnet_fast.solvers import solve
+    >>> class Walk(Method):
+    ...     def start(self, work, iterations):
+    ...         self.work = work
+    ...         torch.manual_seed(work.seed)
+    ...     def step(self, most):
+    ...         self.work.net.rows += 0.01 * torch.randn_like(self.work.net.rows)
+    ...         self.work.solve_amplitudes()
+    ...         return 1
+    ...     def loss(self):
+    ...         return self.work.loss()
+    >>> solution = solve(problems.get("poisson"), (3, 3), method=Walk(), iterations=20)
+    >>> solution.iterations, solution.loss < solution.history[0]["loss"]
+    (20, True)
     """
 
     name: ClassVar[str] = ""
@@ -159,20 +198,27 @@ class Method:
     known: ClassVar[dict[str, type[Method]]] = {}
     log_every: ClassVar[int] = 1
     measure_every: ClassVar[int] = 10
-    generation: int = 0
-    begun: int = 0
-    deadline: float = math.inf
+    generation: ClassVar[int] = 0
+    begun: ClassVar[int] = 0
+    deadline: ClassVar[float] = math.inf
 
     def __init_subclass__(cls, listed: bool = True, **options: Any):
         super().__init_subclass__(**options)
-        if cls.name and listed:
+        if vars(cls).get("name") and listed:  # not one that it inherits, which means its base
             Method.known[cls.name] = cls
+
+    def name_for(self, work: Any) -> str:
+        """The name of what it is for ``work``: another one than its own if it chooses among methods."""
+        return self.name
 
     def check(self, settings: dict[str, Any], iterations: int) -> None:
         """Raise ValueError, before any work, for options that do not suit the arguments of the solver."""
 
+    def check_work(self, work: Any) -> None:
+        """Raise ValueError, before the first stage begins, for a work that this method cannot do."""
+
     def start(self, work: Any, iterations: int) -> None:
-        """Begin with ``work`` as it is now; at most ``iterations`` will follow.  Raise ValueError if it cannot be."""
+        """Begin with ``work`` as it is now; at most ``iterations`` will follow."""
         raise NotImplementedError(f"{type(self).__name__} must define start(work, iterations)")
 
     def step(self, most: int) -> int:
@@ -184,7 +230,10 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} must define loss()")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it remembers between two steps beside what the work remembers: plain values and tensors."""
+        """All that it remembers between two steps beside the net and what else the work stores: plain values, tensors.
+
+        Among it must be whatever :meth:`start` took from the net, which is another one when a run is resumed.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -347,31 +396,36 @@ class Run:
             if self.work.begin(self.stage):
                 self.best = {"loss": math.inf, "work": {}}
         method.begun, method.deadline = self.begun, self._deadline
-        method.start(self.work, self.limits[self.stage])
-        if resumed is not None:
-            with self.store.reading():
-                method.load_state_dict(resumed["method"])
-                run_state.set_random_state(resumed["random"], self.work.device)
-            self._resumed = None
-            if not self.best["work"]:
-                self._consider(method.loss(), method, method.best())
-        self._torn = False
+        started, self._torn = False, True
         try:
+            method.start(self.work, self.limits[self.stage])
+            if resumed is not None:
+                with self.store.reading():
+                    method.load_state_dict(resumed["method"])
+                    run_state.set_random_state(resumed["random"], self.work.device)
+                self._resumed = None
+                if not self.best["work"]:
+                    self._consider(method.loss(), method, method.best())
+            started, self._torn = True, False
             with run_state.interrupts_held(not (method.steady and self.ranks.alone)) as self._release:
                 reason = self._steps(method, fresh=resumed is None)
         except KeyboardInterrupt:
+            if not self.history:
+                raise  # there is no result yet
             reason = StopReason.INTERRUPTED
         except Ended as end:
             reason = end.reason
             self.warnings += [end.warning] if end.warning else []
         except BaseException:
-            method.finish()
+            if started:
+                method.finish()
             raise
         finally:
             self.store.flush()
         if reason in (StopReason.TIME, StopReason.INTERRUPTED) and not method.steady and not self._torn:
             self._look(method, last=True, silent=True)  # a run that is resumed has not seen what is here
-        method.finish()
+        if started:
+            method.finish()
         return reason
 
     def _steps(self, method: Method, fresh: bool) -> StopReason:
@@ -486,6 +540,9 @@ class Run:
         self._resumed = state
         if not 0 <= self.stage < len(self.methods) or self.done < self.begun:
             raise ValueError(f"there is no stage {self.stage} with {self.done - self.begun} iterations")
+        losses = [float(entry["loss"]) for entry in self.history if 0 <= entry["iteration"] <= self.done]
+        if not losses or len(losses) != len(self.history) or not {"loss", "work"} <= self.best.keys():
+            raise ValueError("history or best have not the entries of a run")
 
 
 __all__ = ["Callback", "Ended", "Method", "Progress", "Run", "Stop", "StopReason", "Work"]

@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -21,17 +21,20 @@ from torch import Tensor
 
 from ..core.jet import Jet
 from ..core.rows import RowLayout, bounded_atanh, check_memory
+from ..core.types import Boundary, Want
 from ..nets.bumpnet import BumpNet
+from ..nets.events import Event
 from ..problems.base import Condition, Problem
 from . import run_state
 from .arguments import check, check_problem, integer, number, positive
 from .estimate import Stage
 from .grad_mode import differentiating
 from .journal import Journal
-from .loop import Progress, StopReason
+from .loop import Callback, Progress, Stop, StopReason
 from .placement import drop_outside, grade
 from .refine import held_out_loss
 from .solution import ErrorMeasure, FieldResult, Solution
+from .stationary import as_settings
 
 #: A window that ends with a loss so many times that of the one before is solved again, from another start.
 _BAD_LOSS = 4.0
@@ -98,7 +101,7 @@ def _at_time(x: Tensor, axis: int, now: float) -> Tensor:
     return torch.stack(columns, 1)
 
 
-def _frozen(jet: Jet, axis: int, want: str) -> Jet:
+def _frozen(jet: Jet, axis: int, want: Want) -> Jet:
     """The jet of a function that is constant along ``axis``, from one of a function that agrees with it here."""
     gradient, second = jet.gradient, jet.second
     if gradient is not None:
@@ -116,9 +119,9 @@ class Part:
 
     problem: Problem
     net: BumpNet
-    boundary: str
+    boundary: Boundary
 
-    def jet(self, x: Tensor, want: str = "value") -> Jet:
+    def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Jet at the points ``x`` [N, d]."""
         return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want, self.boundary)
 
@@ -128,7 +131,7 @@ def _end(before: Part | Solution) -> State:
     return lambda x, want: before.jet(x.to(before.net.rows), want).map(lambda part: part.to(x))
 
 
-def chain(problem: Problem, nets: Sequence[BumpNet], boundary: str) -> list[Part]:
+def chain(problem: Problem, nets: Sequence[BumpNet], boundary: Boundary) -> list[Part]:
     """The parts of a solution from the nets of its windows, which are equally long."""
     parts: list[Part] = []
     for net, (start, stop) in zip(nets, itertools.pairwise(_edges(problem, len(nets))), strict=True):
@@ -137,7 +140,7 @@ def chain(problem: Problem, nets: Sequence[BumpNet], boundary: str) -> list[Part
     return parts
 
 
-def chained_jet(parts: Sequence[Part], x: Tensor, want: str) -> Jet:
+def chained_jet(parts: Sequence[Part], x: Tensor, want: Want) -> Jet:
     """Jet at ``x`` [N, d] of a solution in parts; on a seam, that of the earlier one."""
     axis = parts[0].problem.time
     ends = torch.tensor([part.problem.upper[axis] for part in parts[:-1]], dtype=torch.float64, device=x.device)
@@ -194,7 +197,11 @@ class March(FieldResult):
     def like(self) -> Tensor:
         return self.parts[0].net.rows
 
-    def jet(self, x: Tensor, want: str = "hessian") -> Jet:
+    @property
+    def nets(self) -> list[BumpNet]:
+        return [part.net for part in self.parts]
+
+    def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Jet of the solution at the points ``x`` [N, d]."""
         return chained_jet(self.parts, x, want)
 
@@ -220,11 +227,13 @@ def march(
     net: Mapping[str, Any] | None = None,
     graded: float = 0.0,
     perturb: float = 0.0,
+    stop: Stop | None = None,
     max_seconds: float | None = None,
     seed: int = 0,
     checkpoint: str | os.PathLike | None = None,
     every_seconds: float = run_state.EVERY,
-    callback: Callable[[Progress], Any] | None = None,
+    callbacks: Iterable[Callback] = (),
+    callback: Callback | None = None,
     **options: Any,
 ) -> March:
     """Solve a problem in time, window by window.
@@ -244,14 +253,16 @@ def march(
         for layers and shocks.  With 0 the bumps go on from the shapes of the window before.
     perturb : float
         Standard deviation of a random change of the initial shapes, where these are new; made before grading.
+    stop : Stop, optional
+        Limits on the iterations of every window, and on the time of all together.
     max_seconds : float, optional
-        Stop after about this time.
+        Shorthand for the latter.
     seed : int
         Of all that is random.
     checkpoint, every_seconds
         As for :func:`~bumpnet_fast.solvers.solve`; a window that is finished is never solved again.
-    callback : callable, optional
-        Called with a :class:`Progress` after every iteration.
+    callbacks, callback
+        As for :func:`~bumpnet_fast.solvers.solve`; iterations count on from window to window.
     options
         Further arguments of :func:`~bumpnet_fast.solvers.solve`, for every window.
 
@@ -272,18 +283,23 @@ def march(
     (True, torch.Size([5, 1]))
     """
     began = time.perf_counter()
+    if stop is not None:
+        if max_seconds is not None or "iterations" in options:
+            raise TypeError("iterations and max_seconds must go into stop, which is given as well")
+        options |= {} if stop.iterations is None else {"iterations": stop.iterations}
+        max_seconds = stop.seconds
     given = {"windows": windows, "graded": graded, "perturb": perturb, "max_seconds": max_seconds, "seed": seed}
     _check_march(problem, given)
     bumps, net = bumps or problem.default_bumps, {"dtype": "float64"} | dict(net or {})
-    settings = options | {"bumps": bumps, "windows": windows, "net": net, "graded": graded, "perturb": perturb}
-    settings |= {"seed": seed}
+    settings = as_settings(options) | {"bumps": bumps, "windows": windows, "net": net, "graded": graded}
+    settings |= {"perturb": perturb, "seed": seed}
     counts = bumps if isinstance(bumps, (tuple, list)) else (bumps,)
     check_memory("windows", windows, (windows, *counts), RowLayout(len(problem.lower), problem.outputs).columns)
     store = run_state.opened(checkpoint, every_seconds, lambda: run_state.content("march", problem, None, settings))
     solutions: list[Solution] = []
     worst = math.inf
     with store:
-        log = _Log(Journal(store, began), callback)
+        log = _Log(Journal(store, began), windows, (*callbacks, *([] if callback is None else [callback])))
         for k, (start, stop) in enumerate(itertools.pairwise(_edges(problem, windows))):
             part = window(problem, start, stop, _end(solutions[-1]) if solutions else None)
             fresh = BumpNet(len(part.lower), bumps, part.domain, part.outputs, **net)
@@ -291,7 +307,7 @@ def march(
             if perturb:  # before grading: by a share of the spacing, which is small where the solution is steep
                 fresh.perturb_(perturb, torch.Generator().manual_seed(seed))
             fresh = _placed(fresh, part, graded)
-            now = dict(options, seed=seed, callback=log)
+            now, log.window = dict(options, seed=seed, callback=log), k
             if max_seconds is not None:
                 now["max_seconds"] = max(1e-9, max_seconds + began - time.perf_counter()) / (windows - k)
             before = solutions[-1] if solutions else None
@@ -302,7 +318,13 @@ def march(
                 starts = [fresh, regular, warm] if perturb else [fresh, warm]
             else:
                 starts = [warm, fresh]
-            solution, loss = _window_solution(log.journal, part, starts, worst, now)
+            try:
+                solution, loss = _window_solution(log.journal, part, starts, worst, now)
+            except KeyboardInterrupt:  # before there was anything of this window
+                if not solutions:
+                    raise
+                solutions[-1] = replace(solutions[-1], stop=StopReason.INTERRUPTED)
+                break
             solutions.append(solution)
             worst = _BAD_LOSS * loss
             log.add(k, solutions[-1])
@@ -335,38 +357,49 @@ def _window_solution(
 
     That is the loss, which knows of conditions, or the loss where nothing was trained, if that is larger.
     """
-    best, least = None, math.inf
-    for start in starts:
-        solution = journal.solve(part, start, **options)
-        loss = held_out_loss(part, solution.net, solution.boundary, solution.unknowns, _HELD_OUT, options["seed"])
-        loss = max(loss, solution.loss)
-        if best is None or loss < least:
-            best, least = solution, loss
-        if solution.stop is StopReason.INTERRUPTED:
-            return replace(best, stop=StopReason.INTERRUPTED), least
-        if least <= worst:
-            break
+    solution, best, least = None, None, math.inf
+    try:
+        for start in starts:
+            solution = journal.solve(part, start, **options)
+            loss = held_out_loss(part, solution.net, solution.boundary, solution.unknowns, _HELD_OUT, options["seed"])
+            loss = max(loss, solution.loss)
+            if best is None or loss < least:
+                best, least = solution, loss
+            if solution.stop is StopReason.INTERRUPTED:
+                return replace(best, stop=StopReason.INTERRUPTED), least
+            if least <= worst:
+                break
+    except KeyboardInterrupt:  # between two solves
+        if solution is None:
+            raise
+        return replace(best or solution, stop=StopReason.INTERRUPTED), least
     return best, least
 
 
 class _Log:
-    """The history over all windows; tells the callback, with iterations that count on."""
+    """The history over all windows; tells the callbacks, with iterations that count on."""
 
-    def __init__(self, journal: Journal, callback: Callable[[Progress], Any] | None):
-        self.journal, self.callback = journal, callback
+    def __init__(self, journal: Journal, windows: int, callbacks: Sequence[Callback]):
+        self.journal, self.windows, self.callbacks = journal, windows, callbacks
         self.history: list[dict[str, Any]] = []
-        self.iterations = 0
+        self.events: list[Event] = []
+        self.iterations = self.window = 0
+        self.share = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        if self.callback is not None:
-            at = {"iteration": self.iterations + progress.iteration, "seconds": self.journal.seconds()}
-            self.callback(replace(progress, **at))
+        at = {"iteration": self.iterations + progress.iteration, "seconds": self.journal.seconds()}
+        # A window that is solved again does not undo what was done.
+        self.share = max(self.share, (self.window + (progress.share or 0.0)) / self.windows)
+        told = replace(progress, **at, share=self.share, entry=progress.entry | at | {"window": self.window})
+        for callback in self.callbacks:
+            callback(told)
 
     def add(self, k: int, solution: Solution) -> None:
         end = self.journal.ended
         for entry in solution.history:
             later = {"iteration": self.iterations + entry["iteration"], "window": k}
             self.history.append(entry | later | {"seconds": max(0.0, end - solution.seconds + entry["seconds"])})
+        self.events += [replace(event, step=self.iterations + event.step) for event in solution.events]
         self.iterations += solution.iterations
 
 
@@ -375,9 +408,10 @@ def _marched(problem: Problem, solutions: list[Solution], log: _Log) -> March:
     reached = window(problem, problem.lower[problem.time], last.problem.upper[problem.time])
     marched = March(
         problem=reached, boundary=last.boundary, parts=[Part(s.problem, s.net, s.boundary) for s in solutions],
-        history=log.history, loss=max(s.loss for s in solutions), iterations=log.iterations, method=last.method,
+        history=log.history, events=log.events, loss=max(s.loss for s in solutions), iterations=log.iterations,
+        method=last.method,
         stop=last.stop if last.stop is StopReason.INTERRUPTED else StopReason.MARCHED, seconds=log.journal.seconds(),
-        processor_seconds=sum(s.processor_seconds for s in solutions),
+        processor_seconds=log.journal.processor_seconds,
         warnings=list(dict.fromkeys(warning for s in solutions for warning in s.warnings)),
     )  # fmt: skip
     measure = ErrorMeasure(reached, last.net.rows.device)

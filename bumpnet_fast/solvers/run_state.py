@@ -8,6 +8,17 @@ version   format of the file, :data:`VERSION`
 solver    whose run it is: "solve", "march", "evolve", "operator", ...
 problem   ``{"name": ..., "settings": {...}}``
 settings  what defines the run besides
+
+Training by first-order methods has, in the place of ``state``:
+
+========= =======================================================================
+progress  stage, iterations, seconds, history and events
+unknowns  of the equation
+best      loss, rows and unknowns of the best rows seen
+stage     the state of optimiser and schedule
+batches   the points and what comes next of them
+random    the state of torch's random numbers
+=======
 net       what the run began with
 state     where it is, see :meth:`bumpnet_fast.solvers.loop.Run`; None at the start
 command   what the command line wants again in a resumption; only in its own runs
@@ -269,6 +280,12 @@ class Store:
     def forget(self) -> None:
         """Forget what was kept: something that it is made from is about to change."""
         self._make = None
+
+    def settle(self) -> None:
+        """Make the state that was kept now, to be written later: what it is made from is about to change for good."""
+        if self._make is not None:
+            state = self._make()
+            self._make = lambda: state
 
     def flush(self) -> None:
         """Write what was kept, if it is not written yet; see :class:`File` for what happens if that fails."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.functional import bump_jet
 from ..core.jet import Jet
+from ..core.types import Boundary, Want
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
 from ..problems.base import Problem
@@ -56,6 +57,10 @@ class Result:
         What was seen on the way, an entry for every look at the loss, with ``iteration``, ``seconds`` and ``loss``.
     stop : StopReason
         Why it ended; ``stop.message`` says it in words.
+    method : str
+        The method that was used.
+    rel_l2 : float or None
+        Relative L2 error, where it is known.
     seconds, processor_seconds : float
         By the clock, and of all threads of the processor; all sessions of a resumed run together.
     warnings : list of str
@@ -66,6 +71,8 @@ class Result:
     problem: Any
     history: list[dict[str, Any]] = field(repr=False)
     stop: StopReason
+    method: str = ""
+    rel_l2: float | None = None
     seconds: float
     processor_seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
@@ -77,6 +84,11 @@ class Result:
     def stop_reason(self) -> str:
         """The word of :attr:`stop`."""
         return self.stop.value
+
+    @property
+    def nets(self) -> list[BumpNet]:
+        """The nets of bumps that it is made of."""
+        return [self.net]
 
 
 @dataclass(kw_only=True)
@@ -93,18 +105,20 @@ class FieldResult(Result):
         Against the exact solution on a regular grid over the domain (101 x 101 in 2D), if it is known.
     iterations : int
         Accepted steps.
-    method : str
-        The method that was used.
+    unknowns : dict of str to float
+        The unknowns of the equation, as found.
+    events : list of Event
+        Bumps taken out and put in on the way.
     """
 
-    boundary: str
+    boundary: Boundary
     loss: float
-    rel_l2: float | None = None
     max_error: float | None = None
     iterations: int = 0
-    method: str = ""
+    unknowns: dict[str, float] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
 
-    def jet(self, x: Tensor, want: str = "hessian") -> Jet:
+    def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Value and derivatives of u at the points ``x`` [N, d]; ``want`` as for :meth:`bumpnet_fast.BumpNet.jet`."""
         raise NotImplementedError
 
@@ -177,24 +191,18 @@ class Solution(FieldResult):
     ----------
     net : BumpNet
         The net that was given, now with the best rows found.
-    unknowns : dict of str to float
-        The unknowns of the equation, as found.
-    events : list of Event
-        Bumps taken out and put in on the way.
     places : Places, optional
         Where it was solved, for :attr:`error_estimate` and :meth:`report`; not saved.
     """
 
     net: BumpNet
     problem: Problem
-    unknowns: dict[str, float] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
     places: Places | None = field(default=None, repr=False, compare=False)
 
     def stages(self) -> list[Stage]:
         return [Stage(self.problem, self.net, self.boundary, self.unknowns, self.places)]
 
-    def jet(self, x: Tensor, want: str = "hessian") -> Jet:
+    def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Jet of the solution at the points ``x`` [N, d], boundary values included."""
         return self.problem.extend(lambda x: self.net.jet(x, want=want), x, want, self.boundary)
 

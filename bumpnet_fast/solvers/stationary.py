@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from ..core.types import Boundary, MethodName, Sampling
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
+from ..problems.sampling import KINDS
 from . import run_state
-from .arguments import check, check_fit, check_kinds, check_options, choice, integer, positive
+from .arguments import check, check_fit, check_options, check_problem, choice, integer, positive
 from .grad_mode import differentiating
 from .levenberg_marquardt import LeastSquares
 from .loop import Callback, Method, Run, Stop
@@ -25,7 +27,7 @@ from .threads import few_threads
 
 #: What :func:`solve` takes beside a method's own options.
 _RULES = {
-    "sampling": choice("grid", "chebyshev", "sobol", "uniform"),
+    "sampling": choice(*KINDS),
     "condition_weight": positive(),
     "refine": integer(),
     "seed": integer(),
@@ -37,11 +39,11 @@ def solve(
     problem: Problem,
     net: BumpNet | int | tuple[int, ...] | None = None,
     *,
-    method: str | Method | Sequence[Method] = "auto",
+    method: MethodName | str | Method | Sequence[Method] = "auto",
     stop: Stop | None = None,
-    boundary: str | None = None,
+    boundary: Boundary | None = None,
     points: int | tuple[int, ...] | torch.Tensor | None = None,
-    sampling: str = "grid",
+    sampling: Sampling = "grid",
     condition_weight: float = 1.0,
     refine: int = 0,
     seed: int = 0,
@@ -127,27 +129,27 @@ def solve(
     """
     started = time.perf_counter()
     with torch.no_grad():
-        methods, stop = configured(method, stop, options)
-        net = net if isinstance(net, BumpNet) else new_net(problem, net)
-        check_kinds(problem, net)
-        task = Task(problem, net, boundary, group)
-        settings = {
-            "method": described(methods), "iterations": stop.iterations, "boundary": task.boundary, "points": points,
-            "sampling": sampling, "condition_weight": condition_weight, "refine": refine, "seed": seed,
-        }  # fmt: skip
+        check_problem(problem)
+        settings = {"boundary": boundary, "points": points, "sampling": sampling, "condition_weight": condition_weight,
+                    "refine": refine, "seed": seed}  # fmt: skip
 
-        def opened() -> run_state.Store:
-            _check(settings, problem, net, methods, stop)
+        def prepared() -> tuple[list[Method], Stop, run_state.Store]:
+            """What the arguments mean; raises, before any work, what is wrong with them."""
+            check(_RULES, settings)
+            check_fit(problem, net, boundary)
+            methods, limits = configured(method, stop, options)
+            _check_methods(methods, limits, settings, stored=checkpoint is not None, alone=task.ranks.alone)
+            settings.update(method=described(methods), iterations=limits.iterations, boundary=task.boundary)
             content = functools.partial(run_state.content, "solve", problem, net, settings)
-            store = run_state.opened(checkpoint, every_seconds, content)
-            if store.on and not task.ranks.alone:
-                what = f"checkpoint is for runs of one process, and this one has {task.ranks.count} ranks"
-                raise ValueError(f"{what}: save the rows")
-            return store
+            return methods, limits, run_state.opened(checkpoint, every_seconds, content)
 
-        store = task.ranks.checked(opened)
+        net = net if isinstance(net, BumpNet) else new_net(problem, net)
+        task = Task(problem, net, boundary, group)
+        methods, stop, store = task.ranks.checked(prepared)
         task.check_same("solve", settings)
         task.collocate(points, sampling, condition_weight, refine, seed)
+        for m in methods:
+            m.check_work(task)
         methods, stop = _rounds(methods, stop, refine)
         callbacks = (*callbacks, *([] if callback is None else [callback]))
         with store, few_threads(task.entries):
@@ -155,16 +157,17 @@ def solve(
             reason = run.follow()
             warnings = [*run.warnings, *doubts(task, reason, run.best["loss"])]
             rel_l2, max_error = task.measured(net.rows.detach())
+            names = dict.fromkeys(m.name_for(task) for m in run.methods)
     return Solution(
         net=net, problem=problem, boundary=task.boundary, history=run.history, loss=run.best["loss"], rel_l2=rel_l2,
         max_error=max_error, seconds=run.seconds, processor_seconds=run.processor_seconds, iterations=run.done,
-        stop=reason, method="+".join(dict.fromkeys(m.name for m in run.methods)), unknowns=task.named_unknowns(),
+        stop=reason, method="+".join(names), unknowns=task.named_unknowns(),
         events=task.events, warnings=warnings, places=task.places(),
     )  # fmt: skip
 
 
 def train(
-    problem: Problem, net: BumpNet, *, method: str | Method | Sequence[Method] = "adam", **options: Any
+    problem: Problem, net: BumpNet, *, method: MethodName | str | Method | Sequence[Method] = "adam", **options: Any
 ) -> Solution:
     """As :func:`solve`, by Adam unless another method is named.
 
@@ -190,7 +193,7 @@ def new_net(problem: Problem, bumps: int | tuple[int, ...] | None) -> BumpNet:
 
 
 def configured(
-    method: str | Method | Sequence[Method], stop: Stop | None, options: dict[str, Any]
+    method: MethodName | str | Method | Sequence[Method], stop: Stop | None, options: dict[str, Any]
 ) -> tuple[list[Method], Stop]:
     """The methods and limits that the arguments of :func:`solve` mean.
 
@@ -205,6 +208,7 @@ def configured(
     limits = {key: left.pop(key) for key in ("iterations", "max_seconds") if key in left}
     if stop is not None and limits:
         raise TypeError(f"{', '.join(limits)} must go into stop, which is given as well")
+    positive(optional=True).check("max_seconds", limits.get("max_seconds"))
     if stop is None:
         stop = Stop(limits.get("iterations"), limits.get("max_seconds"))
     if isinstance(method, str):
@@ -216,7 +220,7 @@ def configured(
         pairs = zip(kinds, fields, strict=True)
         methods = [kind(**{key: value for key, value in left.items() if key in names}) for kind, names in pairs]
     else:
-        methods = [method] if isinstance(method, Method) else list(method)
+        methods = list(method) if isinstance(method, (list, tuple)) else [method]
         if not methods or not all(isinstance(m, Method) for m in methods):
             raise TypeError(f"method must be a name, a Method or several of them, got {method!r}")
         if left:
@@ -233,9 +237,35 @@ def _named(name: str, whole: str) -> type[Method]:
     return Method.known[name]
 
 
+def _check_name(method: Method) -> None:
+    """Raise ValueError for a method that a checkpoint cannot name."""
+    kind = type(method)
+    if Method.known.get(kind.name) is not kind:
+        raise ValueError(
+            f"method must have a name of its own for a checkpoint: set {kind.__name__}.name, {kind.name!r}"
+        )
+
+
 def described(methods: Sequence[Method]) -> list[dict[str, Any]]:
     """Plain values that rebuild the methods, see :func:`rebuilt`."""
     return [{"name": m.name, "options": dataclasses.asdict(m)} for m in methods]
+
+
+def as_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of :func:`solve` as a file can keep them; raises ValueError for a method that it cannot name."""
+    method = options.get("method", "auto")
+    if isinstance(method, str):
+        return dict(options)
+    methods = configured(method, None, {})[0]
+    for m in methods:
+        _check_name(m)
+    return options | {"method": described(methods)}
+
+
+def from_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The options that :func:`as_settings` was given."""
+    method = settings.get("method", "auto")
+    return settings if isinstance(method, str) else settings | {"method": rebuilt(method)}
 
 
 def rebuilt(description: Sequence[dict[str, Any]]) -> list[Method]:
@@ -263,13 +293,28 @@ def _rounds(methods: list[Method], stop: Stop, refine: int) -> tuple[list[Method
     return methods * (refine + 1), dataclasses.replace(stop, iterations=shares)
 
 
-def _check(settings: dict[str, Any], problem: Problem, net: BumpNet, methods: Sequence[Method], stop: Stop) -> None:
-    check(_RULES, settings)
-    check_fit(problem, net, settings["boundary"])
+def _check_methods(
+    methods: Sequence[Method], stop: Stop, settings: dict[str, Any], *, stored: bool, alone: bool
+) -> None:
+    """Raise ValueError for methods that do not suit the other arguments, or a checkpoint that cannot be."""
+    if stored and not alone:
+        raise ValueError("checkpoint is for runs of one process, and this one has several ranks: save the rows")
+    for m in methods if stored else ():
+        _check_name(m)
     if settings["refine"] and (len(methods) > 1 or not isinstance(methods[0], LeastSquares)):
         raise ValueError(f"refine is for least squares, got method {'+'.join(m.name for m in methods)!r}")
     for m, limit in zip(methods, stop.limits(methods), strict=True):
         m.check(settings, limit)
 
 
-__all__ = ["configured", "described", "new_net", "options_of", "rebuilt", "solve", "train"]
+__all__ = [
+    "as_settings",
+    "configured",
+    "described",
+    "from_settings",
+    "new_net",
+    "options_of",
+    "rebuilt",
+    "solve",
+    "train",
+]

@@ -7,12 +7,11 @@ the others again leave nothing usable behind (docs/choosing.md).
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,8 +26,9 @@ from . import run_state
 from .arguments import check, check_fit, integer, positive
 from .grad_mode import differentiating
 from .journal import Journal
-from .loop import Progress, StopReason
+from .loop import Callback, Progress, StopReason
 from .solution import Solution
+from .stationary import as_settings
 from .task import Task
 
 #: Share of the bumps that go, or come, at a time.
@@ -37,6 +37,9 @@ _SHARE = 1 / 6
 _STUCK = 0.5
 #: New bumps have this side length in that of their nearest neighbour.
 _SHRINK = 0.8
+
+#: Reasons for which a solve, and with it the whole search, ends before it is done.
+_CUT_SHORT = (StopReason.INTERRUPTED, StopReason.TIME)
 
 Score = Callable[[Solution], Tensor]
 
@@ -72,14 +75,27 @@ def heights(solution: Solution) -> Tensor:
 SCORES: dict[str, Score] = {"loss": removal_costs, "peak": heights}
 
 
+@dataclass(frozen=True)
+class _Follow:
+    """Limits and listeners of a run, and how many solves it has if that is known."""
+
+    max_seconds: float | None
+    checkpoint: Any
+    every_seconds: float
+    callbacks: tuple[Callback | None, ...]
+    solves: int | None = None
+
+
 class _Trace:
     """Solutions one after the other as one: history, events, time and iterations go on."""
 
-    def __init__(self, journal: Journal, callback, options: dict[str, Any]):
-        self.journal, self.callback, self.options = journal, callback, options
+    def __init__(self, journal: Journal, follow: _Follow, options: dict[str, Any]):
+        self.journal, self.follow, self.options = journal, follow, options
         self.history: list[dict[str, Any]] = []
         self.events: list[Event] = []
         self.steps = self.largest = 0
+        self.began, self.share = time.perf_counter(), 0.0
+        self.held: tuple[Solution, Tensor, int] | None = None
 
     def where(self, net: BumpNet) -> dict[str, Any]:
         """Where the residual is taken: points for the largest net so far.
@@ -91,20 +107,36 @@ class _Trace:
         return usual | {key: value for key, value in self.options.items() if key in usual}
 
     def solve(self, problem: Problem, net: BumpNet, iterations: int) -> Solution:
-        before = self.steps
+        before, options = self.steps, self.options | self.where(net)
+        if self.follow.max_seconds is not None:
+            options["max_seconds"] = max(1e-9, self.began + self.follow.max_seconds - time.perf_counter())
 
-        def follow(progress: Progress) -> None:
-            self.steps = before + progress.iteration
-            if self.callback is not None:
-                self.callback(replace(progress, iteration=self.steps, seconds=self.journal.seconds()))
+        def tell(progress: Progress) -> None:
+            self._tell(before + progress.iteration, progress)
 
-        options = self.options | self.where(net)
-        solution = self.journal.solve(problem, net, iterations=iterations, callback=follow, **options)
+        solution = self.journal.solve(problem, net, iterations=iterations, callback=tell, **options)
         self.steps, began = before + solution.iterations, self.journal.ended - solution.seconds
         for entry in solution.history:
             at = {"iteration": before + entry["iteration"], "seconds": max(0.0, began + entry["seconds"])}
-            self.history.append(entry | at | {"bumps": len(net.rows)})
+            self.history.append(entry | at)
+        self.events += [replace(event, step=before + event.step) for event in solution.events]
+        self.hold(solution)
         return solution
+
+    def hold(self, solution: Solution) -> None:
+        """Remember what the net is now: the solution to give back if the search is interrupted before the next one."""
+        self.held = solution, solution.net.rows.detach().clone(), len(self.events)
+
+    def _tell(self, iteration: int, progress: Progress) -> None:
+        limit, solves = self.follow.max_seconds, self.follow.solves
+        shares = [] if solves is None else [(self.journal.at + (progress.share or 0.0)) / solves]
+        shares += [] if limit is None else [(time.perf_counter() - self.began) / limit]
+        self.share = min(1.0, max(self.share, *shares)) if shares else None
+        at = {"iteration": iteration, "seconds": self.journal.seconds()}
+        told = replace(progress, **at, share=self.share, entry=progress.entry | at)
+        for callback in self.follow.callbacks:
+            if callback is not None:
+                callback(told)
 
     def note(self, kind: str, before: int, solution: Solution) -> None:
         self.events.append(Event(self.steps, kind, before, len(solution.net.rows), solution.loss))
@@ -115,23 +147,38 @@ class _Trace:
             history=self.history,
             events=self.events,
             seconds=self.journal.seconds(),
+            processor_seconds=self.journal.processor_seconds,
             iterations=self.steps,
             stop=reason,
         )
 
 
-@contextlib.contextmanager
-def _trace(
-    name: str, problem: Problem, net: BumpNet, settings: dict[str, Any], checkpoint, every_seconds: float, callback,
-    options: dict[str, Any],
-) -> Iterator[_Trace]:  # fmt: skip
-    """The trace of the run ``name``, which ``settings`` and ``options`` define, and of what its checkpoint holds."""
+def _searched(
+    name: str, problem: Problem, net: BumpNet, settings: dict[str, Any], options: dict[str, Any], follow: _Follow,
+    search: Callable[[_Trace], Solution],
+) -> Solution:  # fmt: skip
+    """What ``search`` finds in the run ``name``, which ``settings`` and ``options`` define.
+
+    Ctrl-C between two solves, while bumps are judged or placed, ends it with the solution held last.
+    """
     start = time.perf_counter()
     Task(problem, net, None, options.get("group")).check_same(name, settings)
-    with run_state.opened(
-        checkpoint, every_seconds, lambda: run_state.content(name, problem, net, options | settings)
-    ) as store:
-        yield _Trace(Journal(store, start), callback, options)
+    positive(optional=True).check("max_seconds", follow.max_seconds)
+
+    def content() -> dict[str, Any]:
+        return run_state.content(name, problem, net, as_settings(options) | settings)
+
+    with run_state.opened(follow.checkpoint, follow.every_seconds, content) as store:
+        trace = _Trace(Journal(store, start, _CUT_SHORT), follow, options)
+        try:
+            return search(trace)
+        except KeyboardInterrupt:
+            if trace.held is None:
+                raise
+            solution, rows, events = trace.held
+            _put_back(net, rows)
+            del trace.events[events:]
+            return trace.whole(solution, StopReason.INTERRUPTED)
 
 
 @differentiating
@@ -144,7 +191,9 @@ def prune(
     iterations: int = 60,
     checkpoint: str | os.PathLike | None = None,
     every_seconds: float = run_state.EVERY,
-    callback: Callable[[Progress], Any] | None = None,
+    callbacks: Iterable[Callback] = (),
+    callback: Callback | None = None,
+    max_seconds: float | None = None,
     **options,
 ) -> Solution:
     """Solve with ever fewer bumps, down to ``bumps``: a sixth of them goes at a time, then the rest is trained on.
@@ -159,7 +208,9 @@ def prune(
         What a bump is worth: the increase of the loss without it, its height, or ``score(solution)`` -> [M].
     iterations : int
         Of the solver, between the changes.
-    checkpoint, every_seconds, callback, **options
+    max_seconds : float, optional
+        Stop after about this time, in this session of the run.
+    checkpoint, every_seconds, callbacks, callback, **options
         As for :func:`bumpnet_fast.solvers.solve`, ``group`` among them.
 
     Returns
@@ -183,11 +234,17 @@ def prune(
     """
     _check(problem, net, iterations, options, bumps=bumps)
     scored, settings = _score(score), {"bumps": bumps, "score": _named(score), "iterations": iterations}
-    with _trace("prune", problem, net, settings, checkpoint, every_seconds, callback, options) as trace:
+    follow = _Follow(
+        max_seconds, checkpoint, every_seconds, (*callbacks, callback), _solves(net, min(bumps, len(net.rows)))
+    )
+
+    def search(trace: _Trace) -> Solution:
         solution = trace.solve(problem, net, iterations)
-        while solution.stop is not StopReason.INTERRUPTED and len(net.rows) > bumps:
+        while not _cut_short(solution) and len(net.rows) > bumps:
             solution = _take_out(trace, solution, scored, max(bumps, _fewer(len(net.rows))), iterations)
-    return trace.whole(solution, solution.stop)
+        return trace.whole(solution, solution.stop)
+
+    return _searched("prune", problem, net, settings, options, follow, search)
 
 
 @differentiating
@@ -199,7 +256,9 @@ def grow(
     iterations: int = 60,
     checkpoint: str | os.PathLike | None = None,
     every_seconds: float = run_state.EVERY,
-    callback: Callable[[Progress], Any] | None = None,
+    callbacks: Iterable[Callback] = (),
+    callback: Callback | None = None,
+    max_seconds: float | None = None,
     **options,
 ) -> Solution:
     """Solve with ever more bumps, up to ``bumps``, which are put where the residual is largest.
@@ -217,14 +276,20 @@ def grow(
     """
     _check(problem, net, iterations, options, bumps=bumps)
     settings = {"bumps": bumps, "iterations": iterations}
-    with _trace("grow", problem, net, settings, checkpoint, every_seconds, callback, options) as trace:
+    follow = _Follow(
+        max_seconds, checkpoint, every_seconds, (*callbacks, callback), _solves(net, max(bumps, len(net.rows)))
+    )
+
+    def search(trace: _Trace) -> Solution:
         solution = trace.solve(problem, net, iterations)
-        while solution.stop is not StopReason.INTERRUPTED and len(net.rows) < bumps:
+        while not _cut_short(solution) and len(net.rows) < bumps:
             before = len(net.rows)
             solution = _put_in(trace, solution, min(bumps, _more(before)), iterations)
             if len(net.rows) == before:
                 return trace.whole(solution, StopReason.NO_RESIDUAL)
-    return trace.whole(solution, solution.stop)
+        return trace.whole(solution, solution.stop)
+
+    return _searched("grow", problem, net, settings, options, follow, search)
 
 
 @differentiating
@@ -238,7 +303,9 @@ def reach(
     iterations: int = 60,
     checkpoint: str | os.PathLike | None = None,
     every_seconds: float = run_state.EVERY,
-    callback: Callable[[Progress], Any] | None = None,
+    callbacks: Iterable[Callback] = (),
+    callback: Callback | None = None,
+    max_seconds: float | None = None,
     **options,
 ) -> Solution:
     """Solve to an error with as few bumps as can be found: grow until it is reached, then prune while it still is.
@@ -249,7 +316,7 @@ def reach(
         Relative L2 error to reach where the problem knows its solution, otherwise the root of the loss.
     most : int
         Bumps beyond which growing is given up.
-    problem, net, score, iterations, checkpoint, every_seconds, callback, **options
+    problem, net, score, iterations, max_seconds, checkpoint, every_seconds, callbacks, callback, **options
         As for :func:`prune`.
 
     Returns
@@ -264,17 +331,21 @@ def reach(
     _check(problem, net, iterations, options, bumps=most)
     positive().check("error", error)
     scored, settings = _score(score), {"error": error, "most": most, "score": _named(score), "iterations": iterations}
-    with _trace("reach", problem, net, settings, checkpoint, every_seconds, callback, options) as trace:
+    follow = _Follow(max_seconds, checkpoint, every_seconds, (*callbacks, callback))
+
+    def search(trace: _Trace) -> Solution:
         solution = trace.solve(problem, net, iterations)
-        while _error(solution) > error and solution.stop is not StopReason.INTERRUPTED:
+        while _error(solution) > error and not _cut_short(solution):
             before, reached = len(net.rows), _error(solution)
             if before < most:
                 solution = _put_in(trace, solution, min(most, _more(before)), iterations)
             if len(net.rows) == before:
                 return trace.whole(solution, StopReason.NOT_REACHED)
-            if _error(solution) > _STUCK * reached and solution.stop is not StopReason.INTERRUPTED:
+            if _error(solution) > _STUCK * reached and not _cut_short(solution):
                 solution = _start_anew(trace, solution, iterations)
         return _fewest(trace, solution, error, scored, iterations)
+
+    return _searched("reach", problem, net, settings, options, follow, search)
 
 
 def _fewest(trace: _Trace, solution: Solution, error: float, score: Score | None, iterations: int) -> Solution:
@@ -282,7 +353,7 @@ def _fewest(trace: _Trace, solution: Solution, error: float, score: Score | None
     net = solution.net
     best, rows = solution, net.rows.detach().clone()
     go = len(rows) - _fewer(len(rows))
-    while go >= 1 and len(rows) > 1 and solution.stop is not StopReason.INTERRUPTED:
+    while go >= 1 and len(rows) > 1 and not _cut_short(solution):
         solution = _take_out(trace, best, score, max(1, len(rows) - go), iterations)
         if _error(solution) <= error:
             best, rows = solution, net.rows.detach().clone()
@@ -291,7 +362,8 @@ def _fewest(trace: _Trace, solution: Solution, error: float, score: Score | None
             before, go = len(net.rows), go // 2
             _put_back(net, rows)
             trace.note("restore", before, best)
-    return trace.whole(best, solution.stop if solution.stop is StopReason.INTERRUPTED else StopReason.REACHED)
+            trace.hold(best)
+    return trace.whole(best, solution.stop if _cut_short(solution) else StopReason.REACHED)
 
 
 def _take_out(trace: _Trace, solution: Solution, score: Score | None, left: int, iterations: int) -> Solution:
@@ -332,7 +404,8 @@ def _start_anew(trace: _Trace, solution: Solution, iterations: int) -> Solution:
         trace.note("restart", len(rows), anew)
         return anew
     _put_back(net, rows)
-    return replace(solution, stop=anew.stop) if anew.stop is StopReason.INTERRUPTED else solution
+    trace.hold(solution)
+    return replace(solution, stop=anew.stop) if _cut_short(anew) else solution
 
 
 @torch.no_grad()
@@ -346,6 +419,19 @@ def _fewer(bumps: int) -> int:
 
 def _more(bumps: int) -> int:
     return bumps + max(1, round(_SHARE * bumps))
+
+
+def _solves(net: BumpNet, wanted: int) -> int:
+    """How many there are on the way to another number of bumps."""
+    bumps, solves = len(net.rows), 1
+    while bumps != wanted:
+        bumps = max(wanted, _fewer(bumps)) if bumps > wanted else min(wanted, _more(bumps))
+        solves += 1
+    return solves
+
+
+def _cut_short(solution: Solution) -> bool:
+    return solution.stop in _CUT_SHORT
 
 
 def _error(solution: Solution) -> float:

@@ -12,6 +12,7 @@ from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
 from ..problems.base import Problem
 from . import refine, run_state
+from .elimination import Projected, Separable
 from .estimate import Places
 from .loop import Work
 from .objective import RowsObjective
@@ -45,6 +46,7 @@ class Task(Work):
         self.unknowns = torch.tensor([*problem.unknowns.values()], dtype=torch.float64, device=self.device)
         self.events: list[Event] = []
         self.generation, self.refinements, self._error = 0, 0, None
+        self._linear = problem.linear
 
     def collocate(
         self, points: Any = None, sampling: str = "grid", condition_weight: float = 1.0, refinements: int = 0,
@@ -78,11 +80,26 @@ class Task(Work):
         """Whether every row is affine in u, and there are no unknowns."""
         if self.problem.unknowns:
             return False
-        return self.system.is_linear() if self.problem.linear is None else self.problem.linear
+        if self._linear is None:
+            self._linear = self.system.is_linear()
+        return self._linear
 
     def objective(self, batch: int | None) -> RowsObjective:
         """What the gradient of is taken, in batches of points or of all."""
         return RowsObjective(self, batch)
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """The sum of squares of the rows, for the net and the unknowns as they are now: what all solvers minimise."""
+        rows = self.system.residual(self.system.jets(self.net.rows.detach()), self.unknowns)
+        return float(self.ranks.total(rows @ rows))
+
+    @torch.no_grad()
+    def solve_amplitudes(self, ridge: float = 1e-12) -> None:
+        """Set the amplitudes of the net, and the unknowns, to the best for its shapes; ``ridge`` as for VarPro."""
+        model = (Separable if self.is_linear() else Projected)(self.system, ridge)
+        point = model.start(self.net.rows.detach().double())
+        self.put_back({"rows": model.rows(point), "unknowns": model.unknowns(point)})
 
     def place(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Move the collocation points."""
@@ -183,4 +200,16 @@ class Task(Work):
             own = {"points": "a rank's own"}
         about = {"solver": solver, "problem": run_state.described(self.problem), "rows": net.rows, "frame": net.frame}
         about |= {"domain": net.domain, "outer": "tied" if net.tied else "free"}
-        self.ranks.check_same(about | settings | own)
+        settings = settings | own
+        if isinstance(settings.get("method"), list):
+            settings |= _spelt_out(settings["method"])
+        self.ranks.check_same(about | settings)
+
+
+def _spelt_out(methods: list[dict[str, Any]]) -> dict[str, Any]:
+    """Names and options of methods one by one, so that it can be said which one differs."""
+    spelt = {"method": "+".join(m["name"] for m in methods)}
+    for number, m in enumerate(methods, 1):
+        of = f" of stage {number}" if len(methods) > 1 else ""
+        spelt |= {name + of: value for name, value in m["options"].items()}
+    return spelt

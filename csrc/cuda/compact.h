@@ -1,7 +1,7 @@
 // Compaction of rows on a device: which rows stay (select) and moving them (gather).
 //
 // No torch and no CUDA header is needed here: the algorithms are templates over a block of threads,
-// so that tests/test_compact.py runs this very code on the CPU, where `each` is a loop over threads.
+// so that tests/core/test_compact.py runs this very code on the CPU, where `each` is a loop over threads.
 #pragma once
 
 #include <cstdint>

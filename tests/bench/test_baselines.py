@@ -39,7 +39,7 @@ def test_periods_and_starts_are_exact():
     torch.testing.assert_close(left.value, right.value, rtol=0, atol=1e-14)
     torch.testing.assert_close(left.gradient, right.gradient, rtol=0, atol=1e-13)
     x = torch.linspace(0, 6, 5, dtype=torch.float64)
-    start = part.jet(torch.stack([x, torch.zeros_like(x)], 1)).value
+    start = part.jet(torch.stack([x, torch.zeros_like(x)], 1), "value").value
     torch.testing.assert_close(start[:, 0], torch.sin(x), rtol=0, atol=1e-14)
 
 

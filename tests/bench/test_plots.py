@@ -44,7 +44,7 @@ def test_a_curve_has_what_was_measured(found):
 
 def test_the_table(found):
     lines = plots.table(found)
-    assert lines[0].startswith("| points | bumps | ours | torch.compile, in ours |")
+    assert lines[0].startswith("| points | bumps | ours | torch.compile / ours |")
     assert lines[2:] == [
         "| 100 | 400 | 0.2 ms | - | - | 15.0 | - |",
         "| 10000 | 400 | 10 ms | - | - | 30.0 | - |",

@@ -15,11 +15,11 @@ import torch
 from matplotlib.figure import Figure
 
 from bumpnet_fast import __version__, backend, plotting, problems
-from bumpnet_fast.cli import common, main, writing
-from bumpnet_fast.cli import solve as command
-from bumpnet_fast.io import saved as checkpoint
+from bumpnet_fast import io as checkpoint
+from bumpnet_fast.cli import command, common, main, writing
+from bumpnet_fast.cli import solve as solving
 from bumpnet_fast.problems.sampling import lattice
-from bumpnet_fast.solvers import least_squares, system
+from bumpnet_fast.solvers import Method, StopReason, arguments, stationary
 
 ROOT = Path(__file__).parents[2]
 TINY = ("--bumps", "3x3", "--set", "points=64", "--set", "iterations=3", "--threads", "1")
@@ -56,9 +56,10 @@ def test_the_summary(solved):
     expected = {
         "problem": "helmholtz", "method": "varpro", "boundary": "hard", "bumps": 9, "parameters": 63, "iterations": 3,
         "stop_reason": "iterations", "dtype": "float64", "backend": backend(), "threads": 1, "seed": 5,
+        "stop_message": StopReason.ITERATIONS.message, "warnings": [],
     }  # fmt: skip
     assert {key: summary[key] for key in expected} == expected
-    assert all(summary[key] > 0 for key in ("rel_l2", "max_error", "loss", "seconds"))
+    assert all(summary[key] > 0 for key in ("rel_l2", "max_error", "loss", "seconds", "processor_seconds"))
     assert summary["versions"]["bumpnet_fast"] == __version__
     assert summary["versions"]["torch"] == str(torch.__version__)
     settings = summary["settings"]
@@ -127,6 +128,7 @@ def test_the_summary_for_people(no_picture, tmp_path, capsys):
     assert errors == ""  # nobody watches, so no progress
     lines = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in output.splitlines())
     assert (lines["problem"], lines["bumps"], lines["parameters"]) == ("poisson", "9", "63")
+    assert lines["stop reason"] == f"iterations: {StopReason.ITERATIONS.message}"
     assert float(lines["rel l2"]) == pytest.approx(summary["rel_l2"], rel=0.01)
     assert lines["written to"] == str(tmp_path)
 
@@ -143,7 +145,7 @@ def test_a_terminal_shows_progress_unless_quiet(quiet, no_picture, tmp_path, cap
     monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take any stream for a terminal
     assert main(["solve", "poisson", *TINY, "--out", str(tmp_path), *["--quiet"] * quiet]) == 0
     output, errors = capsys.readouterr()
-    assert ("iteration" in errors, "loss" in errors) == (not quiet, not quiet)
+    assert ("iteration" in errors, "loss" in errors, "100%" in errors) == (not quiet,) * 3
     assert bool(output) == (not quiet)
 
 
@@ -158,7 +160,7 @@ def test_threads_are_given_back(no_picture, tmp_path, threads):
 
 def interrupt_at(iteration, error):
     @contextlib.contextmanager
-    def progress(arguments):
+    def progress(*_):
         def report(progress):
             if progress.iteration == iteration:
                 raise error
@@ -177,7 +179,7 @@ def test_ctrl_c_keeps_what_was_found(no_picture, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_elsewhere_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(least_squares, "solve", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(stationary, "solve", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["solve", "poisson", "--out", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "bumpnet: error: interrupted\n"
 
@@ -212,7 +214,11 @@ MISTAKES = {
     "solve poisson --bumps 4x0": "'4x0' is not",
     "solve poisson --bumps 2.5": "'2.5' is not",
     "solve poisson --bumps 3x3x3": "one per dimension",
-    "solve poisson --method sgd": "invalid choice: 'sgd' (choose from auto, varpro, gauss-newton, lm, or adam,",
+    "solve poisson --method sgd": f"method must be of {', '.join(Method.known)}, joined by '+', got 'sgd'",
+    "solve poisson --method": "--method: expected one argument",
+    "solve poisson --method lm+": "joined by '+', got 'lm+'",
+    "solve poisson --method adam --set damping=1": "no setting 'damping'; there are: lower, upper, a1, a2, iterations,",
+    "solve poisson --set group=1": "no setting 'group'",
     "solve poisson --boundary none": "invalid choice: 'none'",
     "solve poisson --dtype float16": "invalid choice: 'float16'",
     "solve poisson --windows 0": "--windows: '0' is not",
@@ -224,7 +230,7 @@ MISTAKES = {
     "solve poisson --set a1": "'a1' is not of the form KEY=VALUE",
     "solve poisson --set =1": "not of the form KEY=VALUE",
     "solve poisson --set a1=": "not of the form KEY=VALUE",
-    "solve poisson --set k=2": "poisson has no setting 'k'; there are: lower, upper, a1, a2, points,",
+    "solve poisson --set k=2": "poisson has no setting 'k'; there are: lower, upper, a1, a2, iterations,",
     "solve poisson --set method=lm": "no setting 'method'",
     "solve poisson --set a1=abc": "a1 must be a finite number, got 'abc'",
     "solve poisson --set a1=nan": "a1 must be a finite number",
@@ -312,7 +318,7 @@ def test_an_unwritable_directory_is_noticed_before_solving(tmp_path, monkeypatch
     def never(*_, **__):
         raise AssertionError("solved before looking")
 
-    monkeypatch.setattr(least_squares, "solve", never)
+    monkeypatch.setattr(stationary, "solve", never)
     (tmp_path / "file").touch()
     assert main(["solve", "poisson", "--out", str(tmp_path / "file" / "x")]) == 2
     assert main(["solve", "poisson", "--out", str(tmp_path), "--json", str(tmp_path)]) == 2
@@ -322,16 +328,15 @@ def test_an_unwritable_directory_is_noticed_before_solving(tmp_path, monkeypatch
 # --- the rest ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flag, choices", [("method", least_squares.METHODS), ("boundary", system.BOUNDARIES)])
-def test_the_choices_are_those_of_the_solver(flag, choices, capsys):
-    assert main(["solve", "poisson", f"--{flag}", "no such"]) == 2
+def test_the_choices_are_those_of_the_solver(capsys):
+    assert main(["solve", "poisson", "--boundary", "no such"]) == 2
     message = capsys.readouterr().err.replace("'", "")  # which some versions of argparse put around every choice
-    assert f"(choose from {', '.join(choices)}" in message
+    assert f"(choose from {', '.join(arguments.BOUNDARIES)}" in message
 
 
 @pytest.mark.parametrize("name", problems.PROBLEMS)
 def test_settings_have_one_meaning_each(name):
-    settable = command.settable(problems.PROBLEMS[name])
+    settable = solving.settable(problems.PROBLEMS[name])
     keys = [key for scope in settable.values() for key in scope]
     assert len(keys) == len(set(keys)), "a problem's field has the name of an option: rename it"
     assert {"points", "iterations", "ridge"} <= set(settable["solver"])
@@ -345,6 +350,9 @@ def test_list(capsys):
         assert re.search(rf"^{name} +{re.escape(problem.summary)}$", output, re.MULTILINE)
     for setting in ("a2=4", "lower=-1,-1", "iterations=100", "centre_box=1.3", "perturb=0"):
         assert setting in output
+    for name in Method.known:
+        line = re.search(rf"^{name} +(iterations=.*)$", output, re.MULTILINE)[1]
+        assert [part.partition("=")[0] for part in line.split()] == list(stationary.options_of(name))
 
 
 def test_info(capsys):

@@ -16,18 +16,20 @@ import torch
 from matplotlib.figure import Figure
 
 from bumpnet_fast import plotting
-from bumpnet_fast.cli import evolve, main, operator, solve
+from bumpnet_fast.cli import command, main
 from bumpnet_fast.core.locks import locked
 from bumpnet_fast.solvers import run_state
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = {"solve": solve, "evolve": evolve, "operator": operator}
 SMALL = ("--set", "functions=40", "--set", "test_functions=10", "--bumps", "5")
 LINES = {
     "varpro": "solve poisson --bumps 3x4 --set iterations=12 --seed 3",
     "gauss-newton": "solve poisson --bumps 3x4 --set iterations=12 --method gauss-newton --boundary soft",
     "lm": "solve poisson --bumps 3x4 --set iterations=12 --method lm --dtype float32",
     "refined": "solve convection-diffusion --bumps 4x3 --set iterations=12 --set refine=1",
+    "chain": "solve poisson --bumps 3x4 --method auto+lbfgs+adam --set iterations=6,5,40",
+    "pruned march": "solve advection --bumps 3x3 --windows 3 --method adam --set iterations=40 "
+    "--set prune_threshold=0.99 --set prune_every=5 --set prune_least=5 --set log_every=5",
     "march": "solve advection --bumps 3x3 --windows 3 --set iterations=5 --seed 1",
     "reach": "solve poisson --bumps 3x3 --reach 2e-2 --set iterations=5",
     "prune": "solve poisson --bumps 3x4 --prune-to 9 --set iterations=5",
@@ -60,7 +62,7 @@ def interrupted_at(line, number):
     count = iter(range(1000))
 
     @contextlib.contextmanager
-    def progress(arguments):
+    def progress(*_):
         def report(progress):
             if next(count) == number:
                 raise KeyboardInterrupt
@@ -68,7 +70,7 @@ def interrupted_at(line, number):
         yield report
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(COMMANDS[line.split()[0]], "progress", progress)
+        patch.setattr(command, "progress", progress)
         yield
 
 
@@ -112,14 +114,14 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(case, tmp_path):
 
 SLOW = """
 import sys, time
-from bumpnet_fast.cli import main, solve
+from bumpnet_fast.cli import command, main
 import contextlib
 
 @contextlib.contextmanager
-def progress(arguments):
+def progress(*_):
     yield lambda progress: time.sleep(0.05)
 
-solve.progress = progress
+command.progress = progress
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -130,9 +132,9 @@ def test_a_killed_run_goes_on(number, code, every, tmp_path):
     line = f"solve helmholtz --bumps 3x4 --set iterations=40 --set tolerance=0 --set every_seconds={every}"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(line, whole) == 0
-    command = [sys.executable, "-c", SLOW, *line.split(), "--out", str(killed), "--threads", "1"]
+    arguments = [sys.executable, "-c", SLOW, *line.split(), "--out", str(killed), "--threads", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 60
     while not (killed / "run.pt").exists() or (
         number == signal.SIGKILL and run_state.load(killed / "run.pt")["state"] is None
@@ -155,7 +157,7 @@ def test_a_full_disk_loses_nothing(case, tmp_path, full_disk, monkeypatch, capsy
     assert run(line, whole) == 0
 
     @contextlib.contextmanager
-    def progress(arguments):
+    def progress(*_):
         count = iter(range(1000))
 
         def report(progress):
@@ -164,7 +166,7 @@ def test_a_full_disk_loses_nothing(case, tmp_path, full_disk, monkeypatch, capsy
         yield report
 
     with monkeypatch.context() as patch:
-        patch.setattr(COMMANDS[line.split()[0]], "progress", progress)
+        patch.setattr(command, "progress", progress)
         assert run(line, full, "--set", "every_seconds=0") == 1
     warned, late, error = capsys.readouterr().err.splitlines()
     reason = r"No space left on device \([\d,]+ bytes were to be written"

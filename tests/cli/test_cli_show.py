@@ -3,6 +3,7 @@
 import contextlib
 import io
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,14 +11,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bumpnet_fast import BumpNet, plotting, problems
-from bumpnet_fast.cli import main
-from bumpnet_fast.cli import solve as command
-from bumpnet_fast.io import load
-from bumpnet_fast.io import saved as checkpoint
+from bumpnet_fast.cli import command, main
+from bumpnet_fast.io import load, save
 from bumpnet_fast.solvers import run_state
 
 TINY = ("--threads", "1", "--quiet")
 SOLVE = ("--set", "points=64", "--set", "iterations=3", *TINY)
+#: The folder of a version whose model.pt does not hold the run.
+OLDER = Path(__file__).parents[1] / "data" / "version-0.1.0" / "results" / "solve"
 
 
 def run(*arguments):
@@ -111,10 +112,12 @@ def test_files_for_paraview(name, file, flags, count, folders, no_picture, tmp_p
 
 def test_a_model_alone_says_what_it_lacks(folders, no_picture, tmp_path):
     code, output, errors = run("show", folders["pruned"] / "model.pt", "--out", tmp_path)
+    assert (code, output, errors) == (0, [str(tmp_path / "solution.png")], [])  # which has its run in it
+    code, output, errors = run("show", OLDER / "model.pt", "--out", tmp_path)
     assert (code, output) == (0, [str(tmp_path / "solution.png")])
     assert len(errors) == 1 and "is a model without its run: how it came about is not shown" in errors[0]
     path = tmp_path / "mine.pt"
-    checkpoint.save(path, BumpNet(2, 4))
+    save(path, BumpNet(2, 4))
     code, output, errors = run("show", path)
     assert code == 0 and output == [str(tmp_path / "solution.png")]
     assert "problem 'a net' is not known here" in errors[1] and len(errors) == 2
@@ -155,16 +158,21 @@ def test_points_that_do_not_fit_into_the_memory_are_a_mistake(folders, tmp_path,
 
 @pytest.mark.parametrize(("keep", "message"), [
     ([], "is not the folder of a run: it has no model.pt"),
-    (["run.pt"], "has not ended: it has no model.pt yet; go on with it by --resume"),
+    (["run.pt"], "has not ended: it has no model.pt yet; continue it with --resume"),
     (["model.pt", "summary.json"], "is not the whole folder of a run: it has no history.json"),
 ])  # fmt: skip
-def test_folders_that_are_not_whole(keep, message, folders, tmp_path):
+def test_folders_that_are_not_whole(keep, message, tmp_path):
     for name in keep:
-        (tmp_path / name).write_bytes((folders["pruned"] / name).read_bytes())
+        (tmp_path / name).write_bytes((OLDER / name).read_bytes())
     code, output, errors = run("show", tmp_path)
     assert (code, output, len(errors)) == (2, [], 1) and message in errors[0]
     code, _, errors = run("show", tmp_path / "nowhere")
     assert code == 2 and errors[0].endswith("nowhere: No such file or directory")
+
+
+def test_the_record_of_a_training_is_not_a_result(folders, tmp_path):
+    code, output, errors = run("show", folders["pruned"] / "training.pt", "--out", tmp_path)
+    assert (code, output, len(errors)) == (2, [], 1) and "is the record of a training" in errors[0]
 
 
 def test_damaged_files(folders, tmp_path):
@@ -182,7 +190,7 @@ def test_damaged_files(folders, tmp_path):
 
 def interrupt_at(iteration):
     @contextlib.contextmanager
-    def progress(arguments):
+    def progress(*_):
         def report(progress):
             if progress.iteration == iteration:
                 raise KeyboardInterrupt

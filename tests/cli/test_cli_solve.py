@@ -14,11 +14,11 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from bumpnet_fast import io as checkpoint
 from bumpnet_fast import plotting, problems
-from bumpnet_fast.cli import main
-from bumpnet_fast.cli import solve as command
-from bumpnet_fast.io import saved as checkpoint
-from bumpnet_fast.solvers.stages import STAGES
+from bumpnet_fast.cli import command, main
+from bumpnet_fast.cli import solve as solving
+from bumpnet_fast.solvers import Method
 
 ROOT = Path(__file__).parents[2]
 TINY = ("--bumps", "3x3", "--set", "points=64", "--threads", "1")
@@ -51,7 +51,7 @@ def rows(folder):
 
 def interrupt_at(iteration):
     @contextlib.contextmanager
-    def progress(arguments):
+    def progress(*_):
         def report(progress):
             if progress.iteration == iteration:
                 raise KeyboardInterrupt
@@ -62,7 +62,7 @@ def interrupt_at(iteration):
 
 
 def test_the_methods_are_those_of_the_library():
-    assert tuple(STAGES) == command.FIRST_ORDER
+    assert tuple(Method.known) == solving.METHODS
 
 
 # --- few bumps -----------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_ctrl_c_keeps_what_was_found(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("search", ("reach", "prune"))
 def test_the_settings_of_a_search_are_those_of_the_library(search):
-    solver = command.settable(problems.PROBLEMS["poisson"], search=search)["solver"]
+    solver = solving.settable(problems.PROBLEMS["poisson"], search=search)["solver"]
     assert solver["iterations"] == 60 and solver["score"] == "loss" and {"ridge", "points"} <= set(solver)
     assert ("most" in solver) == (search == "reach")
 
@@ -160,6 +160,34 @@ def test_settings_are_those_of_the_method(tmp_path):
     assert events_of(tmp_path) == [("prune", e["before"], e["after"]) for e in summary["events"]]
 
 
+def test_any_methods_are_joined_and_march(tmp_path):
+    choices = ("--method", "adam+varpro", "--set", "iterations=20,3", "--set", "tolerance=0.1")
+    code, summary = solve(*choices, "--set", "learning_rate=0.01", out=tmp_path)
+    assert (code, summary["method"], summary["windows"]) == (0, "adam+varpro", 1) and summary["iterations"] <= 23
+    choices = ("--method", "adam", "--windows", "2", "--set", "iterations=20", "--set", "prune_threshold=0.5")
+    line = ("solve", "advection", *TINY, *choices, "--set", "prune_every=5", "--out", str(tmp_path), "--quiet")
+    assert main([*line]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["method"], summary["windows"], summary["stop_reason"]) == ("adam", 2, "marched")
+    steps = [event["step"] for event in summary["events"]]
+    assert steps and min(steps) > 20, "the iterations of the windows count on"
+
+
+def test_what_a_problem_wants_of_least_squares_is_not_asked_of_other_methods(tmp_path):
+    problem = problems.PROBLEMS["burgers"]
+    assert problem.default_windows > 1 and problem.options.keys() == {"graded", "scale", "refine", "iterations"}
+    line = ("solve", "burgers", *TINY, "--method", "lbfgs", "--set", "max_seconds=0.01", "--out", str(tmp_path))
+    assert main([*line, "--quiet"]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["windows"] == 1 and summary["settings"]["solver"] == {"points": 64, "max_seconds": 0.01}
+    assert (summary["settings"]["run"]["graded"], summary["settings"]["net"]) == (0.5, {"scale": 10})
+
+
+def test_a_loss_that_is_no_number_is_a_failure(tmp_path):
+    code, summary = solve("--method", "adam", "--set", "learning_rate=1e300", "--set", "iterations=30", out=tmp_path)
+    assert (code, summary["stop_reason"], summary["stop_message"]) == (1, "diverged", "the loss is not finite")
+
+
 def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch):
     choices = ("--method", "adam+lbfgs", "--set", "iterations=30", "--set", "a1=2", "--seed", 7)
     _, whole = solve(*choices, out=tmp_path / "whole")
@@ -174,7 +202,7 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch):
         assert code == 0
         assert torch.equal(rows(folder), rows(tmp_path / "whole"))
         different = {key for key in whole if summary[key] != whole[key]}
-        assert different <= {"seconds"}
+        assert different <= {"seconds", "processor_seconds"}
         assert {path.name for path in folder.iterdir()} == FILES
 
 
@@ -187,7 +215,7 @@ write, written = run_state.write, []
 
 def write_and_die(path, content):
     write(path, content)
-    if content["progress"]["taken"] >= 20:
+    if content["state"] is not None and content["state"]["done"] >= 20:
         os.kill(os.getpid(), signal.SIGKILL)
 
 run_state.write = write_and_die
@@ -197,7 +225,7 @@ cli.main(sys.argv[1:])
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 def test_a_killed_run_is_resumed(tmp_path):
-    choices = ("--method", "adam", "--set", "iterations=40", "--set", "every=10")
+    choices = ("--method", "adam", "--set", "iterations=40", "--set", "log_every=10")
     solve(*choices, out=tmp_path / "whole")
     folder = tmp_path / "killed"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -319,8 +347,8 @@ def test_a_folder_that_is_not_there(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("--method adam+", "invalid choice: 'adam+'"),
-    ("--method adam+lm", "invalid choice: 'adam+lm'"),
+    ("--method adam+", "method must be of auto, varpro"),
+    ("--method adam++lm", "joined by '+', got 'adam++lm'"),
     ("--method adam --set damping=1", "poisson has no setting 'damping'"),
     ("--method adam --set batch=0", "batch must be an integer of at least 1"),
     ("--method adam+lbfgs --set iterations=1,2,3", "iterations must be a number or 2 numbers"),
@@ -332,6 +360,10 @@ def test_a_folder_that_is_not_there(tmp_path, capsys):
     ("--prune-to 5 --reach 0.1", "not allowed with argument"),
     ("--prune-to 10 --bumps 3x3", "--prune-to must be at most the number of bumps, 9, got 10"),
     ("--prune-to 5 --method adam", "--prune-to needs one of the methods auto, varpro, gauss-newton, lm, got 'adam'"),
+    ("--reach 1e-3 --method adam+lm", "--reach needs one of the methods auto, varpro, gauss-newton, lm, got 'adam+lm'"),
+    ("--method varpro+lbfgs --set iterations=1,2,3", "iterations must be a number or 2 numbers"),
+    ("--method lm+adam --set outer=both --set dampng=1", "has no setting 'dampng'; there are:"),
+    ("--method adam --set damping=1", "learning_rate, final_rate, batch, "),
     ("--reach 0.1 --windows 2", "--reach solves all of the time at once, and takes no --windows"),
     ("--reach 0.1 --set score=size", "score must be one of loss, peak"),
     ("--reach 0.1 --set most=0", "bumps must be an integer of at least 1"),

@@ -7,7 +7,6 @@ import oracle
 import pytest
 import torch
 
-import bumpnet_fast
 from bumpnet_fast import Jet, backend, bump_basis, bump_design, bump_jet, use_backend
 from bumpnet_fast.core import backends as native
 from bumpnet_fast.core import reference
@@ -208,14 +207,6 @@ def test_an_unknown_backend():
 
 def test_the_backend_is_the_fastest_variant_or_the_reference():
     assert backend() == (native.variants() or ("reference",))[-1]
-
-
-def test_public_names():
-    assert set(bumpnet_fast.__all__) == {
-        "BumpDeepONet", "BumpNet", "Jet", "__version__", "backend", "use_backend",
-        "bump_basis", "bump_combine", "bump_compact", "bump_design", "bump_jet", "compile_step",
-    }  # fmt: skip
-    assert all(hasattr(bumpnet_fast, name) for name in bumpnet_fast.__all__)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated

@@ -1,5 +1,8 @@
 """Jets: names, product rule, and jets of any function."""
 
+import re
+
+import numpy as np
 import oracle
 import pytest
 import torch
@@ -116,6 +119,9 @@ def test_physicsnemo_names(x):
         ("diagonal", lambda jet: jet.dd(0, 1)),
         ("laplacian", lambda jet: jet.dd(0)),
         ("laplacian", lambda jet: jet.hessian),
+        ("laplacian", lambda jet: jet.diagonal),
+        ("gradient", lambda jet: jet.dd(0)),
+        ("hessian", lambda jet: jet / Jet("value", jet.value)),
         ("hessian", lambda jet: jet * Jet("gradient", jet.value, jet.gradient)),
         ("gradient", lambda jet: jet + Jet("value", jet.value)),
     ],
@@ -125,8 +131,151 @@ def test_what_was_not_computed_is_an_error_that_says_so(x, want, missing):
         missing(Jet.of(f, x, want))
 
 
-def test_unrelated_types_do_not_mix(x):
-    with pytest.raises(TypeError):
-        Jet.of(f, x, "value") + 1
-    with pytest.raises(TypeError):
-        Jet.of(f, x, "value") - "u"
+# --- numbers and tensors ---------------------------------------------------------------------------
+
+
+def pair(x):
+    return torch.stack([f(x), g(x)], 1)
+
+
+def six(x):
+    """As many outputs as there are points."""
+    return torch.stack([torch.sin((k + 1) * x[:, 0] + x[:, 1]) for k in range(6)], 1)
+
+
+#: Written once for jets and once for functions: the operation, with a constant ``c`` [N, 1], [N, K] or a number.
+OPERATIONS = {
+    "u + c": lambda u, c: u + c,
+    "c + u": lambda u, c: c + u,
+    "u - c": lambda u, c: u - c,
+    "c - u": lambda u, c: c - u,
+    "u * c": lambda u, c: u * c,
+    "c * u": lambda u, c: c * u,
+    "u / c": lambda u, c: u / c,
+    "c / u": lambda u, c: c / u,
+}
+
+
+@pytest.mark.parametrize("want", WANTS)
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("function", [pair, six])
+def test_numbers_and_tensors_are_constants(x, want, name, function):
+    operation, u = OPERATIONS[name], Jet.of(function, x, want)
+    k = u.value.shape[1]
+    per_point = torch.linspace(1, 2, 6, dtype=x.dtype)
+    per_both = torch.linspace(-3, -1, 6 * k, dtype=x.dtype).reshape(6, k)
+    for given, meant in (
+        (2.5, 2.5),
+        (3, 3),
+        (torch.tensor(2.5, dtype=x.dtype), 2.5),
+        (per_point, per_point[:, None]),
+        (per_point[:, None], per_point[:, None]),
+        (per_both, per_both),
+        (per_both[:1], per_both[:1]),
+    ):
+        wanted = Jet.of(lambda t, c=meant: operation(function(t), c), x, want)
+        assert_same(operation(u, given), wanted, 1e-11)
+
+
+@pytest.mark.parametrize("want", WANTS)
+def test_quotients_of_jets_are_those_of_the_functions(x, want):
+    u, v = Jet.of(pair, x, want), Jet.of(lambda t: (2 + g(t) ** 2)[:, None], x, "hessian")
+    assert_same(u / v, Jet.of(lambda t: pair(t) / (2 + g(t) ** 2)[:, None], x, want), 1e-11)
+    assert_same(u / v * v, u, 1e-11)
+
+
+def test_as_many_points_as_outputs_is_no_ambiguity(x):
+    u, c = Jet.of(six, x, "hessian"), torch.arange(1.0, 7.0, dtype=x.dtype)
+    assert torch.equal((u * c).value, u.value * c[:, None]) and torch.equal((u + c).value, u.value + c[:, None])
+    assert torch.equal((u * c[None]).value, u.value * c) and torch.equal((u * c).d(0), u.d(0) * c[:, None])
+
+
+@pytest.mark.parametrize("want", WANTS)
+def test_one_output_and_a_tensor_for_several_make_several(x, want):
+    u, c = Jet.of(f, x, want), torch.arange(18.0, dtype=x.dtype).reshape(6, 3)
+    for name in ("u + c", "c - u", "c * u", "c / u"):
+        made = OPERATIONS[name](u, c)
+        single = [OPERATIONS[name](u, c[:, k]) for k in range(3)]
+        for k in range(3):
+            assert_same(made.output(k), single[k])
+
+
+def test_a_constant_gets_its_gradient(x):
+    c = torch.ones(6, dtype=x.dtype, requires_grad=True)
+    u = Jet.of(f, x, "laplacian")
+    (c * u + c).laplacian.sum().backward()
+    assert torch.equal(c.grad, u.laplacian[:, 0])
+
+
+def test_sums_and_in_place_forms(x):
+    u = Jet.of(f, x, "hessian")
+    assert_same(sum([u, u]), 2 * u)
+    v = u
+    v += 1
+    v *= 2
+    assert_same(v, Jet.of(lambda t: 2 * (f(t) + 1), x, "hessian"))
+    assert_same(u, Jet.of(f, x, "hessian")), "and what it was before is as it was"
+    assert_same(+u, u)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("shape", [(2,), (5,), (6, 3), (5, 2), (6, 2, 1), (6, 2, 2), (0,)])
+def test_a_tensor_of_another_shape_is_refused(x, name, shape):
+    wanted = re.escape(
+        f"a tensor must have shape [6] (a value per point) or [6, 2] to go with a jet [6, 2], got {shape}"
+    )
+    remedy = re.escape("; for a value per output, the same at all points, write t[None]") if shape == (2,) else ""
+    with pytest.raises(ValueError, match=f"^{wanted}{remedy}$"):
+        OPERATIONS[name](Jet.of(pair, x, "hessian"), torch.ones(shape, dtype=x.dtype))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("other", [[1.0] * 6, (1.0,), np.ones(6), np.ones((6, 1))], ids=repr)
+def test_lists_and_arrays_are_refused_with_what_to_write(x, name, other):
+    with pytest.raises(TypeError, match=rf"got {type(other).__name__}: use torch\.as_tensor$"):
+        OPERATIONS[name](Jet.of(f, x, "gradient"), other)
+
+
+@pytest.mark.parametrize("number", [np.float64(2.5), np.float32(2.5), True])
+def test_any_number_is_a_number(x, number):
+    u = Jet.of(f, x, "gradient")
+    assert_same(number * u, float(number) * u)
+    assert_same(number - u, float(number) - u)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("other", ["u", None, f, {}], ids=["str", "None", "function", "dict"])
+def test_unrelated_types_do_not_mix(x, name, other):
+    with pytest.raises(TypeError, match=r"unsupported operand type|by non-int|concatenate str"):
+        OPERATIONS[name](Jet.of(f, x, "value"), other)
+
+
+# --- what does not exist ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ask, what",
+    [
+        (lambda u, i: u.d(i), "coordinate must be from 0 to 1"),
+        (lambda u, i: u.dd(i), "coordinate must be from 0 to 1"),
+        (lambda u, i: u.dd(0, i), "coordinate must be from 0 to 1"),
+        (lambda u, i: u.dd(i, 0), "coordinate must be from 0 to 1"),
+        (lambda u, i: u.output(i), "output must be from 0 to 1"),
+    ],
+)
+def test_an_index_out_of_range(x, ask, what):
+    u = Jet.of(pair, x, "hessian")
+    for i in (2, -3):
+        with pytest.raises(IndexError, match=f"^{what}, got {i}$"):
+            ask(u, i)
+    for i in ("x", 1.0, None):
+        if not (i is None and "coordinate" in what):  # dd(0, None) is dd(0)
+            with pytest.raises(TypeError, match=f"^{what.split()[0]} must be an integer, got {i!r}$"):
+                ask(u, i)
+
+
+def test_negative_indices_count_from_the_end(x):
+    u, diagonal = Jet.of(pair, x, "hessian"), Jet.of(pair, x, "diagonal")
+    assert torch.equal(u.d(-1), u.d(1)) and torch.equal(u.dd(-1, 0), u.dd(1, 0))
+    assert torch.equal(diagonal.dd(-1, 1), diagonal.dd(1)), "one coordinate, by two names"
+    assert_same(u.output(-2), Jet.of(f, x, "hessian"))

@@ -7,9 +7,8 @@ import torch
 
 from bumpnet_fast import BumpNet, problems
 from bumpnet_fast.core.files import CheckpointError
-from bumpnet_fast.io import saved as checkpoint
-from bumpnet_fast.io.recording import Recording, load
-from bumpnet_fast.solvers import Progress, march, prune, reach, run_state, solve, train
+from bumpnet_fast.io import Recording, load, resume, save
+from bumpnet_fast.solvers import Adam, Progress, march, prune, reach, run_state, solve
 
 POISSON = problems.get("poisson")
 
@@ -26,8 +25,8 @@ RUNS = {
     "prune": lambda **o: prune(POISSON, grid(3, 3), 7, iterations=3, **o),
     "reach": lambda **o: reach(POISSON, grid(2, 2), 0.05, iterations=10, **o),
     "march": lambda **o: march(problems.get("heat"), (3, 3), windows=2, iterations=3, **o),
-    "adam": lambda **o: train(POISSON, grid(3, 3), iterations=30, **o),
-    "lbfgs": lambda **o: train(POISSON, grid(3, 3), method="lbfgs", iterations=30, **o),
+    "adam": lambda **o: solve(POISSON, grid(3, 3), method="adam", iterations=30, **o),
+    "lbfgs": lambda **o: solve(POISSON, grid(3, 3), method="lbfgs", iterations=30, **o),
 }
 
 
@@ -72,7 +71,7 @@ def test_a_frame_is_the_net_of_its_iteration():
 @pytest.mark.parametrize("most", (2, 5, 100))
 def test_it_stays_small_and_even(most):
     recording = Recording(most=most)
-    train(POISSON, grid(2, 2), iterations=700, callback=recording, log_every=2)
+    solve(POISSON, grid(2, 2), method=Adam(log_every=2), iterations=700, callback=recording)
     iterations = [frame.iteration for frame in recording.frames]
     assert most / 2 < len(iterations) <= most and iterations[0] == 0
     assert len({b - a for a, b in itertools.pairwise(iterations)}) == 1 and iterations[-1] > 700 * (1 - 2 / most)
@@ -121,7 +120,7 @@ def test_a_resumed_run_has_the_frames_of_one_that_was_never_stopped(name, most, 
         with Recording(path, most=most) as recording:
             callback = recording if stop is None else stopping(recording, stop)
             if state.exists():
-                checkpoint.resume(state, callback=callback)
+                resume(state, callback=callback)
             else:
                 RUNS[name](callback=callback, checkpoint=state)
     frames = load(path)
@@ -135,11 +134,11 @@ def test_what_a_killed_run_had_recorded_after_its_state_is_forgotten(tmp_path):
     solve(POISSON, grid(3, 3), iterations=6, checkpoint=state, callback=stopping(lambda progress: None, 3))
     early = run_state.load(state)
     with Recording(path) as recording:
-        checkpoint.resume(state, callback=recording)
+        resume(state, callback=recording)
     run_state.write(state, early)  # as if the file had not been written since
     with Recording(path) as recording:
         assert places(recording.frames) == [(i, 9) for i in range(3, 7)]
-        checkpoint.resume(state, callback=recording)
+        resume(state, callback=recording)
     assert places(load(path)) == [(i, 9) for i in range(3, 7)]
 
 
@@ -150,9 +149,24 @@ def test_damaged_and_foreign_files(tmp_path):
     path.write_bytes(b"no record")
     with pytest.raises(CheckpointError, match="is not a checkpoint, or is damaged"):
         Recording(path)
-    checkpoint.save(path, grid(2, 2))
+    save(path, grid(2, 2))
     with pytest.raises(CheckpointError, match="holds a model, not a record"):
-        load(path)
-    torch.save({"kind": "record", "version": 1, "stride": 1, "calls": 1, "frames": [{"rows": 3}]}, path)
-    with pytest.raises(CheckpointError, match="damaged"):
-        load(path)
+        Recording(path)
+
+
+@pytest.mark.parametrize("change", [
+    {"rows": 3}, {"rows": torch.zeros(4)}, {"rows": torch.full((4, 7), torch.nan)}, {"frame": torch.zeros(2, 2)},
+    {"tied": "yes"}, {"rows": torch.zeros(4, 7).long()}, {"domain": None},
+], ids=str)  # fmt: skip
+def test_frames_that_cannot_be(change, tmp_path):
+    path, net = tmp_path / "record.pt", grid(2, 2)
+    with Recording(path) as recording:
+        recording(Progress(0, 0.1, 1.0, None, lambda: net))
+    assert places(load(path)) == [(0, 4)]
+    content = torch.load(path, weights_only=True)
+    content["frames"][0] |= change
+    torch.save(content, path)
+    for read in (load, Recording):
+        with pytest.raises(CheckpointError, match="is damaged") as error:
+            read(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)

@@ -88,7 +88,7 @@ def test_a_problem_that_is_not_registered(tmp_path):
     save(path, net, problem=problem, boundary="hard")
     with pytest.raises(CheckpointError, match=r"unknown problem 'my own'.*problem=\.\.\."):
         load(path)
-    assert torch.equal(load(path, problem=problem)(x), problem.compose(x, "value")(net.jet(x, 0)).value)
+    assert torch.equal(load(path, problem=problem)(x), problem.compose(x, "value")(net.jet(x, "value")).value)
     save(path, net, problem=problem, boundary="soft")
     assert load(path).problem is None
     assert torch.equal(load(path)(x), net(x))  # the net alone is the solution

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from bumpnet_fast import BumpDeepONet, BumpNet
-from bumpnet_fast.io import saved as checkpoint
-from bumpnet_fast.io.saved import CheckpointError
-from bumpnet_fast.io.saved_operator import load_operator, save_operator
+from bumpnet_fast.core.files import CheckpointError
+from bumpnet_fast.io import load, save
 from bumpnet_fast.problems.operators import Operator, get_operator
+from bumpnet_fast.solvers import OperatorSolution
 
 
 def wild(**options):
@@ -30,8 +30,8 @@ def same(one, two):
 )
 def test_round_trip(options, tmp_path):
     net, operator = wild(**options), get_operator("advection", shift=-0.2, sensors=16)
-    save_operator(tmp_path / "model.pt", net, operator=operator)
-    model = load_operator(tmp_path / "model.pt")
+    save(tmp_path / "model.pt", net, problem=operator)
+    model = load(tmp_path / "model.pt")
     assert same(model, net) and model.operator == operator
     assert (model.net.periodic, model.net.tied, model.net.hidden) == (net.periodic, net.tied, net.hidden)
     content = torch.load(tmp_path / "model.pt", weights_only=True)
@@ -40,8 +40,8 @@ def test_round_trip(options, tmp_path):
 
 def test_dtype_is_kept(tmp_path):
     net = wild(dtype="float32")
-    save_operator(tmp_path / "model.pt", net)
-    model = load_operator(tmp_path / "model.pt")
+    save(tmp_path / "model.pt", net)
+    model = load(tmp_path / "model.pt")
     assert model.net.rows.dtype == torch.float32 and model.operator is None
 
 
@@ -50,12 +50,12 @@ def test_a_branch_of_ones_own_has_to_be_brought(tmp_path):
         return nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 6)).double()
 
     net = wild(branch=branch())
-    save_operator(tmp_path / "model.pt", net)
-    with pytest.raises(CheckpointError, match=r"pass one as load_operator\(path, branch=...\)"):
-        load_operator(tmp_path / "model.pt")
-    assert same(load_operator(tmp_path / "model.pt", branch=branch()), net)
+    save(tmp_path / "model.pt", net)
+    with pytest.raises(CheckpointError, match=r"pass one as load\(path, branch=...\)"):
+        load(tmp_path / "model.pt")
+    assert same(load(tmp_path / "model.pt", branch=branch()), net)
     with pytest.raises(CheckpointError, match="does not fit the branch"):
-        load_operator(tmp_path / "model.pt", branch=nn.Linear(5, 6).double())
+        load(tmp_path / "model.pt", branch=nn.Linear(5, 6).double())
 
 
 def test_an_unknown_operator_leaves_the_net_whole(tmp_path):
@@ -63,20 +63,18 @@ def test_an_unknown_operator_leaves_the_net_whole(tmp_path):
         name = "mine"
 
     net = wild()
-    save_operator(tmp_path / "model.pt", net, operator=Mine())
-    model = load_operator(tmp_path / "model.pt")
+    save(tmp_path / "model.pt", net, problem=Mine())
+    model = load(tmp_path / "model.pt")
     assert model.operator is None and same(model, net)
 
 
 def test_what_is_no_operator_is_named(tmp_path):
-    checkpoint.save(tmp_path / "net.pt", BumpNet(2, 9))
-    with pytest.raises(CheckpointError, match="holds a solution, not an operator"):
-        load_operator(tmp_path / "net.pt")
+    save(tmp_path / "net.pt", BumpNet(2, 9))
+    assert not isinstance(load(tmp_path / "net.pt"), OperatorSolution)
     (tmp_path / "text.pt").write_text("no checkpoint")
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
-        load_operator(tmp_path / "text.pt")
+        load(tmp_path / "text.pt")
     with pytest.raises(FileNotFoundError):
-        load_operator(tmp_path / "nothing.pt")
-    save_operator(tmp_path / "model.pt", wild())
-    with pytest.raises(CheckpointError):
-        checkpoint.load(tmp_path / "model.pt")
+        load(tmp_path / "nothing.pt")
+    save(tmp_path / "model.pt", wild())
+    assert isinstance(load(tmp_path / "model.pt"), OperatorSolution)

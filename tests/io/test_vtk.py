@@ -7,7 +7,7 @@ from xml.etree import ElementTree as xml
 import numpy as np
 import pytest
 import torch
-from test_fields import evolution, fitted, result
+from solved import evolution, fitted, result
 
 from bumpnet_fast import BumpNet, problems
 from bumpnet_fast.io.fields import field_of

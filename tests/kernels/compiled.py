@@ -112,6 +112,12 @@ def is_compiled_in(value) -> bool:
     return value is None or (not isinstance(value, torch.Tensor) and value == 1)
 
 
+def shortened(cases, short) -> list:
+    """Cases as parameters of a test, of which `make test` runs the short one, and `make test-all` the others."""
+    assert short in cases
+    return [case if case == short else pytest.param(case, marks=pytest.mark.long) for case in cases]
+
+
 _POINTERS = {torch.float32: "*fp32", torch.float64: "*fp64", torch.int16: "*i16", torch.int32: "*i32",
              torch.int64: "*i64"}  # fmt: skip
 

@@ -12,7 +12,7 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
 import compiled
-from compiled import compile_launch, profile
+from compiled import compile_launch, profile, shortened
 
 from bumpnet_fast.core.ops import PRECISIONS
 from bumpnet_fast.core.rows import RowLayout
@@ -71,6 +71,7 @@ def assert_lean(found, products):
 # --- everything compiles ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @needs_compilers
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("target", NVIDIA)
@@ -86,6 +87,7 @@ def test_every_precision_on_every_nvidia_target(target, precision):
         assert found.mufu <= most, f"{name} makes psi more than once"
 
 
+@pytest.mark.long
 @needs_compilers
 @pytest.mark.parametrize("dim", (1, 2, 3, 4))
 def test_every_dimension_and_size(dim):
@@ -99,6 +101,7 @@ def test_every_dimension_and_size(dim):
                 assert compile_launch(launch, "cuda", arch).asm["cubin"]
 
 
+@pytest.mark.long
 @needs_compilers
 @pytest.mark.parametrize("precision, products", [("tf32", "tf32"), ("tf32x3", "ieee"), ("ieee", "ieee")])
 def test_amd(precision, products):
@@ -117,6 +120,7 @@ def test_the_products_of_a_target():
     assert [products(p, SINGLE, "gfx942") for p in PRECISIONS] == ["tf32", "ieee", "ieee"]
 
 
+@pytest.mark.long
 @needs_compilers
 def test_large_sizes_take_64_bits():
     for launch in launches(2, 3, 2**32 + 3, 7).values():
@@ -137,7 +141,7 @@ LIMITS = {
 
 
 @needs_compilers
-@pytest.mark.parametrize("case", LIMITS, ids=lambda c: f"{c[0]}-{c[1]}-{c[2]}")
+@pytest.mark.parametrize("case", shortened(LIMITS, ("combine_kernel", 2, 64)), ids=lambda c: f"{c[0]}-{c[1]}-{c[2]}")
 def test_instructions_per_pair(case):
     """As counted in docs/gpu.md, and 3 %.  A loop over functions inside counts once: 16 functions."""
     name, dim, functions = case
@@ -150,6 +154,7 @@ def test_instructions_per_pair(case):
     assert_lean(found, True)
 
 
+@pytest.mark.long
 @needs_compilers
 def test_the_count_sees_a_tile_that_is_made_twice():
     """Without the pieces of assembly the compiler makes psi again, which the count of MUFU must show."""

@@ -18,7 +18,7 @@ if importlib.util.find_spec("triton.backends.nvidia") is None:
     pytest.skip("Triton without its compilers", allow_module_level=True)
 
 import compiled
-from compiled import compile_launch, disassemble, launches, profile
+from compiled import compile_launch, disassemble, launches, profile, shortened
 
 from bumpnet_fast.core import ops
 from bumpnet_fast.core.reference import DIAGONAL, GRADIENT, HESSIAN, LAPLACIAN, VALUE, WANTS
@@ -31,6 +31,7 @@ def cache(tmp_path_factory):
         yield
 
 
+@pytest.mark.long
 def test_large_sizes_take_64_bits():
     """Sizes past 32 bits are launched with 64-bit arguments, and compile."""
     for launch in launches(2, DIAGONAL, n=2**32 + 3, m=7):
@@ -118,7 +119,7 @@ def named(case):
     return "-".join(map(str, (*case[:2], WANTS[case[2]], *case[3:])))
 
 
-@pytest.mark.parametrize("case", LIMITS, ids=named)
+@pytest.mark.parametrize("case", shortened(LIMITS, ("jet_kernel", 2, DIAGONAL)), ids=named)
 def test_instructions_per_pair(case):
     """sm_90, float32, many points.  Limits: the counts of docs/gpu.md and 3 %, or the goal where there is one."""
     found = profiled(case, torch.float32)
@@ -127,6 +128,7 @@ def test_instructions_per_pair(case):
     assert found.usage.registers <= registers
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", DOUBLE, ids=named)
 def test_instructions_per_pair_in_double(case):
     found = profiled(case, torch.float64)
@@ -136,6 +138,7 @@ def test_instructions_per_pair_in_double(case):
     assert found.usage.registers <= registers
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 @pytest.mark.parametrize(
     "dim, want, outputs",
@@ -150,6 +153,7 @@ def test_few_points_do_not_spill_either(dim, want, outputs, dtype):
         assert allowed or not usage.spills, launch.name
 
 
+@pytest.mark.long
 def test_the_profile_sees_what_it_looks_for(monkeypatch):
     """Plain division instead of rcp.approx must show in the count."""
     [launch] = (one for one in launches(2, DIAGONAL) if one.name == "jet_kernel")

@@ -13,7 +13,7 @@ if importlib.util.find_spec("triton") is None or importlib.util.find_spec("trito
 
 import compiled
 import oracle
-from compiled import SORTING, compile_launch, culled_launches, failure, profile, specialise
+from compiled import SORTING, compile_launch, culled_launches, failure, profile, shortened, specialise
 from emulated import emulated
 from test_culling import SHARP, bumps, cast, cotangents, points
 from test_kernels import TOLERANCES, levels, wanted
@@ -46,6 +46,7 @@ TURNS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", TURNS)
 def test_every_kernel_compiles(target):
     dim, want, outputs, dtype, m = TURNS[target]
@@ -80,7 +81,9 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("case", LIMITS, ids=lambda case: f"{case[0]}-{case[1]}-{WANTS[case[2]]}")
+@pytest.mark.parametrize(
+    "case", shortened(LIMITS, ("jet_kernel", 2, DIAGONAL)), ids=lambda case: f"{case[0]}-{case[1]}-{WANTS[case[2]]}"
+)
 def test_instructions_per_active_pair(case):
     """float32, one output; limits are the counts of docs/gpu.md and 3 %."""
     name, dim, want = case
@@ -94,6 +97,7 @@ def test_instructions_per_active_pair(case):
         assert got <= most
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by_tile", (True, False), ids=("by tile", "by bump"))
 def test_instructions_per_pair_of_a_tile_and_a_bump(by_tile):
     """d = 2 in float32: two evaluations of the edges, an exponential and a reciprocal each per axis."""
@@ -123,6 +127,7 @@ def test_memory_is_of_the_order_of_points_bumps_and_lists(n, m):
 # --- the compiled code, executed -------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "dim, want, outputs, dtype, arch",
     [(2, LAPLACIAN, 1, SINGLE, 90), (2, HESSIAN, 2, DOUBLE, 120), (3, GRADIENT, 1, SINGLE, 80)],

@@ -22,7 +22,7 @@ import oracle
 import ptx
 import triton
 import triton.language as tl
-from compiled import Launch
+from compiled import Launch, shortened
 from emulated import emulated
 from ptx_memory import Fault
 from test_kernels import TOLERANCES, arguments, cast, levels, offset, problem, sharpened, wanted
@@ -134,7 +134,7 @@ def check(c: Case, **how):
 # --- whole calls -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("c", CASES + SPECIAL, ids=label)
+@pytest.mark.parametrize("c", shortened(CASES + SPECIAL, case(1, GRADIENT)), ids=label)
 def test_agreement_with_the_reference(c):
     _, ran = check(c)
     assert [one.launch.name for one in ran] == LAUNCHES
@@ -154,6 +154,7 @@ def test_every_combination_is_met():
     assert {c.outputs for c in single} >= {1, 2} and {c.tied for c in single} == {True, False}
 
 
+@pytest.mark.long
 def test_many_points_are_packed_in_pairs_on_sm_100():
     """fma.rn.f32x2 is what only the newer targets have: it must be among what is tested."""
     _, ran = run(PACKED, PACKED.problem())
@@ -162,12 +163,14 @@ def test_many_points_are_packed_in_pairs_on_sm_100():
             assert one.text.count("fma.rn.f32x2") > 10
 
 
+@pytest.mark.long
 def test_several_blocks_of_bumps(monkeypatch):
     monkeypatch.setattr(operators, "by_points", lambda *_: (64, 1, 1))
     monkeypatch.setattr(operators, "by_bumps", lambda n, m, *_: (32, 1, 20, -(-n // 20)))
     check(Case(1, LAPLACIAN, torch.float32, 120, 75, 70, 2, True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("c", (PLAIN, PACKED), ids=label)
 def test_approximations_may_be_as_wrong_as_documented(c):
     """ex2.approx and rcp.approx have relative errors of up to 2^-22 and 2^-23."""
@@ -176,6 +179,7 @@ def test_approximations_may_be_as_wrong_as_documented(c):
     assert not torch.equal(exact["jet"][0], rough["jet"][0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("c", (PLAIN, PACKED, DOUBLE), ids=label)
 def test_a_point_that_is_no_number_gives_nan_there_only(c):
     args = c.problem()
@@ -194,6 +198,7 @@ def test_a_point_that_is_no_number_gives_nan_there_only(c):
                 assert torch.isnan(d[i]).all() and torch.equal(d[others], expected[others])
 
 
+@pytest.mark.long
 def test_a_row_that_is_no_number_gives_nan_everywhere():
     args = PLAIN.problem()["jet"]
     for column in range(args[1].shape[1]):
@@ -203,6 +208,7 @@ def test_a_row_that_is_no_number_gives_nan_everywhere():
         assert all(torch.isnan(t).all() for t in results["jet"]), column
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("c", (PLAIN, DOUBLE), ids=label)
 @pytest.mark.parametrize("pA", (1e-4, 1e8))
 def test_extreme_bumps(c, pA):
@@ -222,6 +228,7 @@ def test_extreme_bumps(c, pA):
                 oracle.assert_close(got, expected, limit, name)
 
 
+@pytest.mark.long
 def test_tensors_at_addresses_that_no_vector_load_is_aligned_to():
     c = Case(1, VALUE, torch.float32, 90, 75, 11, 1, True)
     args = c.problem()
@@ -242,6 +249,7 @@ def product_kernel(a, b, c, SIZE: tl.constexpr, PRECISION: tl.constexpr):
     tl.store(c + i * SIZE + j, tl.dot(left, right, input_precision=PRECISION))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision, limits", [("tf32", (1e-5, 1e-3)), ("tf32x3", (0, 1e-6)), ("ieee", (0, 1e-6))])
 @pytest.mark.parametrize("arch", (80, 120))
 def test_matrix_products(arch, precision, limits):
@@ -286,6 +294,7 @@ ADDITION = r"fma\.rn\.f32( \t|\t| )(%r\d+), (%r\d+), ([%\w]+), [%\w]+;"
 CONSTANT = r"0f(?!3F800000|00000000|42C80000)3|0f(?!42C80000)4"  # not 1, 0, nor the cap of the exponent
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name, kernel", [("jet", "jet_kernel"), ("jet_vjp", "jet_vjp_rows_kernel")])
 def test_a_missing_addition_is_noticed(name, kernel):
     """Every fused multiplication and addition in turn (of many, some) loses its addend."""
@@ -295,6 +304,7 @@ def test_a_missing_addition_is_noticed(name, kernel):
         assert is_noticed(edit(kernel, ADDITION, r"mul.f32 \2, \3, \4;", which), name), which
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name, kernel", [("jet", "jet_kernel"), ("jet_vjp", "jet_vjp_rows_kernel")])
 def test_a_wrong_constant_is_noticed(name, kernel):
     """A constant's sign is turned."""
@@ -305,12 +315,14 @@ def test_a_wrong_constant_is_noticed(name, kernel):
         assert is_noticed(sign, name), which
 
 
+@pytest.mark.long
 def test_a_place_that_is_not_written_is_noticed():
     for which in range(places("jet", "jet_kernel", r"st\.global")):
         lost = edit("jet_kernel", r"@%p\d+ st\.global[^;]*;", "", which)
         assert is_noticed(lost, "jet"), which
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("instruction", ("ld", "st"))
 def test_an_access_past_the_end_is_a_fault(instruction):
     """Without its guard: the last block of points is not full."""
@@ -318,6 +330,7 @@ def test_an_access_past_the_end_is_a_fault(instruction):
         is_noticed(edit("jet_kernel", rf"@%p\d+ ({instruction}\.global)", r"\1"), "jet")
 
 
+@pytest.mark.long
 def test_a_missing_barrier_is_a_fault():
     count = places("jet", "jet_kernel", r"bar\.sync")
     assert count > 1
@@ -326,6 +339,7 @@ def test_a_missing_barrier_is_a_fault():
             is_noticed(edit("jet_kernel", r"bar\.sync\s+0;", "", which), "jet")
 
 
+@pytest.mark.long
 def test_a_buffer_that_is_too_short_is_a_fault(monkeypatch):
     """As if ``operators`` had counted wrongly."""
     monkeypatch.setattr(operators, "second_shape", lambda want, dim: (dim - 1,))

@@ -21,6 +21,7 @@ if importlib.util.find_spec("triton") is None or importlib.util.find_spec("trito
 
 from compiled import KERNELS, Build, failure, launches, specialise
 
+from bumpnet_fast.core.reference import VALUE
 from bumpnet_fast.kernels import operators
 
 TARGETS = {"sm_80": ("cuda", 80), "sm_90": ("cuda", 90), "sm_100": ("cuda", 100), "sm_120": ("cuda", 120),
@@ -73,6 +74,7 @@ def failures(builds, tmp_path_factory):
             return {build: why for build, why in zip(builds, outcomes, strict=True) if why is not None}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_kernel_compiles(builds, failures, target):
     print(f"{sum(case[0] == target for case in builds.values())} kernels for {target}")
@@ -82,6 +84,15 @@ def test_every_kernel_compiles(builds, failures, target):
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_one_kernel_compiles(tmp_path, monkeypatch, target):
+    """What `make test` compiles for every target."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    [launch] = (one for one in launches(1, VALUE) if one.name == "jet_kernel")
+    assert failure(specialise(launch, *TARGETS[target])) is None
+
+
+@pytest.mark.long
 def test_a_failure_is_seen(builds, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     build = next(iter(builds))
@@ -89,6 +100,7 @@ def test_a_failure_is_seen(builds, tmp_path, monkeypatch):
     assert "power of 2" in failure(broken)
 
 
+@pytest.mark.long
 def test_what_is_compiled_meets_every_value_of_every_choice(builds):
     for kernel in KERNELS:
         met = [(dict(b.constants), dict(b.signature), case[0]) for b, case in builds.items() if b.name == kernel]

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import oracle
 import pytest
 import torch
@@ -144,10 +145,26 @@ def test_bad_points(backend):
         for call in (net, net.jet, net.basis, lambda x: net.design((None, None, None), x, "value")):
             with pytest.raises(error, match="x must have"):
                 call(x)
-    with pytest.raises(ValueError, match="order must be 0, 1 or 2, got 3"):
-        net.jet(torch.rand(3, 2), order=3)
-    with pytest.raises(ValueError, match="want must be one of"):
-        net.jet(torch.rand(3, 2), want="curl")
+    for call in (net.jet, net.basis, lambda x, want: net.design((None, None, None), x, want)):
+        for want in ("curl", 1, None):
+            with pytest.raises(ValueError, match=f"want must be one of value, .*, got {want!r}"):
+                call(torch.rand(3, 2), want)
+
+
+@pytest.mark.parametrize("order, want", [(0, "value"), (1, "gradient"), (2, "hessian")])
+def test_the_former_order_is_refused_with_what_to_write(order, want):
+    with pytest.raises(TypeError, match=f"'order': write want='{want}' in the place of order={order}$"):
+        BumpNet(2, 4).jet(torch.rand(3, 2), order=order)
+
+
+@pytest.mark.parametrize("x", [[[0.0, 0.0]], ((0.0, 0.0),), np.zeros((3, 2)), np.float64(1.0), 0.5])
+def test_what_is_no_tensor_is_refused_with_what_to_write(x):
+    net = BumpNet(2, 4)
+    for call in (net, net.jet, net.basis):
+        with pytest.raises(TypeError, match=r"x must be .*: torch.as_tensor\(..., dtype=torch.float32\) makes"):
+            call(x)
+    with pytest.raises(TypeError, match=r"x must be a torch.Tensor, got str$"):
+        net("x")
 
 
 # --- evaluation ------------------------------------------------------------------------------------
@@ -167,11 +184,32 @@ def test_it_calls_the_functions(backend):
         assert torch.equal(got, w)
 
 
-def test_order_and_want():
+def test_a_jet_goes_as_far_as_wanted():
     net, x = trained(), oracle.points(2, 5)
-    assert [net.jet(x, order).want for order in (0, 1, 2)] == ["value", "gradient", "hessian"]
     assert net.jet(x).want == "hessian"
     assert [net.jet(x, want=want).want for want in WANTS] == list(WANTS)
+    assert [net.jet(x, want).want for want in WANTS] == list(WANTS)
+
+
+def test_points_in_any_number_of_dimensions(backend):
+    """As for torch.nn.Linear: the last dimension is that of the coordinates."""
+    net, x = trained(outputs=2), oracle.points(2, 24)
+    flat = net(x)
+    assert torch.equal(net(x.reshape(4, 6, 2)), flat.reshape(4, 6, 2))
+    assert torch.equal(net(x.reshape(2, 3, 4, 2).transpose(0, 2)), flat.reshape(2, 3, 4, 2).transpose(0, 2))
+    oracle.assert_close(net(x[3]), flat[3], 1e-14)
+    oracle.assert_close(torch.vmap(net)(x), flat, 1e-13)
+    assert net(x.new_zeros(0, 3, 2)).shape == (0, 3, 2)
+    for shape in ((4, 6), (4, 6, 3), (3,), ()):
+        with pytest.raises(ValueError, match="x must have"):
+            net(x.new_zeros(shape))
+
+
+def test_hooks_run_once_for_points_in_any_number_of_dimensions():
+    net, calls = BumpNet(2, 4), []
+    net.register_forward_hook(lambda module, inputs, output: calls.append(output.shape))
+    net(torch.zeros(4, 6, 2))
+    assert calls == [(4, 6, 1)]
 
 
 def test_it_is_the_sum_of_its_bumps(backend):

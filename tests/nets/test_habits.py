@@ -6,6 +6,7 @@ import math
 import oracle
 import pytest
 import torch
+from residual_module import Residual, net_of, target
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
@@ -15,32 +16,8 @@ from bumpnet_fast.nets.adapt import add_bumps, keep_bumps
 STEPS = 30
 
 
-def net_of(bumps=9, seed=0, dtype="float64", **options):
-    """A net whose bumps differ and have amplitudes."""
-    net = BumpNet(2, bumps, dtype=dtype, **options).perturb_(0.2, torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        net.amplitudes.copy_(torch.linspace(-1, 1, net.amplitudes.numel()).view_as(net.amplitudes))
-    return net
-
-
-def target(x):
-    return torch.sin(3 * x[:, :1]) * x[:, 1:]
-
-
 def misfit(net, x):
     return (net(x) - target(x)).square().mean()
-
-
-class Residual(nn.Module):
-    """A loss with second derivatives as a module: what wrappers of ``forward`` (DDP, export) can see."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x):
-        jet = self.net.jet(x, want="laplacian")
-        return (jet.laplacian + jet.value * jet.d(0) - target(x)).square()
 
 
 # --- optimisers ------------------------------------------------------------------------------------------
@@ -228,7 +205,7 @@ def test_torch_prune_masks_values_and_jets_are_refused_until_it_is_made_permanen
             ask(x)
     value = net(x)
     prune.remove(net, "rows")
-    assert torch.equal(net.jet(x, 0).value, value)
+    assert torch.equal(net.jet(x, "value").value, value)
 
 
 # --- devices without data ------------------------------------------------------------------------------------
@@ -293,7 +270,7 @@ def test_linearize_and_forward_over_reverse():
     net, x = net_of(bumps=3), oracle.points(2, 4)
     value, push = torch.func.linearize(net, x)
     oracle.assert_close(value, net(x), 1e-14)
-    oracle.assert_close(push(torch.ones_like(x)), net.jet(x, 1).gradient.sum(-1), 1e-12)
+    oracle.assert_close(push(torch.ones_like(x)), net.jet(x, "gradient").gradient.sum(-1), 1e-12)
 
 
 # --- compile and export --------------------------------------------------------------------------------------

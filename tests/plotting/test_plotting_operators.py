@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from bumpnet_fast import BumpDeepONet
+from bumpnet_fast.io import load, save
 from bumpnet_fast.plotting import operator_figure
 from bumpnet_fast.problems.operators import OperatorData, get_operator
-from bumpnet_fast.solvers.operators import train
+from bumpnet_fast.solvers import learn
 
 
 def solved(name="antiderivative", bumps=6, **settings):
     operator = get_operator(name, **settings)
     periodic = (operator.periodic, False)[: len(operator.domain[0])]
     net = BumpDeepONet(operator.sensors, bumps, operator.domain, periodic=periodic, dtype="float64")
-    return train(operator, net, functions=50, test_functions=21, trunk_iterations=2)
+    return learn(operator, net, functions=50, test_functions=21, trunk_iterations=2)
 
 
 def axes_of(figure):
@@ -59,13 +60,21 @@ def test_arrays_without_test_functions_are_drawn_too():
     x, f = torch.linspace(0, 1, 30)[:, None], torch.randn(9, 4)
     f[0] = 0  # a function that is zero, with an error of zero
     data = OperatorData(f, f[:, :1] * x.T, x)
-    solution = train(data, BumpDeepONet(4, 3, [[0.0], [1.0]]), trunk_iterations=2)
+    solution = learn(data, BumpDeepONet(4, 3, [[0.0], [1.0]]), trunk_iterations=2)
     assert "9 training functions" in axes_of(operator_figure(solution))["errors"].get_title()
+
+
+@pytest.mark.parametrize(("bumps", "domain"), [(3, [[0.0], [1.0]]), (4, [[0.0, 0.0], [1.0, 2.0]])])
+def test_a_net_alone_shows_its_bumps(bumps, domain, tmp_path):
+    save(tmp_path / "model.pt", BumpDeepONet(5, bumps, domain))
+    figure = operator_figure(load(tmp_path / "model.pt"))
+    figure.savefig(tmp_path / "operator.png")
+    assert axes_of(figure).keys() - {"", "<colorbar>"} == {"bumps"} and f"{bumps} bumps" in figure.get_suptitle()
 
 
 def test_three_coordinates_cannot_be_drawn():
     x, f = torch.rand(30, 3), torch.randn(9, 4)
     data = OperatorData(f, f[:, :1] * x.sum(1), x)
-    solution = train(data, BumpDeepONet(4, 3, [[0.0] * 3, [1.0] * 3]), trunk_iterations=2)
+    solution = learn(data, BumpDeepONet(4, 3, [[0.0] * 3, [1.0] * 3]), trunk_iterations=2)
     with pytest.raises(ValueError, match="only functions of one or two coordinates can be drawn, got 3"):
         operator_figure(solution)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.contour import ContourSet
-from test_fields import evolution, result
+from solved import evolution, result
 from test_plotting_solution import product, solution_of
 
 from bumpnet_fast.io.fields import field_of, mid_planes

@@ -253,7 +253,7 @@ def test_nothing_overlaps(name):
 
 
 def test_the_titles_give_the_numbers():
-    solution = replace(solved("square"), rel_l2=1.234e-5, max_error=0.5, seconds=3.14159, stop_reason="converged")
+    solution = replace(solved("square"), rel_l2=1.234e-5, max_error=0.5, seconds=3.14159, stop="converged")
     figure = solution_figure(solution)
     headline = figure.get_suptitle()
     for part in ("Product", "9 bumps", "63 parameters", r"1.2\times10^{-5}", "3.1 s"):

@@ -13,7 +13,7 @@ from PIL import Image
 from bumpnet_fast import BumpNet, problems
 from bumpnet_fast.io.recording import Recording
 from bumpnet_fast.plotting import training, write_training
-from bumpnet_fast.solvers import march, prune, reach, solve, train
+from bumpnet_fast.solvers import march, prune, reach, solve
 
 
 def grid(name, *bumps):
@@ -30,7 +30,7 @@ RUNS = {
     "pruned": lambda callback: prune(*grid("poisson", 3, 3), 7, iterations=2, callback=callback),
     "grown": lambda callback: reach(*grid("poisson", 2, 2), 0.1, iterations=3, callback=callback),
     "marched": lambda callback: march(problems.get("heat"), (3, 3), windows=2, iterations=2, callback=callback),
-    "adam": lambda callback: train(*grid("poisson", 2, 2), iterations=30, callback=callback),
+    "adam": lambda callback: solve(*grid("poisson", 2, 2), method="adam", iterations=30, callback=callback),
 }
 
 
@@ -57,6 +57,8 @@ def test_every_frame_and_the_solution(name, monkeypatch):
     write_training(solution, recording.frames, file)
     image = Image.open(io.BytesIO(file.getvalue()))
     assert image.n_frames == len(recording.frames) + 1 and image.info["loop"] == 0
+    image.seek(image.n_frames - 1)
+    assert image.info["duration"] == 1500  # the solution stays
     seen = watch.seen[1:]  # the first is drawn once more, to be laid out
     assert len(seen) == image.n_frames
     for (movie, u, net, _, drawn), frame in zip(seen, recording.frames, strict=False):
@@ -114,11 +116,12 @@ def test_the_line_says_where_the_run_is(monkeypatch):
     watch, recording, texts, places = Watch(monkeypatch), Recording(), [], []
     solution = RUNS["pruned"](recording)
 
-    def gif(figure, moving, moments, update, file):
+    def gif(figure, moments, update, file):
+        cursor = next(ax for ax in figure.axes if ax.get_label() == "convergence").lines[-1]
         for moment in moments:
             update(moment)
             texts.append(figure.get_suptitle())
-            places.append(moving[-1].get_xdata()[0])
+            places.append(cursor.get_xdata()[0])
 
     monkeypatch.setattr(training, "write_gif", gif)
     write_training(solution, recording.frames, None)

@@ -207,7 +207,9 @@ TOGETHER = {
     "checkpoint": "ValueError: checkpoint is for runs of one process, and this one has 2 ranks",
     "train checkpoint": "ValueError: checkpoint is for runs of one process, and this one has 2 ranks",
     "train": AGREE + "learning_rate is 0.1 on rank 0 and 1.1 on rank 1",
-    "solvers": AGREE + "solver is 'solve' on rank 0 and 'train' on rank 1",
+    "solvers": AGREE + "method is 'auto' on rank 0 and 'adam' on rank 1",
+    "stages": AGREE + "learning_rate of stage 1 is 0.1 on rank 0 and 1.1 on rank 1",
+    "option": "TypeError: method 'auto' has no option 'nonsense'; there are: ",
     "bumps": AGREE + "bumps is 7 on rank 0 and 6 on rank 1",
     "keep": AGREE + "the net's rows is '[9, 7], torch.float64, sha256 ",
     "moments": AGREE + "exp_avg of the optimiser is '[9, 7], torch.float64, sha256 ",
@@ -248,7 +250,7 @@ def test_an_interrupt_on_one_rank_ends_all_at_the_same_rows(ranks):
 
 def test_ctrl_c_on_one_rank_waits_for_the_others(ranks):
     first, second = (own["mistakes"]["signalled"] for own in ranks)
-    assert same(first, second) and first["stop_reason"] == "interrupted" and first["iterations"] == 3
+    assert same(first, second) and first["stop_reason"] == "interrupted" and first["iterations"] == 2
 
 
 def test_the_clock_is_that_of_rank_0(ranks):

@@ -9,9 +9,8 @@ from bumpnet_fast.io import resume
 from bumpnet_fast.problems import Condition, get
 from bumpnet_fast.problems.evolution import Burgers
 from bumpnet_fast.problems.operators import OperatorData, get_operator
-from bumpnet_fast.solvers import evolve, grow, march, prune, solve, train, uniform_net
+from bumpnet_fast.solvers import evolve, grow, learn, march, prune, solve, train, uniform_net
 from bumpnet_fast.solvers.grad_mode import ordinary
-from bumpnet_fast.solvers.operators import learn
 from bumpnet_fast.solvers.strategies import removal_costs
 
 

@@ -1,6 +1,7 @@
 """Time-marching: windows, what they start from, and what ends them."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_advection_around_the_ring(boundary):
     assert error.abs().max() <= 2 * solution.max_error
     seam = x.clone()
     seam[:, 1] = 0.5
-    before, after = (part.jet(seam).value for part in solution.parts)
+    before, after = (part.jet(seam, "value").value for part in solution.parts)
     torch.testing.assert_close(before, after, atol=1e-9 if boundary == "hard" else 1e-2, rtol=0)
 
 
@@ -86,7 +87,7 @@ def test_a_march_in_float32_stays_in_float32():
     assert solution.predict(x).dtype == solution.net.rows.dtype == torch.float32 and solution.rel_l2 < 2e-2
     seam = x.clone()
     seam[:, 1] = 0.5
-    before, after = (part.jet(seam).value for part in solution.parts)
+    before, after = (part.jet(seam, "value").value for part in solution.parts)
     torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
 
 
@@ -95,6 +96,7 @@ def test_centres_at_the_ends_of_their_boxes_can_be_counted_and_drawn(dtype):
     solution = march(get("heat"), (3, 3), windows=2, iterations=1, net={"dtype": dtype})
     for part in solution.parts:
         part.net.rows.data[:2, :2] = torch.tensor([[30.0, -30.0], [-30.0, 30.0]])
+    solution = replace(solution)  # whose net is made anew
     centres = torch.cat([part.net.centres for part in solution.parts])
     assert solution.net.rows.isfinite().all()
     torch.testing.assert_close(solution.net.centres, centres)
@@ -150,7 +152,7 @@ def test_ctrl_c_keeps_the_windows_so_far():
 
 
 def test_time_is_shared_among_the_windows():
-    solution = march(get("heat"), (3, 3), windows=3, iterations=10**6, tolerance=0.0, max_seconds=1.5)
+    solution = march(get("heat"), (3, 3), windows=3, iterations=10**6, tolerance=0.0, max_seconds=0.6)
     assert solution.seconds < 4 and len(solution.parts) == 3
 
 

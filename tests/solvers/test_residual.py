@@ -10,7 +10,6 @@ from cases import Cubic, Free, Rotation, Tangle
 from bumpnet_fast import BumpNet, Jet
 from bumpnet_fast.problems import Condition, Problem, get
 from bumpnet_fast.solvers import march, solve, train
-from bumpnet_fast.solvers.arguments import check_fit
 from bumpnet_fast.solvers.residual import System, blocks, collocation
 
 
@@ -144,34 +143,6 @@ def test_wrong_points_are_refused(points):
     problem = get("poisson")
     with pytest.raises(ValueError, match="points must be"):
         collocation(problem, BumpNet(2, 4), points, "grid", 0)
-
-
-class _Scaleless(Problem):
-    residual_scale = 0.0
-
-
-class _Greedy(Problem):
-    want = "everything"
-
-
-@pytest.mark.parametrize(("problem", "net", "boundary", "message"), [
-    (Problem(), BumpNet(2, 4), "firm", "boundary must be one of hard, soft, got 'firm'"),
-    (Problem(), BumpNet(3, 4), "hard", "net has 3 dimensions and problem 'Problem' has 2"),
-    (Problem(), BumpNet(2, 4, outputs=2), "hard", "net has 2 outputs and problem 'Problem' has 1"),
-    (Problem(), BumpNet(2, 4, [[0, 0], [1, 1]]), "hard", r"net is for the domain \[\[0.0.* posed on \[\[-1.0"),
-    (_Scaleless(), BumpNet(2, 4), "hard", "residual_scale .* must be positive, got 0.0"),
-    (_Greedy(), BumpNet(2, 4), "hard", "want .* must be one of value, .*, got 'everything'"),
-])  # fmt: skip
-def test_what_does_not_fit_is_named(problem, net, boundary, message):
-    with pytest.raises(ValueError, match=message):
-        check_fit(problem, net, boundary)
-
-
-def test_rows_that_are_not_finite_are_named():
-    net = BumpNet(2, 4)
-    net.rows.data[1, 2] = float("nan")
-    with pytest.raises(ValueError, match="net has rows that are not finite"):
-        check_fit(get("poisson"), net, "hard")
 
 
 # --- columns for the points ----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Advection at a constant speed: the start, carried around."""
+"""Advection at a constant speed, periodic."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .base import EvolutionProblem
 
 @dataclass
 class Advection(EvolutionProblem):
-    """``u_t + speed u_x = 0``, periodic: any speed, of a sine wave or, with ``narrow`` > 0, of a pulse.
+    """``u_t + speed u_x = 0``, periodic; the start is a sine wave or, with ``narrow`` > 0, a pulse.
 
-    The pulse is ``exp(narrow (cos s - 1))``, s going once around the domain.
+    The pulse is ``exp(narrow (cos s - 1))``, where s goes once around the domain.
 
     Examples
     --------

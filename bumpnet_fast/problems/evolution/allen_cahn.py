@@ -14,7 +14,7 @@ from .base import EvolutionProblem
 class AllenCahn(EvolutionProblem):
     """``u_t = diffusion u_xx + rate (u - u^3)``, periodic, from ``sin(pi x / 2)^2 cos(pi x)``.
 
-    The start looks like the customary ``x^2 cos(pi x)``, which has a kink where the period closes.
+    The start resembles the usual ``x^2 cos(pi x)``, but has no kink at the ends of the period.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""What an evolution problem is: a domain, a start, and u_t written with a jet of u in space.
+"""The class of evolution problems: a domain, a start, and u_t written with a jet of u in space.
 
-It knows nothing of bumps or solvers.  To pose one, subclass :class:`EvolutionProblem`
-(``burgers.py`` is the model to imitate, docs/evolution.md the page).
+An evolution problem knows nothing of bumps or solvers.  To pose one, subclass :class:`EvolutionProblem`; see
+``burgers.py`` for an example, and docs/evolution.md.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class EvolutionProblem(Problem):
     """``u_t = rhs(x, u, t)`` from ``u = initial(x)`` at t = 0 on the box from ``lower`` to ``upper``.
 
     A subclass is a dataclass: its fields, with defaults, are what a user may set.  It must define
-    :meth:`rhs`, and :meth:`initial` or :meth:`exact`.  Axes are periodic, or u is prescribed on their
-    two faces: steady values :meth:`~bumpnet_fast.problems.Problem.boundary_values`, zero by default, which
-    hold exactly through ``u = lift + distance * net`` as in every other problem.
+    :meth:`rhs`, and :meth:`initial` or :meth:`exact`.  Each axis is periodic, or u is prescribed on its
+    two faces by :meth:`~bumpnet_fast.problems.Problem.boundary_values`.  These values are steady, and zero by
+    default.  They hold exactly through ``u = lift + distance * net``, as in every other problem.
 
     Parameters
     ----------
@@ -37,14 +37,14 @@ class EvolutionProblem(Problem):
     Attributes
     ----------
     periodic : bool or tuple of bool
-        Of all axes, or of every axis; may be a field.
+        One flag for all axes, or one for each; may be a field.
     linear : bool or None
         Whether rhs is affine in u; None lets the solver find out.
     growth : float
-        The largest factor by which the root mean square of u can grow.  Beyond one and a half times
-        that, a run is stopped as unstable.  1 for what dissipates or conserves.
+        The largest factor by which the root mean square of u can grow.  A run is stopped as unstable
+        beyond one and a half times that.  1 for equations that dissipate or conserve.
     default_sharpness, default_overlap : float
-        Shapes that suit it: sharpness in units of 1/sqrt(grid spacing), side lengths in grid spacings.
+        Initial shapes of the bumps: sharpness in units of 1/sqrt(grid spacing), side lengths in grid spacings.
     name, summary, outputs, want, default_bumps
         As for every :class:`~bumpnet_fast.problems.Problem`; ``want`` is the jet that :meth:`rhs` needs.
 
@@ -131,11 +131,11 @@ class EvolutionProblem(Problem):
         return None
 
     def reference(self, x: Tensor, t: float | None = None) -> Tensor | None:
-        """The exact solution; else, on a periodic domain, one of a Fourier method of its own, kept for later calls.
+        """The exact solution, or on a periodic domain that of a Fourier method, which is stored for later calls.
 
-        None where neither is known.
+        None if neither is available.
         """
-        if t is None:  # asked by a solver of problems without time
+        if t is None:  # a solver without time asks
             return self.residual(x, None)
         exact = self.exact(x, t)
         if exact is None and not self.held_axes:

@@ -1,4 +1,4 @@
-"""Burgers' equation: the shortest nonlinear evolution problem, and the one to imitate."""
+"""Burgers' equation: the shortest nonlinear evolution problem, a template for others."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from .base import EvolutionProblem
 
 @dataclass
 class Heat(EvolutionProblem):
-    """``u_t = nu u_xx`` from two waves, ``sin w x + sin(3 w x)/2``, w so that one wave fits the domain.
+    """``u_t = nu u_xx`` from two waves, ``sin w x + sin(3 w x)/2``, with w such that one wave fits the domain.
 
     The waves vanish at both ends, so the same solution serves the periodic and the Dirichlet problem.
 

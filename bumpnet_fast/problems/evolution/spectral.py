@@ -1,4 +1,4 @@
-"""A Fourier pseudo-spectral method for periodic problems: references that owe nothing to bumps.
+"""A Fourier pseudo-spectral method for periodic problems: reference solutions without bumps.
 
 The right-hand side is evaluated on a grid with derivatives by FFT, and scipy integrates in time at
 tight tolerances.  The grid is refined until the spectrum of the solution has decayed.
@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from ...core.jet import Jet
@@ -24,7 +23,7 @@ _SIZES = {1: (128, 256, 512, 1024, 2048), 2: (32, 64, 128, 256), 3: (16, 32, 64)
 _DECAYED = 1e-8
 #: Relative and absolute tolerance in time.
 _RTOL, _ATOL = 1e-11, 1e-12
-#: Up to so many unknowns an integrator with a dense Jacobian is a good one for stiff problems.
+#: Largest number of unknowns for an integrator with a dense Jacobian, which suits stiff problems.
 _DENSE = 256
 #: Points evaluated at a time.
 _CHUNK = 512
@@ -33,7 +32,7 @@ _CHUNK = 512
 def fourier_solution(problem, x: Tensor, t: float) -> Tensor | None:
     """Values [N, K] of the solution of a periodic problem at ``x`` [N, d] and time ``t``.
 
-    States are kept, so that times asked for in ascending order cost one integration in all.
+    States are stored, so that ascending times take one integration in all.
 
     Parameters
     ----------
@@ -47,7 +46,7 @@ def fourier_solution(problem, x: Tensor, t: float) -> Tensor | None:
     Returns
     -------
     Tensor or None
-        None if no grid within reason resolves the solution.
+        None if none of the grids resolves the solution.
 
     Examples
     --------
@@ -100,6 +99,8 @@ class _Fourier:
 
     def _state(self, t: float) -> np.ndarray:
         if t not in self.states:
+            from scipy.integrate import solve_ivp
+
             before = max(s for s in self.states if s < t)
             start = self.states[before].ravel()
             scale = max(float(np.abs(start).max()), 1e-300)

@@ -1,4 +1,4 @@
-"""The library of operators, by name; all make their own data."""
+"""The library of operators, by name; each generates its own data."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from .fields import fourier, fourier_sum
 
 @dataclass
 class Advection(Operator):
-    """``u(x) = f(x - shift)`` with period 1: what ``u_t + u_x = 0`` makes of f in the time ``shift``.
+    """``u(x) = f(x - shift)`` with period 1: the solution of ``u_t + u_x = 0`` from f at the time ``shift``.
 
     Examples
     --------

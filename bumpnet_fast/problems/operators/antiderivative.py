@@ -1,11 +1,10 @@
-"""The antiderivative: the shortest operator, and the one to imitate."""
+"""The antiderivative: the shortest operator, a template for others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from scipy.interpolate import CubicSpline
 
 from .base import Equation, Operator
 from .fields import grid
@@ -26,6 +25,8 @@ class Antiderivative(Operator):
     summary = "u' = f, u(0) = 0 on [0, 1]"
 
     def apply(self, f):
+        from scipy.interpolate import CubicSpline
+
         spline = CubicSpline(grid(f.shape[1], periodic=False).numpy(), f.T.numpy())
         return torch.from_numpy(spline.antiderivative()(self.points[:, 0].numpy())).T.contiguous()
 

@@ -1,7 +1,7 @@
-"""What an operator problem is: functions in, functions out, and the points where both are known.
+"""The class of operator problems: input functions, output functions, and the points where both are known.
 
-An operator knows nothing of bumps or solvers.  To pose one, subclass :class:`Operator`
-(``antiderivative.py`` is the model to imitate) or bring arrays of your own as :class:`OperatorData`.
+An operator knows nothing of bumps or solvers.  To pose one, subclass :class:`Operator` (``antiderivative.py`` is an
+example), or use your own arrays as :class:`OperatorData`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ...core.scopes import torch_threads
 from ..base import settle_fields
 from . import fields as random_fields
 
-#: Fewest sensors, points and other things that are counted.
+#: Smallest number of sensors or points.
 _FEWEST = 4
 
 
-#: Methods of an operator that make data.  Sums go by the number of threads, and the eigenvectors of a covariance
-#: differ with it in the seventh digit.
+#: Methods of an operator that generate data.  The order of sums depends on the number of threads, and changes
+#: eigenvectors of a covariance in the seventh digit.
 _DATA = ("inputs", "apply", "at_points", "at_sensors", "generate")
 
 
@@ -67,7 +67,7 @@ class OperatorData(NamedTuple):
 
 @dataclass(frozen=True)
 class Equation:
-    """What the output function fulfils, for training without outputs.
+    """An equation that the output function fulfils, for training without outputs.
 
     Parameters
     ----------
@@ -98,8 +98,8 @@ class Operator:
 
     A subclass is a dataclass: its fields, with defaults, are what a user may set
     (``Advection(shift=0.1)``, ``bumpnet operator advection --set shift=0.1``).  It must define
-    :meth:`apply`; the rest has defaults.  Methods that make data run on one thread, a subclass's own too: the data are
-    the same, bit for bit, whatever number of threads torch has.
+    :meth:`apply`; the rest has defaults.  Methods that generate data run on one thread, also those of a subclass, so
+    that the data are the same bit for bit for any number of threads.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class Operator:
     linear : bool
         Whether the operator is linear: a linear branch can then represent it.
     default_bumps : int or tuple of int
-        A size of trunk that serves it well.
+        Number of bumps of a trunk that works well.
     signed : tuple of str
         Fields that need not be positive.
 
@@ -176,7 +176,7 @@ class Operator:
 
     @property
     def fine(self) -> int:
-        """Points at which input functions are drawn: a grid that resolves them and contains the sensors."""
+        """Number of grid points of the random input functions; the grid resolves them and contains the sensors."""
         parts = self.sensors if self.periodic else self.sensors - 1
         wanted = max(200, math.ceil(10 / self.length_scale))
         return math.ceil(wanted / parts) * parts + (not self.periodic)
@@ -198,7 +198,7 @@ class Operator:
         raise NotImplementedError(f"{type(self).__name__} must define apply(f)")
 
     def equations(self) -> list[Equation]:
-        """What determines the output functions without knowing them; none by default."""
+        """Equations that determine the output functions, for training without data; none by default."""
         return []
 
     # --- data ------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ class Operator:
         )
 
     def at_sensors(self, f: Tensor) -> Tensor:
-        """What a net sees of the input functions ``f`` [B, fine]: [B, sensors]."""
+        """Values [B, sensors] of the input functions ``f`` [B, fine] at the sensors."""
         ends = 0 if self.periodic else 1
         return f[:, :: (self.fine - ends) // (self.sensors - ends)].contiguous()
 

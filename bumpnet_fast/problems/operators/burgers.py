@@ -1,4 +1,4 @@
-"""Burgers' equation, from the start to a time when fronts are steep."""
+"""Burgers' equation: from the initial function to a time with steep fronts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .fields import fourier_sum
 
 #: Time step times the fastest advection of the finest wave; half of it changes results by less than 1e-6.
 _COURANT = 1.5
-#: Functions that are stepped together: those of like speed take like steps.
+#: Number of functions stepped together; they are sorted by speed, as similar speeds allow the same step.
 _CHUNK = 100
 
 
@@ -21,8 +21,8 @@ _CHUNK = 100
 class Burgers(Operator):
     """``u_t + u u_x = nu u_xx`` with ``u(x, 0) = amplitude f(x)`` and period 1: f -> u(x, horizon).
 
-    Pseudospectral in space with two thirds of the modes of ``resolution`` points, so that no product is
-    aliased; fourth-order Runge-Kutta in time with the viscous term integrated exactly.
+    Pseudospectral in space with two thirds of the modes of ``resolution`` points, which avoids
+    aliasing of products; fourth-order Runge-Kutta in time with the viscous term integrated exactly.
 
     Examples
     --------

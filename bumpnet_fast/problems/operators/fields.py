@@ -1,16 +1,15 @@
-"""Input functions: Gaussian random fields on [0, 1], and what is between their values; all float64."""
+"""Input functions: Gaussian random fields on [0, 1], and their interpolation; all float64."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 
 def grid(count: int, periodic: bool) -> Tensor:
-    """``count`` equally spaced points of [0, 1], both ends included unless the end is the start again.
+    """``count`` equally spaced points of [0, 1], both ends included unless periodic.
 
     >>> grid(5, periodic=False).tolist(), grid(4, periodic=True).tolist()
     ([0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.25, 0.5, 0.75])
@@ -20,9 +19,9 @@ def grid(count: int, periodic: bool) -> Tensor:
 
 
 def covariance(distance: Tensor, length_scale: float, periodic: bool) -> Tensor:
-    """``exp(-r^2 / (2 l^2))``; on a circle, r is the chord at which the circle's arc is the distance.
+    """``exp(-r^2 / (2 l^2))``; if periodic, r is the chord of a circle whose arc is the distance.
 
-    Neighbours are as alike in both forms: a length scale means the same.
+    Near points have the same correlation in both cases, so a length scale has the same meaning.
     """
     r = torch.sin(math.pi * distance) / math.pi if periodic else distance
     return torch.exp(-0.5 * (r / length_scale) ** 2)
@@ -42,7 +41,7 @@ def gaussian_field(count: int, points: int, length_scale: float, *, periodic: bo
     periodic : bool
         Whether the functions have period 1.
     generator : torch.Generator
-        Of the random numbers.
+        Generator of the random numbers.
 
     Returns
     -------
@@ -51,8 +50,8 @@ def gaussian_field(count: int, points: int, length_scale: float, *, periodic: bo
 
     Notes
     -----
-    White noise times the symmetric square root of the covariance matrix, which is unique: a seed
-    gives the same functions on every machine, up to rounding.
+    The functions are white noise times the symmetric square root of the covariance matrix.  That root is unique, so
+    a seed gives the same functions on every machine, up to rounding.
 
     Examples
     --------
@@ -69,7 +68,7 @@ def gaussian_field(count: int, points: int, length_scale: float, *, periodic: bo
 def fourier(f: Tensor) -> Tensor:
     """Coefficients [B, n // 2 + 1] of ``f`` [B, n], values on the periodic grid: ``sum_k c_k exp(2 pi i k x)``.
 
-    The sum's real part is meant, and the coefficients count for the negative frequencies too.
+    The function is the real part of the sum; the coefficients include the negative frequencies.
     """
     n = f.shape[-1]
     c = torch.fft.rfft(f, norm="forward")
@@ -91,7 +90,7 @@ def fourier_sum(c: Tensor, x: Tensor) -> Tensor:
 def interpolation(sensors: int, x: Tensor, periodic: bool) -> Tensor:
     """Matrix E [sensors, N]: ``f @ E`` are the values at ``x`` [N] of the interpolant of the values f [B, sensors].
 
-    The interpolant is the trigonometric polynomial of a periodic grid, and else a cubic spline.
+    The interpolant is a trigonometric polynomial on a periodic grid, and a cubic spline otherwise.
 
     >>> x = grid(7, periodic=False)
     >>> E = interpolation(5, x, periodic=False)
@@ -101,5 +100,7 @@ def interpolation(sensors: int, x: Tensor, periodic: bool) -> Tensor:
     eye = torch.eye(sensors, dtype=torch.float64)
     if periodic:
         return fourier_sum(fourier(eye), x)
+    from scipy.interpolate import CubicSpline
+
     spline = CubicSpline(grid(sensors, False).numpy(), eye.numpy())
     return torch.from_numpy(spline(x.double().numpy())).T.contiguous()

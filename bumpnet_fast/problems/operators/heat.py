@@ -1,4 +1,4 @@
-"""The heat equation, from the start to all of space and time."""
+"""The heat equation: from the initial function to the solution over space and time."""
 
 from __future__ import annotations
 

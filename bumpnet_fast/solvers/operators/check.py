@@ -62,6 +62,13 @@ def check_kinds(operator_or_data: Any, net: Any, test: Any) -> None:
         raise TypeError(f"test must be OperatorData or None, got {type(test).__name__}")
 
 
+def check_finite(net: BumpDeepONet) -> None:
+    """Raise ValueError if a parameter of a net is infinite or not a number."""
+    for name, parameter in net.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ValueError(f"net must be finite, and its parameter {name!r} is not")
+
+
 def check_physics(operator: Operator | None) -> None:
     """Raise ValueError unless there are equations to train on."""
     if operator is None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...core.jet import Jet
+from ...nets.bumpnet import BumpNet
 from ...nets.deeponet import BumpDeepONet
 from ...problems.operators.base import Operator, OperatorData
 from .. import run_state
@@ -20,7 +21,7 @@ from ..loop import Callback, Run, Stop
 from ..solution import Result, as_points
 from . import older, stored
 from .branch import evaluating
-from .check import Options, check_data, check_kinds, check_operator, check_physics
+from .check import Options, check_data, check_finite, check_kinds, check_operator, check_physics
 from .task import LIMITS, OperatorTask, projection_error, relative_errors, stages
 
 
@@ -84,6 +85,10 @@ class OperatorSolution(Result):
     def operator(self) -> Operator | None:
         """As :attr:`problem`."""
         return self.problem
+
+    @property
+    def nets(self) -> list[BumpNet]:
+        return [self.net.trunk]
 
     def jet(self, f: Any, y: Any, want: str = "hessian") -> Jet:
         """Output functions and their derivatives by y: values [B, N], gradients [B, N, d] and so on.
@@ -235,9 +240,11 @@ def learn(
         tolerance, ridge, max_seconds, seed,
     )  # fmt: skip
     callbacks = (*callbacks, *([] if callback is None else [callback]))
-    with torch.inference_mode(False), torch.no_grad():
-        net = net if isinstance(net, BumpDeepONet) else new_net(operator_or_data, net, seed=seed)
+    with torch.no_grad():
+        if net is None or isinstance(net, (int, tuple, list)):
+            net = new_net(operator_or_data, net, seed=seed)
         check_kinds(operator_or_data, net, test)
+        check_finite(net)
         options, stop = _limited(net, options, stop)
         given = operator_or_data, test
         operator, data, test, drawn = _pairs(*given, net, options)

@@ -1,8 +1,6 @@
-"""First-order training: errors reached, chains, pruning, batches, how it ends, bad input."""
+"""Adam, Adam with exact amplitudes and L-BFGS: errors reached, chains, pruning, batches, how it ends."""
 
 import math
-import os
-import signal
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -11,14 +9,11 @@ import torch
 from cases import Cubic, Rotation
 
 from bumpnet_fast import BumpNet
-from bumpnet_fast.core.ranks import ALONE
 from bumpnet_fast.problems import Problem, get
-from bumpnet_fast.solvers import solve
-from bumpnet_fast.solvers.batches import Batches
+from bumpnet_fast.solvers import LBFGS, VarProAdam, solve, train
 from bumpnet_fast.solvers.elimination import Separable
-from bumpnet_fast.solvers.first_order import train
-from bumpnet_fast.solvers.residual import System, blocks, collocation
-from bumpnet_fast.solvers.stages import Lbfgs, VarproAdam, sum_of_squares
+from bumpnet_fast.solvers.objective import Objective, RowsObjective
+from bumpnet_fast.solvers.task import Task
 
 
 def net_for(problem, bumps=(4, 4), dtype="float64", seed=0):
@@ -126,18 +121,17 @@ def test_unknowns_are_found():
 @pytest.mark.parametrize("problem", [get("helmholtz", a1=1, a2=1), Rotation()], ids=str)
 def test_the_gradient_with_exact_amplitudes_is_that_of_the_least_loss(problem, boundary):
     net = net_for(problem)
-    x, counts = collocation(problem, net, 200, "grid", 0)
+    task = Task(problem, net, boundary).collocate(200)
     with torch.no_grad():
-        system = System(blocks(problem, boundary, counts, x, 1.0), net)
-        model = Separable(system, 0.0)
+        model = Separable(task.system, 0.0)
 
-    options = {"learning_rate": 1e-2, "resample": None, "prune": None, "begun": 0, "ridge": 0.0}
-    stage = VarproAdam(net, torch.nn.Parameter(torch.empty(0)), None, 1, **options)
-    loss = stage._backward(system)
-    shapes = net.rows.detach()[:, : net.layout.shape_columns].flatten()
-    assert float(loss) == pytest.approx(model.evaluate(shapes).loss)
+    method = VarProAdam(learning_rate=1e-12, ridge=0.0)
+    method.start(task, 1)
+    shapes = net.rows.detach()[:, : net.layout.shape_columns].flatten().clone()
+    method.step(1)
     gradient = net.rows.grad[:, : net.layout.shape_columns].flatten()
     assert net.rows.grad[:, net.layout.amplitude].abs().max() == 0
+    assert method.loss() == pytest.approx(model.evaluate(shapes).loss)
     v = torch.randn(len(shapes), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
         ahead, behind = (model.evaluate(shapes + sign * 1e-6 * v).loss for sign in (1, -1))
@@ -165,26 +159,35 @@ def test_lbfgs_survives_rows_that_overflow_on_the_way():
     """A line search that meets a NaN must not take it for a success."""
     net, beyond = BumpNet(1, 4, dtype="float64"), []
 
-    class Cliff:
-        ranks = ALONE
+    class Cliff(Objective):
+        parameters = [net.rows]
 
-        def jets(self, rows):
-            return rows
-
-        def residual(self, rows, unknowns):
-            total = rows[:, 0].sum()
+        def loss(self):
+            total = net.rows[:, 0].sum()
             beyond.append(float(total.detach()) > 3.2)
-            residual = (total - 3).abs() ** 0.75  # from afar, a quadratic model steps twice as far as it should
-            return residual[None] * (math.nan if beyond[-1] else 1.0)
+            loss = (total - 3).abs() ** 1.5  # from afar, a quadratic model steps twice as far as it should
+            return loss * (math.nan if beyond[-1] else 1.0)
 
-    class Batch:
-        whole = Cliff()
+        def backward(self, whole=False, scale=1.0):
+            loss = scale * self.loss()
+            loss.backward()
+            return loss.detach()
 
-    stage = Lbfgs(net, torch.nn.Parameter(torch.empty(0)), Batch(), 20)
-    before = stage.observe()
+        def observe(self):
+            return float(self.loss().detach())
+
+    class Work:
+        generation = 0
+
+        def objective(self, batch):
+            return Cliff()
+
+    method = LBFGS()
+    method.start(Work(), 20)
+    before = method.loss()
     for _ in range(4):
-        stage.advance(5)
-    assert any(beyond) and stage.observe() < 1e-3 * before
+        method.step(5)
+    assert any(beyond) and method.loss() < 1e-3 * before
 
 
 # --- batches -------------------------------------------------------------------------------------
@@ -213,16 +216,15 @@ def test_points_are_drawn_anew(batch):
 
 def test_an_epoch_takes_every_point_once():
     problem, net = get("poisson"), net_for(get("poisson"))
-    x, counts = collocation(problem, net, (10, 10), "grid", 0)
-    batches = Batches(problem, net, "soft", x, counts, size=30, sampling="grid", condition_weight=1.0, seed=3)
+    task = Task(problem, net, "soft").collocate((10, 10), seed=3)
+    objective = RowsObjective(task, 30)
     for _ in range(2):
-        seen = [batches.next() for _ in range(4)]
+        seen = [objective.next() for _ in range(4)]
         points = torch.cat([system.blocks[0].x for system in seen])
         assert {len(system.blocks[0].x) for system in seen} == {25}
-        assert sorted(map(tuple, points.tolist())) == sorted(map(tuple, x.tolist()))
-    no_unknowns = torch.empty(0)
-    mean = sum(float(sum_of_squares(system, net, no_unknowns).detach()) for system in seen) / 4
-    assert mean == pytest.approx(float(sum_of_squares(batches.whole, net, no_unknowns).detach()))
+        assert sorted(map(tuple, points.tolist())) == sorted(map(tuple, task.x.tolist()))
+    mean = sum(float(objective.backward_of(system)) for system in seen) / 4
+    assert mean == pytest.approx(objective.observe()) == pytest.approx(task.loss())
 
 
 # --- pruning -------------------------------------------------------------------------------------
@@ -251,26 +253,6 @@ def test_it_ends_by_time():
     assert solution.stop_reason == "time" and 0 < solution.iterations < 10**6
 
 
-def test_an_interrupting_callback_keeps_the_best_rows():
-    def interrupt(progress):
-        if progress.iteration == 20:
-            raise KeyboardInterrupt
-
-    solution = run(get("poisson"), iterations=100, callback=interrupt)
-    assert solution.stop_reason == "interrupted" and solution.iterations == 20
-    assert solution.loss == min(entry["loss"] for entry in solution.history)
-
-
-def test_ctrl_c_waits_for_the_step_to_end():
-    def interrupt(progress):
-        if progress.iteration == 10:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    solution = run(get("poisson"), iterations=1000, callback=interrupt)
-    assert solution.stop_reason == "interrupted" and solution.iterations == 10
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
 def test_a_diverged_run_keeps_the_best_rows():
     class Cliff(type(get("poisson"))):
         calls = 0
@@ -283,62 +265,3 @@ def test_a_diverged_run_keeps_the_best_rows():
     assert solution.stop_reason == "diverged" and 10 <= solution.iterations <= 25
     assert torch.isfinite(solution.net.rows).all() and math.isfinite(solution.loss)
     assert math.isnan(solution.history[-1]["loss"])
-
-
-def test_a_residual_that_is_not_finite_is_refused():
-    class Broken(type(get("poisson"))):
-        def residual(self, x, u):
-            return u.laplacian[:, 0] / 0.0
-
-    with pytest.raises(ValueError, match="residual of problem 'poisson' is not finite at the start"):
-        run(Broken())
-
-
-# --- bad arguments -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("options", "message"), [
-    ({"method": "sgd"}, "method must be of adam, varpro-adam, lbfgs, joined by '[+]', got 'sgd'"),
-    ({"method": "adam+"}, "got 'adam[+]'"),
-    ({"method": None}, "got None"),
-    ({"boundary": "firm"}, "boundary must be one of"),
-    ({"points": -1}, "points must be"),
-    ({"sampling": "halton"}, "sampling must be one of"),
-    ({"iterations": -1}, "iterations must be an integer of at least 0, got -1"),
-    ({"iterations": (1, 2)}, r"iterations must be a number or 1 numbers for 'adam', got \(1, 2\)"),
-    ({"iterations": (1, 2.5), "method": "adam+lbfgs"}, "iterations must be an integer of at least 0, got 2.5"),
-    ({"max_seconds": 0}, "max_seconds must be positive, got 0"),
-    ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
-    ({"learning_rate": math.nan}, "learning_rate must be positive, got nan"),
-    ({"batch": 0}, "batch must be an integer of at least 1, got 0"),
-    ({"batch": 8, "method": "lbfgs"}, "batch is for method 'adam'; 'lbfgs' takes all points"),
-    ({"batch": 8, "method": "varpro-adam"}, "batch is for method 'adam'"),
-    ({"resample": 1.5, "sampling": "sobol"}, "resample must be an integer of at least 1, got 1.5"),
-    ({"resample": 5}, "resample needs sampling of sobol, uniform, got 'grid'"),
-    ({"resample": 5, "sampling": "sobol", "points": torch.rand(9, 2)}, "resample needs .* points of one's own"),
-    ({"resample": 5, "sampling": "sobol", "method": "lbfgs"}, "resample is for Adam, got method 'lbfgs'"),
-    ({"prune_threshold": 1.5}, "prune_threshold must be between 0 and 1, got 1.5"),
-    ({"prune_threshold": 0.1, "method": "lbfgs"}, "prune_threshold is for Adam"),
-    ({"prune_threshold": 0.1, "iterations": 600}, "prune_every must be at most 80% .*, 480, got 500"),
-    ({"prune_every": 0}, "prune_every must be an integer of at least 1, got 0"),
-    ({"prune_least": True}, "prune_least must be an integer of at least 1, got True"),
-    ({"ridge": -1.0}, "ridge must be at least 0, got -1.0"),
-    ({"condition_weight": "much"}, "condition_weight must be positive, got 'much'"),
-    ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
-    ({"log_every": 0}, "log_every must be an integer of at least 1, got 0"),
-    ({"every": 0}, "every must be an integer of at least 1, got 0"),
-])  # fmt: skip
-def test_wrong_options_are_named_before_anything_happens(options, message, tmp_path):
-    problem = get("poisson")
-    net = net_for(problem)
-    before = net.rows.detach().clone()
-    with pytest.raises(ValueError, match=message):
-        train(problem, net, checkpoint=tmp_path / "run.pt", **options)
-    assert torch.equal(net.rows, before) and not list(tmp_path.iterdir())
-
-
-def test_a_checkpoint_that_cannot_be_written_is_an_error_at_once(tmp_path):
-    told = []
-    with pytest.raises(FileNotFoundError):
-        run(get("poisson"), checkpoint=tmp_path / "nowhere" / "run.pt", callback=told.append)
-    assert not told

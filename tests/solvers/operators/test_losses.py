@@ -5,8 +5,10 @@ import torch
 
 from bumpnet_fast import BumpDeepONet
 from bumpnet_fast.problems.operators import get_operator
+from bumpnet_fast.solvers.loop import Run, Stop, Work
 from bumpnet_fast.solvers.operators import gradient
 from bumpnet_fast.solvers.operators.fit import fit_to_data, fit_to_equations
+from bumpnet_fast.solvers.operators.task import Adam, Polish
 
 
 def posed():
@@ -43,6 +45,28 @@ def test_the_physics_loss_is_the_residual_of_the_equations():
     assert net.rows.grad.abs().sum() > 0
 
 
+def trained(method, net, objective, iterations):
+    """The losses at the looks of a run of one stage."""
+    work = OneLoss(net, objective)
+    run = Run(work, [method], Stop(iterations=iterations))
+    with torch.no_grad():
+        run.follow()
+    return [entry["loss"] for entry in run.history], run.done
+
+
+class OneLoss(Work):
+    generation = 0
+
+    def __init__(self, net, objective):
+        self.net, self.objective = net, lambda batch: objective
+
+    def snapshot(self):
+        return {"rows": self.net.rows.detach().clone()}
+
+    def put_back(self, best):
+        self.net.rows.copy_(best["rows"])
+
+
 @pytest.mark.parametrize("batch", [3, 100])
 def test_adam_follows_its_seed_and_descends(batch):
     operator, _, mix = posed()
@@ -50,21 +74,35 @@ def test_adam_follows_its_seed_and_descends(batch):
     for seed in (1, 1, 2):
         _, net, _ = posed()
         loss = gradient.data_loss(net, mix, data)
-        before, parameters = float(loss(slice(None)).detach()), list(net.parameters())
-        adam = gradient.Adam(loss, parameters, 20, 30, 1e-3, batch, seed)
-        assert [(adam.step(), adam.left) for _ in range(30)] == [(1, left) for left in range(29, -1, -1)]
+        objective = gradient.FunctionsObjective(loss, net, 20, batch, seed)
+        losses, done = trained(Adam(learning_rate=1e-3, log_every=30), net, objective, 30)
         results.append(net.rows.detach())
-        assert float(loss(slice(None)).detach()) < before
+        assert losses[-1] < losses[0] and done == 30
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2]) == (batch == 100)
 
 
+def test_batches_are_drawn_without_replacement():
+    objective = gradient.FunctionsObjective(None, torch.nn.Linear(1, 1), 7, 5)
+    drawn = [objective.next().tolist() for _ in range(20)]
+    assert all(len(set(batch)) == 5 and set(batch) <= set(range(7)) for batch in drawn)
+    assert {index for batch in drawn for index in batch} == set(range(7)) and drawn[0] != drawn[1]
+    again = gradient.FunctionsObjective(None, torch.nn.Linear(1, 1), 7, 5, seed=4)
+    again.load_state_dict(objective.state_dict())
+    assert again.next().tolist() == objective.next().tolist()
+
+
 def test_lbfgs_descends_in_rounds():
     operator, net, mix = posed()
-    loss = gradient.data_loss(net, mix, operator.generate(20))
-    values = [float(loss(slice(None)).detach())]
-    lbfgs = gradient.Lbfgs(loss, list(net.parameters()), 3 * gradient.ROUND)
-    while lbfgs.left > 0:
-        assert lbfgs.step() == gradient.ROUND
-        values.append(float(loss(slice(None)).detach()))
+    objective = gradient.FunctionsObjective(gradient.data_loss(net, mix, operator.generate(20)), net, 20)
+    values, done = trained(Polish(log_every=20), net, objective, 60)
     assert len(values) == 4 and values == sorted(values, reverse=True) and values[-1] < 0.1 * values[0]
+    assert done == 60
+
+
+def test_the_end_of_a_stage_is_told():
+    left, net = [], torch.nn.Linear(1, 1)
+    objective = gradient.FunctionsObjective(None, net, 7, leave=lambda: left.append(1))
+    objective.finish()
+    gradient.FunctionsObjective(None, net, 7).finish()
+    assert left == [1]

@@ -1,0 +1,38 @@
+"""`make test` and `make test-all` run every test between them, and what the scripts of .ci name is there."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / ".ci").glob("*")) if (ROOT / ".ci").is_dir() else []
+
+
+def recipe(target):
+    """The targets before a target, and its commands."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    before, commands = re.search(rf"^{target}:([^#\n]*).*\n((?:\t.*\n)+)", text, re.MULTILINE).groups()
+    return before.split(), commands
+
+
+def test_make_runs_every_test_once():
+    assert '-m "not long"' in recipe("test")[1]
+    before, commands = recipe("test-all")
+    assert before == ["$(BUILT)"] and re.search(r"-m long$", commands, re.MULTILINE)
+
+
+@pytest.mark.skipif(not SCRIPTS, reason="a copy without .ci")
+def test_continuous_integration_runs_the_long_tests_too():
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert re.findall(r"^make (test\S*)", run, re.MULTILINE) == ["test", "test-all"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_the_tests_that_a_script_names_are_there(script):
+    """Braces are the shell's: tests/core/test_{jet,rows}.py."""
+    words = re.findall(r"(?<!\w)tests/[\w/{},.]+", script.read_text(encoding="utf-8"))
+    assert words
+    named = subprocess.run(["bash", "-c", f"printf '%s\\n' {' '.join(words)}"], capture_output=True, text=True).stdout
+    assert not [path for path in named.split() if not (ROOT / path).exists()]
