@@ -38,6 +38,8 @@ _RIDGE = 1e-26
 _POINTS = 3
 #: Candidates for further points, and points of the held-out residual, of all windows together; the least of a window.
 _CANDIDATES, _HELD_OUT, _LEAST = 2048, 1024, 128
+#: Points at which sources and coefficients are looked at for peaks, of all windows together.
+_PEAKED = 32768
 #: Points that tell how many equations there are, and whether they are linear.
 _FEW = 32
 #: Share of the points that the training did not have, at least.
@@ -54,8 +56,9 @@ _BALANCING = 2
 _LATTICE = 2601
 #: Two enrichments agree if their estimates differ by no more than this factor, and themselves by this share of these.
 _FACTOR, _APART = 2.5, 1.2
-#: An error that is a larger share of u is believed only where the held-out residual has all but gone.
-_LARGE, _GONE = 0.5, 0.01
+#: An error that is a larger share of u is believed only where the held-out residual has all but gone, if it is no
+#: larger than the last.
+_LARGE, _GONE, _LARGEST = 0.5, 0.01, 5.0
 #: The held-out residual must have fallen to this share by the larger enrichment; to this share of that of the smaller
 #: one, which shows that it goes on falling, unless the latter is as small as that.
 _FALLEN, _FALLING, _FELL = 0.1, 0.7, 1e-3
@@ -371,8 +374,11 @@ class _Window:
         number = needed - len(x)
         most, held_out = (max(_LEAST, round(share * n)) for n in (_CANDIDATES, _HELD_OUT))
         most = max(most, 2 * number)
-        there = refine.candidates(problem, self.net, most, generator, self.seed + 1).to(x)
-        check = refine.candidates(problem, self.net, held_out, generator, self.seed + 2).to(x)
+        peaked = self._where_data_peak(max(_LEAST, round(share * _PEAKED)), held_out // 2, generator).to(x)
+        there = torch.cat([refine.candidates(problem, self.net, most, generator, self.seed + 1).to(x), peaked[::2]])
+        check = torch.cat(
+            [refine.candidates(problem, self.net, held_out, generator, self.seed + 2).to(x), peaked[1::2]]
+        )
         everywhere = torch.cat([x, there, check])
         bumps = lambda at: self.u.bumps(at, problem.want)  # noqa: E731
         residual, terms = refine.residual_and_terms(problem, bumps, self.boundary, self._named(), everywhere)
@@ -386,6 +392,26 @@ class _Window:
         self.held_out, self.held_out_weights = check, checked
         dense = max(1.0, (len(self.x) / math.prod(places.counts)) ** (1 / len(places.counts)))
         self.counts = tuple(math.ceil(dense * count) for count in places.counts)
+
+    def _where_data_peak(self, most: int, number: int, generator: torch.Generator) -> Tensor:
+        """Up to ``number`` points where sources or coefficients of the equation differ much from what is usual.
+
+        A narrow source, which none of the other points may meet, is found in this way: the equation is looked at for
+        constant jets, which costs little, at ``most`` points.
+        """
+        problem, named = self.problem, {k: self.u.unknowns.new_tensor(v) for k, v in self._named().items()}
+        x = sampling.interior(problem.domain, (most,) + (1,) * (self.net.layout.dim - 1), "sobol", self.seed + 3)
+        x = x[problem.inside(x)].to(self.net.rows)
+        one = self.u.bumps(x[:1], problem.want)
+        density = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for constant in (0.0, 1.0):
+            jet = one.map(lambda part, c=constant: part.new_full((len(x), *part.shape[1:]), c))
+            rows = problem.residual(x, jet, **named).reshape(len(x), -1).double().nan_to_num(0.0)
+            off = (rows - rows.median(0).values).abs()
+            density += (off / off.amax(0).clamp_min(1e-300)).square().sum(1)
+        density = density.cpu()
+        number = min(number, int((density > 1e-6 * density.max()).sum()))
+        return x[torch.multinomial(density, number, generator=generator).to(x.device)] if number else x[:0]
 
     def rows(self, problem: Problem) -> list[Block]:
         """The rows that are solved."""
@@ -403,12 +429,18 @@ class _Window:
         kept = self._kept.get(what)
         if kept is None or kept[0] is not problem:
             weight = self.places.condition_weight
-            try:
-                made = blocks(problem, self.boundary, counts, x, weight, weights)
-            except Exception:  # conditions with tables for the points that they were solved on
-                made = blocks(problem, self.boundary, self.places.counts, x, weight, weights)
+            counts = counts if self._allows(counts) else self.places.counts
+            made = blocks(problem, self.boundary, counts, x, weight, weights)
             self._kept[what] = kept = problem, made
         return kept[1]
+
+    def _allows(self, counts: tuple[int, ...]) -> bool:
+        """Whether the conditions can be had at so many points: some have tables for those that they were solved on."""
+        try:
+            System(blocks(self.problem, self.boundary, counts, self.x[:_FEW], 1.0), self.net, self._named())
+        except Exception:  # whatever a user's function raises
+            return self.problem.points is not None
+        return True
 
     def compared(self, first: _Fit, second: _Fit, most: int) -> _Compared:
         """u and its enrichments beside one another, at most at so many points of a lattice."""
@@ -590,7 +622,7 @@ def _judged(compared: Sequence[_Compared], names: Sequence[str]) -> ErrorEstimat
         reason = f"the residual between the points {share}: {why}"
     elif not held_out <= max(_FALLING * before, _FELL):
         reason = "the residual does not fall any more with more bumps: they do not reach the features of u"
-    elif float(by_large.max()) > _LARGE and not held_out <= _GONE:
+    elif float(by_large.max()) > (_LARGEST if held_out <= _GONE else _LARGE):
         reason = "the error is about as large as u itself: how large cannot be told"
     elif off > _FACTOR or apart > _APART:
         reason = f"two enrichments disagree: estimates {max(by_small.tolist()):.1g} and {max(by_large.tolist()):.1g}"
