@@ -47,7 +47,7 @@ _FURTHER = 0.4
 #: Share of the further points that are spread evenly; the others go where the residual is large.
 _EVEN = 0.5
 #: Gauss-Newton steps, those that a nonlinear problem mostly takes, halvings of one, and further ones with its matrix.
-_STEPS, _MOSTLY, _HALVINGS, _CHORDS = 8, 1.5, 6, 4
+_STEPS, _MOSTLY, _HALVINGS, _CHORDS = 4, 2, 6, 4
 #: They are done when the rows are as predicted, up to a share of the predicted ones or of those at the start.
 _OFF_BEST, _OFF_FIRST = 1e-2, 1e-4
 #: Passes that give all kinds of rows the same norm.
@@ -534,7 +534,7 @@ def _unknown(outputs: int, reason: str) -> ErrorEstimate:
 
 
 def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed: int) -> ErrorEstimate:
-    windows = []
+    started, windows = time.process_time(), []
     for stage in stages:
         if not bool(torch.isfinite(stage.net.rows).all()):
             return _unknown(stage.net.layout.outputs, "the solution is not finite")
@@ -559,7 +559,7 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
     left -= cost(first)
     small, found, number = None, None, first
     for _ in range(1 + (_DOUBLED if bumps is None else 0)):
-        if cost(2 * number) > left:
+        if found is not None and (cost(2 * number) > left or time.process_time() - started > seconds):
             break
         left -= cost(2 * number)
         for w in windows:

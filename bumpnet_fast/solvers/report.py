@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,10 @@ from .residual import Block, System, blocks, linearise
 
 #: A loss that is a larger share of that of u = 0 is no solution.
 _LARGE_LOSS = 0.01
+#: Unless all residuals are as small as this beside their terms.
+_SMALL_MISFIT = 1e-3
+#: Ends of a run that say that there is nothing to be gained.
+_ENDED = (StopReason.CONVERGED, StopReason.NO_DECREASE)
 #: A residual between the points that is so many times that at the points.
 _LARGE_HELD_OUT = 10.0
 #: A relative error that is worth a word.
@@ -142,17 +146,22 @@ def doubts(task: Any, reason: StopReason, loss: float) -> list[str]:
     found = []
     if not math.isfinite(loss) or reason is StopReason.DIVERGED:
         found.append("the loss is not finite: check the coefficients of the equation, or take smaller steps")
-    elif reason is StopReason.CONVERGED:
-        found += _large_loss(loss, task.reference_loss())
+    elif reason in _ENDED:
+        places = Places(task.x, task.counts, task.weights, task.condition_weight)
+        stage = Stage(task.problem, task.net, task.boundary, task.named_unknowns(), places)
+        found += _large_loss(loss, task.reference_loss(), lambda: _joined([_misfits(stage)]))
     return found + _slipping(task.net)
 
 
-def _large_loss(loss: float, reference: float) -> list[str]:
-    if not loss > _LARGE_LOSS * reference:
+def _large_loss(loss: float, reference: float, misfits: Callable[[], Sequence[Misfit]]) -> list[str]:
+    """That a loss is large beside that of u = 0, unless u = 0 fits as well as that by itself."""
+    if not loss > _LARGE_LOSS * reference or all(m.relative < _SMALL_MISFIT for m in misfits()):
         return []
     share = f"{loss / reference:.0%}" if reference > 0 else "more"
-    advice = "take more bumps, another seed, or boundary='hard'; check that equation and conditions are consistent"
-    return [f"the loss hardly decreases any more, but is still {share} of that of u = 0: {advice}"]
+    advice = (
+        "take more bumps, another start, or boundary='hard'; check that the equations do not contradict one another"
+    )
+    return [f"the loss does not decrease any more, but is still {share} of that of u = 0: {advice}"]
 
 
 def _slipping(net: BumpNet) -> list[str]:
@@ -177,8 +186,8 @@ def _report(solution: Any) -> Report:
     except Exception as problem:  # a problem that is not known any more, or holds at its own points only
         text = f"{type(problem).__name__}: {problem}".split("\n")[0]
         warnings.append(f"not everything could be measured: {text}")
-    if solution.stop is StopReason.CONVERGED:
-        warnings += _large_loss(solution.loss, reference)
+    if solution.stop in _ENDED:
+        warnings += _large_loss(solution.loss, reference, lambda: misfits)
     for stage in stages:
         warnings += _slipping(stage.net)
     if held_out > _LARGE_HELD_OUT:

@@ -1,4 +1,4 @@
-"""The error estimate: within a factor of three where it calls itself reliable, and modest where nothing can be known."""
+"""The error estimate: within a factor of three where it calls itself reliable, and modest where it cannot be known."""
 
 import math
 from dataclasses import dataclass, replace
