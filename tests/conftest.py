@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import signal
 import types
 
@@ -21,6 +22,13 @@ from bumpnet_fast.core import backends as native
 #: without kernels, and "culled" the kernels with all their culling, which so few bumps would not get.
 KERNELS = ("triton",) if INTERPRETED else native.variants()
 BACKENDS = KERNELS if INTERPRETED else ("reference", *KERNELS, "culled" if KERNELS else "auto")
+
+
+def pytest_collection_modifyitems(items):
+    """Refuse names of tests that no other process has: `make test` shares the tests by their names."""
+    unlike = [item.nodeid for item in items if re.search(r" at 0x[0-9a-f]+", item.nodeid)]
+    if unlike:
+        raise pytest.UsageError("an address is in the name of a test, give its parameters ids: " + ", ".join(unlike))
 
 
 @pytest.fixture(params=BACKENDS)

@@ -26,7 +26,7 @@ LANGUAGES = {"python", "sh", "", "{toctree}"}  # of blocks; without one they are
 SHORTENED = {
     "bumpnet solve helmholtz --method adam+lbfgs --out runs/h": "--set max_seconds=0.5",  # 17 s
     "bumpnet solve --resume runs/h": "--set max_seconds=0.5",  # the rest of these
-    "bumpnet solve helmholtz --bumps 5x10 --prune-to 40 --animate --out runs/h": "--set max_seconds=0.5",
+    "bumpnet solve helmholtz --bumps 5x10 --prune-to 40 --animate --out runs/h": "--set max_seconds=0.1",
     "bumpnet solve heat2d --out runs/heat2d": "--set max_seconds=0.5",  # 20 s
 }
 #: Commands that are parsed only, and the tests that run them.

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def _setting(key: str, value: Any) -> Any:
 # --- settings ------------------------------------------------------------------------------------
 
 
-def keywords_of(function: Callable) -> dict[str, Any]:
+def keywords_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Keyword-only parameters that can be set and have no flag of their own, with their defaults."""
     flags = {"method", "boundary", "seed", "dtype", "device"}
     flags |= {"callback", "callbacks", "checkpoint", "stop", "group", "net", "test"}  # which are no numbers or words
@@ -129,7 +129,7 @@ def keywords_of(function: Callable) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in flags}
 
 
-def known(name: str, registry: dict[str, Any], what: str) -> Any:
+def known(name: str, registry: Mapping[str, Any], what: str) -> Any:
     """The entry of a registry; ``what`` says what it is."""
     if name not in registry:
         raise UsageError(f"unknown {what} {name!r}; there are: {', '.join(registry)}")

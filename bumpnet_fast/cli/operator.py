@@ -98,7 +98,7 @@ class Learn(Command):
     def entries(self, result: OperatorSolution, arguments: argparse.Namespace) -> dict[str, Any]:
         return {
             "physics": result.physics,
-            "branch": "x".join(map(str, result.net.hidden)) or "linear",
+            "branch": "x".join(map(str, result.net.hidden or ())) or "linear",
             "parameters": result.parameters,
             "train_rel_l2": result.train_rel_l2,
             "projection_rel_l2": result.projection_rel_l2,

@@ -16,7 +16,6 @@ from .writing import check_writable, write_picture
 if TYPE_CHECKING:
     from ..solvers import Evolution, March, Solution
     from ..solvers.operators import OperatorSolution
-    from ..solvers.solution import Result
 
 #: Fewest and most points along an axis of an exported field.
 _POINTS = 2, 2000
@@ -82,7 +81,7 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(path: Path) -> Result:
+def _load(path: Path) -> Any:
     """The result in a folder or file; what is not known of it is said."""
     from ..core.files import CheckpointError
     from ..io.saved import UNKNOWN, load

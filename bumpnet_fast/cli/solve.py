@@ -29,7 +29,8 @@ def settable(problem: type[Problem], method: str = "auto", search: str | None = 
     solver = stationary.options_of(method) | keywords_of(stationary.solve)
     if "+" in method or not _second_order(method):
         del solver["refine"]  # which is for one method of least squares, and which some problems set
-    solver |= {} if search is None else keywords_of({"reach": strategies.reach, "prune": strategies.prune}[search])
+    searches: dict[str, Callable[..., Any]] = {"reach": strategies.reach, "prune": strategies.prune}
+    solver |= {} if search is None else keywords_of(searches[search])
     scopes = {"solver": solver, "net": keywords_of(BumpNet), "run": {"graded": 0.0, "perturb": 0.0}}
     return {"problem": problem.settings(), **scopes}
 
@@ -48,7 +49,7 @@ def list_problems() -> None:
     for name in Method.known:
         print(f"{name:<20} {pairs(stationary.options_of(name))}")
     few = settable(problem, search="reach")["solver"]
-    print("\nand with --reach, --prune-to; iterations and max_seconds are then those of every solve")
+    print("\nand with --reach, --prune-to; iterations are then those of every solve")
     print_settable({"solver": {key: value for key, value in few.items() if usual["solver"].get(key) != value}}, 20)
 
 

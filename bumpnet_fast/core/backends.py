@@ -30,6 +30,9 @@ else:
         from .. import _C  # noqa: F401
     except ImportError as error:
         missing = f"the compiled extension could not be loaded: {error}"
+    else:
+        if not hasattr(torch.ops.bumpnet_fast, "_cpu_variant"):  # asked for below, and importing must not raise
+            missing = "the compiled extension is of another version: build it again"
     try:
         from .. import _C_cuda  # noqa: F401
     except ImportError as error:

@@ -168,7 +168,9 @@ class EvolutionField(Field):
 
 
 def field_of(result: FieldResult | Evolution) -> Field:
-    """The field of a solution, a march or an evolution."""
+    """The field of a solution, a march or an evolution; TypeError for something else."""
+    if not isinstance(result, (FieldResult, Evolution)):
+        raise TypeError(f"result must be a solution, a march or an evolution, got {type(result).__name__}")
     return (EvolutionField if isinstance(result, Evolution) else Field)(result)
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from .. import problems
 from ..core.files import CheckpointError, damaged, one_line
-from ..problems.evolution import get_evolution
-from ..problems.operators import get_operator
+from ..problems.base import Problem
+from ..problems.evolution import EvolutionProblem, get_evolution
+from ..problems.operators import Operator, OperatorData, get_operator
 from ..solvers import evolution, marching, operators, run_state, stationary, strategies
 from ..solvers.operators import stored
 from . import older
-from .saved import saved_problem
+from .saved import given, saved_problem
 
 #: The solvers, and what a resumption may change.
 _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
@@ -28,6 +29,8 @@ _SOLVERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
 _FOLLOWING = ("every_seconds", "callback", "callbacks")
 #: What finds the problem of a run, where that is not :func:`bumpnet_fast.problems.get`.
 _REGISTRIES = {"evolve": get_evolution, "operator": get_operator}
+#: What that is, where it is no :class:`Problem`.
+_KINDS: dict[str, tuple[type, ...]] = {"evolve": (EvolutionProblem,), "operator": (Operator, OperatorData)}
 
 
 def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **options: Any) -> Any:
@@ -58,7 +61,7 @@ def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **o
         If there is no such file.
     CheckpointError
         If it is no state of a run, is damaged, or comes from a newer version.
-    ValueError
+    TypeError, ValueError
         For another problem than that of the run, or for a number out of range.
 
     Examples
@@ -75,7 +78,7 @@ def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **o
     content = run_state.load(path)
     file = path if isinstance(path, run_state.File) else run_state.File(path, content.get("command"))
     name = content["solver"]
-    if problem is None:
+    if given(problem, *_KINDS.get(name, (Problem,))) is None:
         problem = saved_problem(file.path, content, _REGISTRIES.get(name, problems.get), needed=True)
     described = stored.described if name == "operator" else run_state.described
     run_state.check_same(file.path, "problem", content["problem"], described(problem))
@@ -88,13 +91,11 @@ def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **o
     if wrong := [key for key in options if key not in (*changeable, *_FOLLOWING)]:
         there = ", ".join((*changeable, *_FOLLOWING))
         raise ValueError(f"a run of {name!r} that is resumed takes {there}, got {wrong[0]}")
-    if "iterations" in options:  # which the next resumption is to know
-        content = content | {"settings": content["settings"] | {"iterations": options["iterations"]}}
     store = run_state.Store(file, every, content)
     start = _operator_start(store, options) if name == "operator" else _start(store)
     with store.reading():
         settings = stationary.from_settings(dict(content["settings"]))
-        longer = {key: value for key, value in options.items() if key == "iterations"}
+        longer = {key: value for key, value in options.items() if key == "iterations"}  # for the next resumption
         store.content = content | {"settings": content["settings"] | longer}
     try:
         return solver(problem, *start, **settings | options, checkpoint=store)

@@ -114,9 +114,9 @@ def save(
         raise TypeError(f"only the result of a solver or a net can be saved, got {type(what).__name__}")
     net, more = what, {}
     choice(*BOUNDARIES, optional=True).check("boundary", boundary)
-    if isinstance(what, BumpNet) and _given(problem, Problem):
+    if isinstance(what, BumpNet) and given(problem, Problem):
         check_net(problem, what)
-    if isinstance(what, BumpDeepONet) and _given(problem, Operator):
+    if isinstance(what, BumpDeepONet) and given(problem, Operator):
         check_operator(problem, what)
     if isinstance(what, Result):
         if problem is not None or boundary is not None:
@@ -154,7 +154,7 @@ def _found(result: Result) -> dict[str, Any]:
 
 
 def _state(net: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().cpu() for key, value in net.state_dict().items()}
+    return run_state.plain(dict(net.state_dict()))
 
 
 def net_settings(net: BumpNet) -> dict[str, Any]:
@@ -233,22 +233,23 @@ def load(path: str | os.PathLike, *, problem: Any = None, branch: nn.Module | No
     if path.is_dir() and not content.keys() & {"result", "evolution"}:  # of an older version
         history, summary = (_json(path / name, kind) for name, kind in ((HISTORY, list), (SUMMARY, dict)))
     if "evolution" in content:
-        return _evolution(file, content, _given(problem, EvolutionProblem))
+        return _evolution(file, content, given(problem, EvolutionProblem))
     with damaged(file):
         is_operator = "sensors" in content["kwargs"]
     if is_operator:
-        return _operator(file, content, _given(problem, Operator), branch, history, summary)
-    return _solution(file, content, _given(problem, Problem), history, summary)
+        return _operator(file, content, given(problem, Operator), branch, history, summary)
+    return _solution(file, content, given(problem, Problem), history, summary)
 
 
 #: The state of a run is told from a result.
 _RUN = {"run": (run_state.VERSION, ())}
 
 
-def _given(problem: Any, kind: type) -> Any:
-    """``problem``, if it is None or of this kind; else TypeError."""
-    if not isinstance(problem, kind | None):
-        raise TypeError(f"problem must be of {kind.__name__}, or None, got {type(problem).__name__}")
+def given(problem: Any, *kinds: type) -> Any:
+    """``problem``, if it is None or of one of these kinds; else TypeError."""
+    if problem is not None and not isinstance(problem, kinds):
+        wanted = ", ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"problem must be of {wanted}, or None, got {type(problem).__name__}")
     return problem
 
 
@@ -467,5 +468,5 @@ def _how_learned(content: dict[str, Any], history: list | None, summary: dict | 
     return found | {"history": history, "stop": summary["stop_reason"], "seed": summary["seed"] or 0}
 
 
-__all__ = ["HISTORY", "MODEL", "SUMMARY", "UNKNOWN", "load", "net_settings", "problem_settings", "save",
+__all__ = ["HISTORY", "MODEL", "SUMMARY", "UNKNOWN", "given", "load", "net_settings", "problem_settings", "save",
            "saved_problem"]  # fmt: skip

@@ -25,7 +25,7 @@ from ..io.fields import Slice, middles
 from ..nets.bumpnet import BumpNet
 from ..nets.events import with_events
 from ..solvers.operators import OperatorSolution
-from ..solvers.solution import FieldResult, Solution
+from ..solvers.solution import FieldResult
 
 FIELD, ERROR, SIGNED = "viridis", "magma", "coolwarm"  # perceptually uniform; the last diverges from zero
 INK, FAINT, BLUE, RED = "#22252a", "#9aa0a8", "#2f6db3", "#c2452d"
@@ -299,7 +299,7 @@ def draw_convergence(ax: Axes, solution: FieldResult | OperatorSolution) -> None
 
 def _draw_numbers(ax: Axes, solution: FieldResult | OperatorSolution) -> list[Axes]:
     """The number of bumps over time, and what changed it, on axes at the right; none if it stayed the same."""
-    events = solution.events if isinstance(solution, Solution) else []
+    events = solution.events if isinstance(solution, FieldResult) else []
     merged = [e for e in with_events(solution.history, events) if "bumps" in e]
     if len({entry["bumps"] for entry in merged}) < 2:
         return []

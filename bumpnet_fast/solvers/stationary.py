@@ -211,6 +211,8 @@ def configured(
     positive(optional=True).check("max_seconds", limits.get("max_seconds"))
     if stop is None:
         stop = Stop(limits.get("iterations"), limits.get("max_seconds"))
+    if not isinstance(stop, Stop):
+        raise TypeError(f"stop must be a Stop, got {type(stop).__name__}")
     if isinstance(method, str):
         kinds = [_named(name, method) for name in method.split("+")]
         fields = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]

@@ -214,7 +214,7 @@ MISTAKES = {
     "solve poisson --bumps 4x0": "'4x0' is not",
     "solve poisson --bumps 2.5": "'2.5' is not",
     "solve poisson --bumps 3x3x3": "one per dimension",
-    "solve poisson --method sgd": f"method must be of {', '.join(Method.known)}, joined by '+', got 'sgd'",
+    "solve poisson --method sgd": f"method must be of {', '.join(solving.METHODS)}",
     "solve poisson --method": "--method: expected one argument",
     "solve poisson --method lm+": "joined by '+', got 'lm+'",
     "solve poisson --method adam --set damping=1": "no setting 'damping'; there are: lower, upper, a1, a2, iterations,",

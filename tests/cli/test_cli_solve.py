@@ -8,7 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,7 +20,8 @@ from bumpnet_fast import io as checkpoint
 from bumpnet_fast import plotting, problems
 from bumpnet_fast.cli import command, main
 from bumpnet_fast.cli import solve as solving
-from bumpnet_fast.solvers import Method
+from bumpnet_fast.solvers import Method, VarPro
+from bumpnet_fast.solvers.arguments import integer, option
 
 ROOT = Path(__file__).parents[2]
 TINY = ("--bumps", "3x3", "--set", "points=64", "--threads", "1")
@@ -62,7 +65,24 @@ def interrupt_at(iteration):
 
 
 def test_the_methods_are_those_of_the_library():
-    assert tuple(Method.known) == solving.METHODS
+    own = (name for name, kind in Method.known.items() if kind.__module__.startswith("bumpnet_fast."))
+    assert tuple(own) == solving.METHODS
+
+
+def test_a_method_of_ones_own_is_taken_and_listed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Method, "known", dict(Method.known))
+
+    @dataclass
+    class Mine(VarPro):
+        name: ClassVar[str] = "mine"
+        patience: int = option(3, integer(1))
+
+    code, summary = solve("--method", "mine+lm", "--set", "iterations=2", "--set", "patience=5", out=tmp_path)
+    assert (code, summary["method"], summary["iterations"]) == (0, "mine+lm", 4)
+    assert main(["solve", "poisson", "--method", "mine", "--set", "patience=0", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "bumpnet: error: patience must be an integer of at least 1, got 0\n"
+    assert main(["list"]) == 0
+    assert "\nmine                 iterations=100" in (output := capsys.readouterr().out) and "patience=3" in output
 
 
 # --- few bumps -----------------------------------------------------------------------------------

@@ -213,8 +213,8 @@ gone = ("_AutoDispatchBelowAutograd", "_are_functorch_transforms_active", "Disab
         "_dispatch_has_kernel_for_dispatch_key")
 whole = torch._C
 torch._C = types.SimpleNamespace(**{name: value for name, value in vars(whole).items() if name not in gone})
-spec = importlib.util.spec_from_file_location("bumpnet_fast.private", sys.argv[1])
-private = sys.modules["bumpnet_fast.private"] = importlib.util.module_from_spec(spec)
+spec = importlib.util.spec_from_file_location("bumpnet_fast.core.private", sys.argv[1])
+private = sys.modules["bumpnet_fast.core.private"] = importlib.util.module_from_spec(spec)
 try:
     spec.loader.exec_module(private)
 finally:

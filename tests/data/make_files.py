@@ -1,9 +1,10 @@
 """Write one small file of each kind that a version of bumpnet_fast writes, for tests/test_older_files.py.
 
-The script calls the interface of version 0.1.0, and has to be run with the version whose files are wanted::
+The script calls the interface of this version, and writes its files; for those of another version take the script of
+that version, and run it with that version::
 
     git worktree add old <commit of that version>   # and build its kernels there
-    cd old && OMP_NUM_THREADS=1 python <here>/make_files.py <here>/version-0.1.0
+    cd old && OMP_NUM_THREADS=1 python tests/data/make_files.py <here>/version-<that version>
 
 The argument is the folder to write; it must not exist yet.  Beside the files the script writes ``expected.json``, by
 the name of the file or folder:
@@ -40,17 +41,26 @@ import scipy
 import torch
 
 import bumpnet_fast
-from bumpnet_fast import BumpDeepONet, BumpNet, checkpoint, evolution_checkpoint, problems, recording, results
-from bumpnet_fast.checkpoint_operator import save_operator
-from bumpnet_fast.cli import evolve as evolve_command
+from bumpnet_fast import BumpDeepONet, BumpNet, problems
+from bumpnet_fast.cli import command as commands
 from bumpnet_fast.cli import main as command_line
-from bumpnet_fast.cli import operator as operator_command
-from bumpnet_fast.cli import solve as solve_command
 from bumpnet_fast.cli import writing
+from bumpnet_fast.io import load, resume, save
 from bumpnet_fast.problems.evolution import get_evolution
 from bumpnet_fast.problems.operators import get_operator
-from bumpnet_fast.solvers import evolve, grow, march, prune, reach, solve, train, uniform_net
-from bumpnet_fast.solvers.deeponet import train as train_operator
+from bumpnet_fast.solvers import (
+    Evolution,
+    OperatorSolution,
+    evolve,
+    grow,
+    learn,
+    march,
+    prune,
+    reach,
+    solve,
+    uniform_net,
+)
+from bumpnet_fast.solvers.solution import FieldResult
 
 #: Where values are compared: fractions of the box, three points of up to three coordinates.
 POINTS = torch.tensor([[0.21, 0.83, 0.4], [0.55, 0.37, 0.7], [0.88, 0.12, 0.2]], dtype=torch.float64)
@@ -103,37 +113,36 @@ def a_net(path):
     net = BumpNet(2, 4, [[0.0, -1.0], [2.0, 1.0]], outputs=2, outer="free").perturb_(0.3, seeded())
     with torch.no_grad():
         net.amplitudes.normal_(generator=seeded(1))
-    checkpoint.save(path, net)
+    save(path, net)
     return values(copy.deepcopy(net).double(), net.domain, dtype="float32")
 
 
 def a_solution(path, name, boundary):
     problem = problems.get(name)
     solution = solve(problem, net_for(problem), boundary=boundary, iterations=3)
-    checkpoint.save(path, solution.net, problem=problem, boundary=boundary)
+    save(path, solution)
     return values(solution.predict, problem.domain, dtype="float64", boundary=boundary)
 
 
 def a_march(path):
     problem = problems.get("advection")
     solution = march(problem, (3, 3), windows=2, iterations=3)
-    nets = [part.net for part in solution.parts]
-    checkpoint.save(path, nets, problem=problem, boundary=solution.boundary)
+    save(path, solution)
     return values(solution.predict, problem.domain, dtype="float64", boundary=solution.boundary, windows=2)
 
 
 def an_evolution(path):
     run = evolve(get_evolution("heat"), 6, times=3)
-    evolution_checkpoint.save(path, run)
+    save(path, run)
     t = 0.4 * float(run.times[-1])  # between two of the states
     return values(lambda x: run.predict(x, t), run.problem.domain, t=t)
 
 
 def an_operator(path, branch):
     operator = small_operator()
-    net = train_operator(operator, operator_net(operator, branch), **SMALL).net
-    save_operator(path, net, operator=operator)
-    return operator_values(net, operator.domain)
+    solution = learn(operator, operator_net(operator, branch), **SMALL)
+    save(path, solution)
+    return operator_values(solution.net, operator.domain)
 
 
 def operator_values(net, domain) -> dict:
@@ -179,7 +188,7 @@ def training(method, **options):
     def run(**follow):
         problem = problems.get("poisson")
         chosen = {"points": FEW, "log_every": 2, "iterations": 12} | options
-        return train(problem, net_for(problem), method=method, **chosen, every=1, **follow)
+        return solve(problem, net_for(problem), method=method, every_seconds=0, **chosen, **follow)
 
     return run
 
@@ -202,7 +211,7 @@ def learning(branch, bumps=5, **options):
     def run(**follow):
         operator = small_operator()
         net = operator_net(operator, branch, bumps)
-        return train_operator(operator, net, **SMALL | options, every_seconds=0, **follow)
+        return learn(operator, net, **SMALL | options, every_seconds=0, **follow)
 
     return run
 
@@ -243,7 +252,7 @@ RUNS: dict[str, tuple[Callable, int, Callable]] = {
     "operator-branch": (learning((4,)), 10, lambda s: s.history[-1]["stage"] == "branch"),
     "operator-adam": (learning((4,), method="adam"), 4, lambda s: s.history[-1]["stage"] == "adam"),
     "operator-lbfgs": (
-        learning((), bumps=3, method="adam", polish=40, iterations=6), 6, lambda s: s.history[-1]["stage"] == "lbfgs",
+        learning((), bumps=3, method="adam", polish=40, iterations=6), 7, lambda s: s.history[-1]["stage"] == "lbfgs",
     ),
 }  # fmt: skip
 
@@ -258,7 +267,7 @@ def unfinished(name: str, folder: Path) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         again = Path(scratch, "run.pt")
         shutil.copy(path, again)
-        ended = checkpoint.resume(again)
+        ended = resume(again)
     assert len(ended.history) > len(stopped.history), name
     return {"stopped": last_entry(stopped.history), "ended": numbers(ended)}
 
@@ -272,20 +281,18 @@ def numbers(result) -> dict:
     """What every result has, and what an evolution has instead of a loss."""
     found = {"bumps": len(result.net.rows), "rel_l2": result.rel_l2, "entries": len(result.history)}
     found["stop_reason"] = result.stop_reason
-    if hasattr(result, "states"):
+    if isinstance(result, Evolution):
         return found | {"steps": result.steps, "norm": result.history[-1]["norm"]}
     found |= {"iterations": result.iterations, "loss": result.loss}
-    for name in ("unknowns", "events"):
-        if getattr(result, name, None):
-            found[name] = getattr(result, name)
-    if "events" in found:
-        found["events"] = [[event.kind, event.before, event.after] for event in found["events"]]
+    if isinstance(result, FieldResult):
+        found |= {"unknowns": result.unknowns} if result.unknowns else {}
+        events = [[event.kind, event.before, event.after] for event in result.events]
+        found |= {"events": events} if events else {}
     return found
 
 
 # --- what the command line leaves behind ---------------------------------------------------------
 
-_COMMANDS = {"solve": solve_command, "evolve": evolve_command, "operator": operator_command}
 _OPERATOR = (
     "operator antiderivative --bumps 5 --set sensors=8 --set grid=20 --set length_scale=0.05 --set functions=20 "
     "--set batch=8 --set test_functions=5 --set trunk_iterations=5 --set iterations=8"
@@ -313,11 +320,11 @@ def command(line: str, folder: Path, *more: str) -> int:
 
 def whole_folder(name: str, folder: Path) -> dict:
     assert command(FOLDERS[name], folder, "--json", str(folder.with_name(f"{name}.json"))) == 0, name
-    result = results.load(folder)
-    if hasattr(result, "states"):
+    result = load(folder)
+    if isinstance(result, Evolution):
         t = 0.4 * float(result.times[-1])
         return numbers(result) | values(lambda x: result.predict(x, t), result.problem.domain, t=t)
-    if hasattr(result, "operator"):
+    if isinstance(result, OperatorSolution):
         return numbers(result) | operator_values(result.net, result.operator.domain)
     return numbers(result) | values(result.predict, result.problem.domain)
 
@@ -327,11 +334,11 @@ def stopped_folder(name: str, folder: Path) -> dict:
     line, stop = STOPPED[name]
 
     @contextlib.contextmanager
-    def progress(arguments):
+    def progress(arguments, watched=()):
         yield interrupt_at(stop)
 
     kind = line.split()[0]
-    with mock.patch.object(_COMMANDS[kind], "progress", progress):
+    with mock.patch.object(commands, "progress", progress):
         assert command(line, folder) == 130, name
     for leftover in ("model.pt", "history.json", "summary.json"):
         (folder / leftover).unlink()
@@ -340,7 +347,7 @@ def stopped_folder(name: str, folder: Path) -> dict:
         shutil.copytree(folder, again)
         with mock.patch.object(writing, "write_picture"):
             assert command_line([kind, "--resume", str(again), "--threads", "1", "--quiet"]) == 0, name
-        return {"command": kind} | numbers(results.load(again))
+        return {"command": kind} | numbers(load(again))
 
 
 # --- all of it -----------------------------------------------------------------------------------
@@ -359,7 +366,7 @@ def main(target: Path) -> None:
         "results": {name: whole_folder(name, target / "results" / name) for name in FOLDERS},
         "commands": {name: stopped_folder(name, target / "commands" / name) for name in STOPPED},
     }
-    frames = {path: recording.load(path) for path in sorted(target.rglob("training.pt"))}
+    frames = {path: load(path) for path in sorted(target.rglob("training.pt"))}
     expected["recordings"] = {
         path.relative_to(target).as_posix(): [[frame.iteration, len(frame.rows)] for frame in kept]
         for path, kept in frames.items()

@@ -12,36 +12,63 @@ import torch
 
 from bumpnet_fast import BumpDeepONet, BumpNet, problems
 from bumpnet_fast.core.files import CheckpointError
-from bumpnet_fast.io import saved as checkpoint
-from bumpnet_fast.io import saved_evolution as evolution_checkpoint
-from bumpnet_fast.io import saved_operator as checkpoint_operator
+from bumpnet_fast.io import Recording, load, resume, save
 from bumpnet_fast.problems.evolution import Heat
-from bumpnet_fast.solvers import evolve, march, solve, train
+from bumpnet_fast.problems.operators import get_operator
+from bumpnet_fast.solvers import Evolution, March, OperatorSolution, evolve, learn, march, prune, solve
 
 MUTANTS = 100  # of every kind of file
 
 
 def a_model(path):
     problem = problems.get("helmholtz")
-    checkpoint.save(path, BumpNet(2, 9, problem.domain), problem=problem, boundary="soft")
+    save(path, BumpNet(2, 9, problem.domain), problem=problem, boundary="soft")
+
+
+def a_solution(path):
+    problem = problems.get("poisson")
+    save(path, prune(problem, BumpNet(2, 9, problem.domain, dtype="float64"), 8, iterations=2, points=64))
+
+
+def a_marched_solution(path):
+    save(path, march(problems.get("advection"), 4, windows=2, iterations=1, points=64))
 
 
 def an_evolution(path):
-    evolution_checkpoint.save(path, evolve(Heat(), 9, times=2, measure=False))
+    save(path, evolve(Heat(), 9, times=2, measure=False))
 
 
 def an_operator(path):
-    checkpoint_operator.save_operator(path, BumpDeepONet(5, (3, 2), [[0.0, -1.0], [1.0, 2.0]]))
+    save(path, BumpDeepONet(5, (3, 2), [[0.0, -1.0], [1.0, 2.0]]))
 
 
-KINDS = {
-    a_model: (checkpoint.load, lambda model: model.net.state_dict()),
-    an_evolution: (
-        evolution_checkpoint.load,
-        lambda run: {**run.net.state_dict(), "times": torch.as_tensor(run.times)},
-    ),
-    an_operator: (checkpoint_operator.load_operator, lambda model: model.net.state_dict()),
-}
+def a_learned_operator(path):
+    sizes = {"functions": 9, "test_functions": 4, "trunk_iterations": 1}
+    save(path, learn(get_operator("antiderivative", sensors=8, grid=20), 3, **sizes))
+
+
+def a_recording(path):
+    problem = problems.get("helmholtz")
+    with Recording(path) as recording:
+        solve(problem, BumpNet(2, 4, problem.domain), iterations=2, points=64, callback=recording)
+
+
+def state(what):
+    """All tensors in a result or a recording, by name."""
+    if isinstance(what, list):
+        return {f"{i} {name}": getattr(frame, name) for i, frame in enumerate(what) for name in ("rows", "domain")}
+    nets = [what.net, *(part.net for part in what.parts)] if isinstance(what, March) else [what.net]
+    tensors = {f"{i} {name}": value for i, net in enumerate(nets) for name, value in net.state_dict().items()}
+    numbers = [value for entry in what.history for value in entry.values() if isinstance(value, float)]
+    tensors |= {"seconds": torch.tensor(what.seconds), "history": torch.tensor(numbers, dtype=torch.float64)}
+    if isinstance(what, Evolution):
+        tensors |= {name: getattr(what, name) for name in ("times", "states", "rates")}
+    if isinstance(what, OperatorSolution) and what.data is not None:
+        tensors |= {"errors": what.errors} | what.data._asdict()
+    return tensors
+
+
+KINDS = (a_model, a_solution, a_marched_solution, an_evolution, an_operator, a_learned_operator, a_recording)
 
 
 def mutate(content: bytes, dice: random.Random) -> bytes:
@@ -65,7 +92,6 @@ def mutate(content: bytes, dice: random.Random) -> bytes:
 
 @pytest.mark.parametrize("write", KINDS, ids=lambda w: w.__name__)
 def test_a_mutant_is_refused_or_loads_as_it_was(write, tmp_path):
-    load, state = KINDS[write]
     good, mutant = tmp_path / "good.pt", tmp_path / "mutant.pt"
     write(good)
     expected, content, dice = state(load(good)), good.read_bytes(), random.Random(0)
@@ -95,7 +121,7 @@ class Bomb:
 
 @pytest.mark.parametrize("write", KINDS, ids=lambda w: w.__name__)
 def test_nothing_in_a_file_is_run(write, tmp_path):
-    load, trace = KINDS[write][0], tmp_path / "trace"
+    trace = tmp_path / "trace"
     write(tmp_path / "good.pt")
     content = torch.load(tmp_path / "good.pt", weights_only=True)
     torch.save(content | {"problem": Bomb(trace)}, tmp_path / "hostile.pt")
@@ -124,13 +150,13 @@ def a_march(path):
 
 def a_training(path):
     problem = problems.get("helmholtz")
-    train(problem, BumpNet(2, 9, problem.domain), iterations=2, checkpoint=path)
+    solve(problem, BumpNet(2, 9, problem.domain), method="adam", iterations=2, checkpoint=path)
 
 
-LOADERS = {write: load for write, (load, _) in KINDS.items()}
-LOADERS |= dict.fromkeys((a_run, a_march, a_training), checkpoint.resume)
-#: Where the bumps of a file are, and where the arguments that make them.
-NETS = {a_model: ("model",), an_evolution: ("model",), an_operator: ("model",), a_run: ("net",), a_training: ("net",)}
+LOADERS = dict.fromkeys(KINDS, load) | dict.fromkeys((a_run, a_march, a_training), resume)
+#: Where the bumps of a file are.
+NETS = {write: ("model",) for write in KINDS[:-1] if write is not a_marched_solution}
+NETS |= {a_marched_solution: ("windows", 1), a_run: ("net",), a_training: ("net",), a_recording: ("frames", 0)}
 
 
 def swapped(box):
@@ -164,8 +190,8 @@ def test_bumps_that_cannot_be_are_refused(write, spoiled, tmp_path):
     path, (name, change) = tmp_path / "file.pt", SPOILED[spoiled]
     write(path)
     content = torch.load(path, weights_only=True)
-    state = functools.reduce(dict.get, NETS[write], content)
-    state[name] = change(state[name])
+    bumps = functools.reduce(lambda part, key: part[key], NETS[write], content)
+    bumps[name] = change(bumps[name])
     torch.save(content, path)
     before = path.read_bytes()
     with limited_memory(), pytest.raises(CheckpointError) as error:
@@ -186,7 +212,7 @@ HUGE = {
     (a_march, "settings", "windows"): (1e12, -1, None),
     (a_run, "settings", "points"): (10**14, -1, "many", {}),
     (a_run, "settings", "nothing"): (1,),
-    (a_run, "settings", "iterations"): (-1, "many", None),
+    (a_run, "settings", "iterations"): (-1, "many", [1, 2, 3]),
 }
 
 
@@ -231,7 +257,7 @@ def test_an_evolution_that_cannot_be_is_refused(name, change, tmp_path):
     content["evolution"][name] = change(content["evolution"][name])
     torch.save(content, path)
     with limited_memory(), pytest.raises(CheckpointError) as error:
-        evolution_checkpoint.load(path)
+        load(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -243,7 +269,7 @@ def test_a_file_that_was_compressed_is_refused(tmp_path):
         for name in old.namelist():
             new.writestr(name, old.read(name))
     with pytest.raises(CheckpointError, match="not a checkpoint, or is damaged"):
-        checkpoint.load(path)
+        load(path)
 
 
 @contextlib.contextmanager

@@ -302,7 +302,9 @@ def test_what_is_no_residual_is_named(given, message):
         _system(_line(lambda x, u: given))
 
 
-@pytest.mark.parametrize("solver", [solve, train, lambda *a: march(a[0], (3, 3), windows=2)], ids=str)
+@pytest.mark.parametrize(
+    "solver", [solve, train, lambda *a: march(a[0], (3, 3), windows=2)], ids=("solve", "train", "march")
+)
 def test_every_solver_refuses_a_column_for_every_point(solver):
     @dataclass
     class Wrong(Problem):
