@@ -65,7 +65,7 @@ UNKNOWN = "Unknown"
 #: A file's arguments may ask for this many numbers more than it has; beyond, the net says what is wrong.
 _SLACK = 1_000_000
 #: Fields of a result that are made from other entries of its file.
-_MADE = {"net", "problem", "boundary", "parts", "space", "data", "test", "times", "states", "rates"}
+_MADE = {"net", "problem", "boundary", "parts", "places", "space", "data", "test", "times", "states", "rates"}
 #: Fields of a result that are not numbers, and their types.
 _KINDS = {
     "history": list, "warnings": list, "events": list, "unknowns": dict, "stop": str, "method": str, "shapes": str,

@@ -1,5 +1,6 @@
 """Solvers: train a net to solve a problem.  No solver knows a problem by name."""
 
+from .estimate import ErrorEstimate
 from .evolution import Evolution, evolve, uniform_net
 from .gradient import LBFGS, Adam, VarProAdam
 from .levenberg_marquardt import GaussNewton, LeastSquares, LevenbergMarquardt, VarPro
@@ -7,6 +8,7 @@ from .loop import Method, Progress, Stop, StopReason
 from .marching import March, march
 from .operators import OperatorSolution, learn
 from .placement import drop_outside, grade
+from .report import Report
 from .solution import Solution
 from .stationary import solve, train
 from .strategies import grow, prune, reach
@@ -14,6 +16,7 @@ from .strategies import grow, prune, reach
 __all__ = [
     "LBFGS",
     "Adam",
+    "ErrorEstimate",
     "Evolution",
     "GaussNewton",
     "LeastSquares",
@@ -22,6 +25,7 @@ __all__ = [
     "Method",
     "OperatorSolution",
     "Progress",
+    "Report",
     "Solution",
     "Stop",
     "StopReason",

@@ -7,6 +7,7 @@ Over a short window it is not.  A window starts with the shapes of the one befor
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 import os
@@ -26,6 +27,7 @@ from ..nets.events import Event
 from ..problems.base import Condition, Problem
 from . import run_state
 from .arguments import check, check_problem, integer, number, positive
+from .estimate import Stage
 from .grad_mode import differentiating
 from .journal import Journal
 from .loop import Callback, Progress, Stop, StopReason
@@ -182,6 +184,14 @@ class March(FieldResult):
     def __post_init__(self):
         super().__post_init__()
         self.net = _joined(self.problem, [part.net for part in self.parts])
+
+    def stages(self) -> list[Stage]:
+        stages, axis = [], self.problem.time
+        for part in self.parts:
+            times = part.problem.lower[axis], part.problem.upper[axis]
+            continued = functools.partial(window, self.problem, *times) if stages else None
+            stages.append(Stage(part.problem, part.net, part.boundary, continued=continued))
+        return stages
 
     @property
     def like(self) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from ..core.rows import orientation
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem
-from .residual import Block, linearise
+from .residual import Block, Coefficients, linearise
 
 #: Candidates per chosen point: half evenly spread, half near the edges of the bumps.
 _CANDIDATES = 20
@@ -35,13 +37,13 @@ def refined(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Te
         [N + number].
     """
     generator = torch.Generator().manual_seed(seed)
-    candidates = _candidates(problem, net, number * _CANDIDATES, generator, seed).to(x)
-    residual, weights = _residual_and_weights(problem, net, boundary, unknowns, torch.cat([x, candidates]))
+    there = candidates(problem, net, number * _CANDIDATES, generator, seed).to(x)
+    residual, weights = _residual_and_weights(problem, net, boundary, unknowns, torch.cat([x, there]))
     size = (residual * weights).abs()[len(x) :].cpu().nan_to_num(0.0)
     density = (size / (size.max() or 1.0)).square()  # the square of the largest may overflow
     density = density / (density.sum() or 1.0) + _EVEN / len(density)
     chosen = torch.multinomial(density, min(number, len(density)), generator=generator).to(x.device)
-    return torch.cat([x, candidates[chosen]]), torch.cat([weights[: len(x)], weights[len(x) :][chosen]])
+    return torch.cat([x, there[chosen]]), torch.cat([weights[: len(x)], weights[len(x) :][chosen]])
 
 
 def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, number: int, seed: int) -> float:
@@ -49,41 +51,50 @@ def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict,
 
     The training loss misses what lies between its points, such as a bump too thin to meet any of them.
     """
-    x = _candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(net.frame.device)
+    x = candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(net.frame.device)
     with torch.no_grad():
         residual, weights = _residual_and_weights(problem, net, boundary, unknowns, x)
     return float((residual * weights).square().mean())
 
 
-def _candidates(problem: Problem, net: BumpNet, number: int, generator: torch.Generator, seed: int) -> Tensor:
+def candidates(problem: Problem, net: BumpNet, number: int, generator: torch.Generator, seed: int) -> Tensor:
     """Points inside the domain, half of them spread evenly and half near the bumps."""
     half = number // 2
     spread = sampling.interior(problem.domain, (half,) + (1,) * (net.layout.dim - 1), "sobol", seed)
     near = _near_bumps(net, half, generator)
-    candidates = torch.cat([spread, near[sampling.within(problem.domain, near)]])
-    return candidates[problem.inside(candidates)]
+    x = torch.cat([spread, near[sampling.within(problem.domain, near)]])
+    return x[problem.inside(x)]
 
 
 def _residual_and_weights(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor):
     """Length [n] of the residual at ``x``, and weights [n] from the size of its terms."""
+    residual, terms = residual_and_terms(
+        problem, lambda x: net.jet(x.to(net.rows), want=problem.want).map(Tensor.double), boundary, unknowns, x
+    )
+    return residual, 1 / (1 + terms)
 
-    def bumps(x: Tensor) -> Jet:
-        return net.jet(x.to(net.rows), want=problem.want).map(Tensor.double)
 
+def residual_and_terms(problem: Problem, bumps: Callable[[Tensor], Jet], boundary: str, unknowns: dict, x: Tensor):
+    """Length [n] of the scaled residual at ``x`` [n, d], and the sum [n] of the sizes of its terms.
+
+    ``bumps`` gives the jet of the net, which is u but for the boundary, at points.
+    """
     u = problem.extend(bumps, x, problem.want) if boundary == "hard" else bumps(x)
     block = Block(problem.name, x, problem.want, lambda u, **k: problem.residual(x, u, **k), 1 / problem.residual_scale)
     residual, by_equation = linearise(block, (u,), unknowns)
     terms = x.new_zeros(len(x))
     for (by_output,) in by_equation:
-        for k, coefficients in enumerate(by_output):
-            for c, part in zip(coefficients, u.output(k).parts(), strict=True):
-                if c is not None:
-                    terms += (
-                        (c.flatten(1) * part.reshape(len(x), -1)).abs().sum(1)
-                        if c.dim() > 1
-                        else (c * part[:, 0]).abs()
-                    )
-    return torch.linalg.vector_norm(residual, dim=0), 1 / (1 + terms)
+        add_terms(terms, by_output, u)
+    return torch.linalg.vector_norm(residual, dim=0), terms
+
+
+def add_terms(total: Tensor, coefficients: list[Coefficients], u: Jet) -> None:
+    """Add to ``total`` [n] the absolute values of the terms of one equation, given by output, at the jet ``u``."""
+    n = len(total)
+    for k, by_part in enumerate(coefficients):
+        for c, part in zip(by_part, u.output(k).parts(), strict=True):
+            if c is not None:
+                total += (c.flatten(1) * part.reshape(n, -1)).abs().sum(1) if c.dim() > 1 else (c * part[:, 0]).abs()
 
 
 def _near_bumps(net: BumpNet, number: int, generator: torch.Generator) -> Tensor:

@@ -169,8 +169,8 @@ class System:
         self._zero = [self._constant(block, 0.0) for block in blocks]
         named = self._named(None)
         pairs = [*zip(blocks, self._zero, strict=True)]
-        self._equations = ranks.checked(lambda: [self._number(block, jets, named) for block, jets in pairs])
-        self.size = sum(e * len(block.x) for e, block in zip(self._equations, blocks, strict=True))
+        self.equations = ranks.checked(lambda: [self._number(block, jets, named) for block, jets in pairs])
+        self.size = sum(e * len(block.x) for e, block in zip(self.equations, blocks, strict=True))
 
     def _number(self, block: Block, zero: tuple[Jet, ...], named: dict[str, Tensor]) -> int:
         """Number of equations of a block at every point; ValueError if they are columns for the points."""

@@ -20,6 +20,7 @@ from .arguments import check, check_fit, check_options, check_problem, choice, i
 from .grad_mode import differentiating
 from .levenberg_marquardt import LeastSquares
 from .loop import Callback, Method, Run, Stop
+from .report import doubts
 from .solution import Solution
 from .task import Task
 from .threads import few_threads
@@ -140,10 +141,11 @@ def solve(
             check(_RULES, settings)
             check_fit(problem, net, boundary)
             methods, limits = configured(method, stop, options)
-            _check_methods(methods, limits, settings, stored=checkpoint is not None, alone=task.ranks.alone)
             settings.update(method=described(methods), iterations=limits.iterations, boundary=task.boundary)
             content = functools.partial(run_state.content, "solve", problem, net, settings)
-            return methods, limits, run_state.opened(checkpoint, every_seconds, content)
+            store = run_state.opened(checkpoint, every_seconds, content)
+            _check_methods(methods, limits, settings, stored=store.on, alone=task.ranks.alone)
+            return methods, limits, store
 
         net = net if isinstance(net, BumpNet) else new_net(problem, net)
         task = Task(problem, net, boundary, group)
@@ -157,13 +159,14 @@ def solve(
         with store, few_threads(task.entries):
             run = Run(task, methods, stop, callbacks, store, started)
             reason = run.follow()
+            warnings = [*run.warnings, *doubts(task, reason, run.best["loss"])]
             rel_l2, max_error = task.measured(net.rows.detach())
             names = dict.fromkeys(m.name_for(task) for m in run.methods)
     return Solution(
         net=net, problem=problem, boundary=task.boundary, history=run.history, loss=run.best["loss"], rel_l2=rel_l2,
         max_error=max_error, seconds=run.seconds, processor_seconds=run.processor_seconds, iterations=run.done,
         stop=reason, method="+".join(names), unknowns=task.named_unknowns(),
-        events=task.events, warnings=run.warnings,
+        events=task.events, warnings=warnings, places=task.places(),
     )  # fmt: skip
 
 

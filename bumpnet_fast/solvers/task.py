@@ -13,6 +13,7 @@ from ..nets.events import Event
 from ..problems.base import Problem
 from . import refine, run_state
 from .elimination import Projected, Separable
+from .estimate import Places
 from .loop import Work
 from .objective import RowsObjective
 from .residual import System, blocks, collocation
@@ -117,6 +118,18 @@ class Task(Work):
     def entries(self) -> int:
         """Approximate number of entries of the Jacobian of the rows by the parameters."""
         return self.net.rows.numel() * self.ranks.most(len(self.x))
+
+    def places(self) -> Places | None:
+        """Where it is solved; None with several ranks, of which none knows all points."""
+        if not self.ranks.alone:
+            return None
+        return Places(self.x, self.counts, self.weights, self.condition_weight)
+
+    @torch.no_grad()
+    def reference_loss(self) -> float:
+        """The loss of u = 0, or of what the boundary alone makes of u."""
+        rows, _ = self.system.linearise()
+        return float(self.ranks.total(rows @ rows))
 
     # --- as the work of a run ------------------------------------------------------------------
 

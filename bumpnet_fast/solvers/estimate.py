@@ -1,0 +1,645 @@
+"""How good an answer is: the change of u when smooth frozen bumps are added and all amplitudes solved for once more.
+
+A trained net spans few functions.  Together with some hundreds of smooth bumps on a grid it spans nearly all that is
+smooth, and one linear solve finds the best amplitudes of all.  If that solution is much better than the trained one,
+the difference of the two is the error of the trained one.  Two checks say whether it is much better: the residual at
+points that nothing was solved on, and a second, larger enrichment that has to agree with the first.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..core.jet import Jet
+from ..nets.bumpnet import BumpNet
+from ..problems import sampling
+from ..problems.base import Problem
+from . import arguments, refine
+from .elimination import ridge_solve
+from .grad_mode import differentiating
+from .residual import Block, System, blocks, collocation
+from .threads import few_threads
+
+#: Added bumps of the first enrichment by dimension, and of more dimensions; every further one has twice as many.
+_BUMPS, _MORE_BUMPS = (20, 120, 140, 160), 200
+#: How often the first may be halved where that is too dear, and doubled where two enrichments do not agree.
+_HALVED, _DOUBLED = 2, 3
+#: Side lengths of the added bumps in grid cells, sharpness relative to the default, and a change that breaks the grid.
+_OVERLAP, _SHARPNESS, _PERTURBED = 6.0, 0.3, 0.1
+#: Weight of the squares of the scaled amplitudes: the best smooth fits cancel, and a larger one forbids that.
+_RIDGE = 1e-26
+#: Points for every amplitude of an output, at least.
+_POINTS = 3
+#: Candidates for further points, and points of the held-out residual, of all windows together; the least of a window.
+_CANDIDATES, _HELD_OUT, _LEAST = 2048, 1024, 128
+#: Points at which sources and coefficients are looked at for peaks, of all windows together.
+_PEAKED = 32768
+#: Points that tell how many equations there are, and whether they are linear.
+_FEW = 32
+#: Share of the points that the training did not have, at least.
+_FURTHER = 0.4
+#: Share of the further points that are spread evenly; the others go where the residual is large.
+_EVEN = 0.5
+#: Gauss-Newton steps, those that a nonlinear problem mostly takes, halvings of one, and further ones with its matrix.
+_STEPS, _MOSTLY, _HALVINGS, _CHORDS = 4, 2, 6, 4
+#: They are done when the rows are as predicted, up to a share of the predicted ones or of those at the start.
+_OFF_BEST, _OFF_FIRST = 1e-2, 1e-4
+#: Passes that give all kinds of rows the same norm.
+_BALANCING = 2
+#: Points of the lattices on which u is compared, in all.
+_LATTICE = 2601
+#: Two enrichments agree if their estimates differ by no more than this factor, and themselves by this share of these.
+_FACTOR, _APART = 2.5, 1.2
+#: An error that is a larger share of u is believed only where the held-out residual has all but gone, if it is no
+#: larger than the last.
+_LARGE, _GONE, _LARGEST = 0.5, 0.01, 5.0
+#: The held-out residual must have fallen to this share by the larger enrichment; to this share of that of the smaller
+#: one, which shows that it goes on falling, unless the latter is as small as that.
+_FALLEN, _FALLING, _FELL = 0.1, 0.7, 1e-3
+#: Seconds of the processor for a window, or a share of those of the solve if that is more; flops in such a second.
+_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 18e9
+#: A relative change as small as this is rounding: smooth bumps cancel.
+_ROUNDING = 1e-11
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a problem was solved: what an estimate and a report need to make the same rows again.
+
+    Attributes
+    ----------
+    x : Tensor
+        [N, d], collocation points.
+    counts : tuple of int
+        Points along the axes, for the conditions.
+    weights : Tensor or None
+        [N], factors of the rows of the equation.
+    condition_weight : float
+        Factor of the weights of all conditions.
+    """
+
+    x: Tensor
+    counts: tuple[int, ...]
+    weights: Tensor | None = None
+    condition_weight: float = 1.0
+
+    @classmethod
+    def default(cls, problem: Problem, net: BumpNet) -> Places:
+        """The points that a solve takes unless it is told otherwise."""
+        return cls(*collocation(problem, net, None, "grid", 0))
+
+
+@dataclass(frozen=True)
+class ErrorEstimate:
+    """An estimate of the error of a solution, which does not need the exact one.
+
+    Attributes
+    ----------
+    rel_l2 : tuple of float
+        Relative L2 error of every output; absolute where u is zero.  NaN where it could not be computed.
+    max : tuple of float
+        Largest error of every output, in the units of u.
+    reliable : bool
+        Whether the checks were passed: then the true error is within a factor of about three.
+    reason : str
+        What the checks found, in words.
+    unknowns : dict of str to float
+        Standard deviations of the unknowns of the equation: what the misfit of the data and the error of u leave open.
+    held_out : float
+        Root mean square of the residual at points that were not solved on, after the enrichment relative to before.
+    seconds : float
+        Of the processor.
+    """
+
+    rel_l2: tuple[float, ...]
+    max: tuple[float, ...]
+    reliable: bool
+    reason: str
+    unknowns: dict[str, float] = field(default_factory=dict)
+    held_out: float = math.nan
+    seconds: float = field(default=0.0, compare=False)
+
+
+class _Enriched:
+    """u as a trained net and added bumps, in float64, with amplitudes and unknowns of its own."""
+
+    def __init__(self, problem: Problem, boundary: str, nets: Sequence[BumpNet], unknowns: Tensor):
+        self.problem, self.boundary, self.nets, self.unknowns = problem, boundary, nets, unknowns
+
+    def bumps(self, x: Tensor, want: str) -> Jet:
+        """The jet of the net, without boundary values."""
+        jets = [net.jet(x.to(net.rows), want=want) for net in self.nets]
+        return jets[0] if len(jets) == 1 else jets[0] + jets[1]
+
+    def jet(self, x: Tensor, want: str) -> Jet:
+        """The jet of u."""
+        return self.problem.extend(lambda x: self.bumps(x, want), x, want, self.boundary)
+
+    def state(self, x: Tensor, want: str) -> Jet:
+        """The jet of u at points of any dtype and device, as the start of a window of time."""
+        return self.jet(x.to(self.nets[0].rows), want).map(lambda part: part.to(x))
+
+    def systems(self, rows: list[Block]) -> list[System]:
+        named = dict(zip(self.problem.unknowns, self.unknowns.tolist(), strict=True))
+        return [System(rows, net, named) for net in self.nets]
+
+    def moved(self, amplitudes: Tensor, unknowns: Tensor) -> _Enriched:
+        """The same with other amplitudes, flat, and unknowns."""
+        nets, at = [], 0
+        for net in self.nets:
+            rows, layout = net.rows.detach().clone(), net.layout
+            stop = at + len(rows) * layout.outputs
+            rows[:, layout.amplitude] = amplitudes[at:stop].view(len(rows), -1)
+            nets.append(BumpNet.from_rows(rows, net.frame, net.domain, net.tied))
+            at = stop
+        return _Enriched(self.problem, self.boundary, nets, unknowns)
+
+    def amplitudes(self) -> Tensor:
+        """Of all nets, flat."""
+        return torch.cat([net.amplitudes.detach().flatten() for net in self.nets])
+
+
+@dataclass
+class _Rows:
+    """Rows of a problem at the points of a fit or of a check."""
+
+    blocks: list[Block]
+    system: System
+    balance: Tensor | None = None  # [groups]
+
+    def groups(self) -> list[slice]:
+        """The rows of every equation of every block."""
+        found, at = [], 0
+        for block, equations in zip(self.blocks, self.system.equations, strict=True):
+            for _ in range(equations):
+                found.append(slice(at, at + len(block.x)))
+                at += len(block.x)
+        return found
+
+    def weights(self, balance: Tensor) -> Tensor:
+        """Factors [R] of the rows, from those of their groups."""
+        return torch.cat([w.expand(g.stop - g.start) for w, g in zip(balance, self.groups(), strict=True)])
+
+
+@dataclass
+class _Fit:
+    """An enrichment, solved."""
+
+    u: _Enriched
+    balance: Tensor  # factors of the groups of rows
+    converged: bool
+    deviations: Tensor  # [T] standard deviations of the unknowns
+
+
+@dataclass
+class _Compared:
+    """What is known of one window of time, or of the whole."""
+
+    values: list[Tensor]  # of u and of its two enrichments on the lattice, [n, K]
+    elsewhere: list[Tensor]  # the same near the bumps
+    losses: list[float]  # held-out, likewise
+    converged: bool
+    unknowns: list[Tensor]  # of u and of its two enrichments
+    deviations: Tensor
+    doubt: str = ""  # why nothing of this can be relied upon
+    noisy: bool = False  # whether there may be measurements
+
+
+def _jets(systems: Sequence[System], nets: Sequence[BumpNet]) -> list[tuple[Jet, ...]]:
+    """Of the sum of some nets, at the points of all blocks."""
+    parts = [system.jets(net.rows.detach()) for system, net in zip(systems, nets, strict=True)]
+    if len(parts) == 1:
+        return parts[0]
+    return [tuple(a + b for a, b in zip(*both, strict=True)) for both in zip(*parts, strict=True)]
+
+
+def _fitted(u: _Enriched, made: Callable[[Problem], list[Block]]) -> _Fit:
+    """The best amplitudes and unknowns, by Gauss-Newton steps; a linear problem takes one."""
+    systems = u.systems(made(u.problem))
+    rows = _Rows(systems[0].blocks, systems[0])
+    balance = weights = fit = None
+    converged, first = False, None
+    residual = systems[0].residual(_jets(systems, u.nets), u.unknowns)
+    for _ in range(_STEPS):
+        jets = _jets(systems, u.nets)
+        _, coefficients = systems[0].linearise(jets, u.unknowns)
+        A = torch.cat([s.design(n.rows.detach(), coefficients)[0] for s, n in zip(systems, u.nets, strict=True)])
+        if weights is None:
+            balance = _balanced(A, rows.groups())
+            weights = rows.weights(balance)
+            residual = residual * weights
+            first = float(residual.norm())
+        if len(u.unknowns):
+            A = torch.cat([A, systems[0].sensitivity(jets, u.unknowns)])
+        step, predicted, fit, _ = ridge_solve(A.mul_(weights), -residual, _RIDGE)
+        h, moved = u.amplitudes(), None
+        for halving in range(_HALVINGS):
+            shorter = 0.5**halving * step
+            moved = u.moved(h + shorter[: len(h)], u.unknowns + shorter[len(h) :])
+            there = systems[0].residual(_jets(systems, moved.nets), moved.unknowns) * weights
+            if bool(torch.isfinite(there).all()) and float(there.norm()) < float(residual.norm()):
+                break
+        else:  # nothing to be gained
+            converged = bool(torch.isfinite(residual).all()) and float(predicted.norm()) >= 0.9 * float(residual.norm())
+            break
+        off, u, residual = (there - predicted).norm(), moved, there
+        for _ in range(_CHORDS if halving == 0 else 0):  # with the same factors, which cost nearly nothing
+            converged = float(off) <= max(_OFF_BEST * float(predicted.norm()), _OFF_FIRST * first)
+            if converged:
+                break
+            inside = residual @ fit.basis
+            h, step, predicted = u.amplitudes(), fit.solve(-inside), residual - fit.basis @ inside
+            moved = u.moved(h + step[: len(h)], u.unknowns + step[len(h) :])
+            there = systems[0].residual(_jets(systems, moved.nets), moved.unknowns) * weights
+            if not float(there.norm()) < float(residual.norm()):
+                break
+            off, u, residual = (there - predicted).norm(), moved, there
+        if converged:
+            break
+    deviations = _deviations(fit, residual, rows.groups(), len(u.unknowns))
+    return _Fit(u, balance, converged, deviations)
+
+
+def _balanced(A: Tensor, groups: list[slice]) -> Tensor:
+    """Factors that make all groups of the rows A^T [n, R] count alike, whatever their units."""
+    squares = torch.stack([A[:, g].square().sum(1) for g in groups])
+    factors = squares.new_ones(len(groups))
+    for _ in range(_BALANCING if len(groups) > 1 else 0):
+        columns = (factors.square()[:, None] * squares).sum(0)
+        columns = columns.clamp_min(1e-12 * float(columns.max()) or 1.0)
+        factors = (squares / columns).sum(1).clamp_min(1e-300).rsqrt()
+    return factors / factors[0]
+
+
+def _deviations(fit, residual: Tensor, groups: list[slice], unknowns: int) -> Tensor:
+    """Standard deviations [T] of the unknowns, from the misfit of every group of rows (White's sandwich estimator)."""
+    if not unknowns:
+        return residual.new_empty(0)
+    n = fit.upper.shape[0]
+    wanted = torch.eye(n, dtype=residual.dtype, device=residual.device)[:, n - unknowns :]
+    G = fit.basis @ torch.linalg.solve_triangular(fit.upper.T, wanted, upper=False) / fit.length[n - unknowns :]
+    total = residual.new_zeros(unknowns)
+    leverage = fit.basis.square().sum(1)
+    for g in groups:
+        free = max(1.0, g.stop - g.start - float(leverage[g].sum()))
+        total += G[g].square().sum(0) * float(residual[g].square().sum()) / free
+    return total.sqrt()
+
+
+# --- what is added, and where it is solved for ---------------------------------------------------
+
+
+def _added(net: BumpNet, domain: Tensor, number: int, seed: int) -> BumpNet:
+    """About ``number`` smooth bumps on a grid over the domain, as dense along each axis as those of ``net``."""
+    widths = arguments.widths(domain, net)
+    spacing = (math.prod(widths) / number) ** (1 / len(widths))
+    counts = tuple(max(3, round(width / spacing)) for width in widths)
+    about = dict(outputs=net.layout.outputs, dtype="float64", device=net.rows.device)
+    default = float(BumpNet(len(widths), counts, domain, **about).sharpness[0])
+    added = BumpNet(len(widths), counts, domain, overlap=_OVERLAP, sharpness=_SHARPNESS * default, **about)
+    return added.perturb_(_PERTURBED, torch.Generator().manual_seed(seed))
+
+
+def _doubled(net: BumpNet) -> BumpNet:
+    """A copy in float64."""
+    return BumpNet.from_rows(net.rows.detach().double(), net.frame.double(), net.domain.double(), net.tied)
+
+
+class _Window:
+    """A problem whose solution was found, and all that an estimate needs of it that the enrichments share.
+
+    Parameters
+    ----------
+    problem, net, boundary
+        What was solved.
+    unknowns : Tensor
+        [T], as found.
+    places : Places, optional
+        Where it was solved.
+    seed : int
+        Of the further points.
+    continued : callable, optional
+        See :class:`Stage`.
+    """
+
+    def __init__(
+        self, problem: Problem, net: BumpNet, boundary: str, unknowns: Tensor, places: Places | None, seed: int,
+        continued: Callable | None = None,
+    ):  # fmt: skip
+        self.problem, self.boundary, self.seed, self.continued = problem, boundary, seed, continued
+        self.net = _doubled(net)
+        self.u = _Enriched(problem, boundary, [self.net], unknowns)
+        self.places = Places.default(problem, net) if places is None else places
+        self.doubt = ""
+        self._kept: dict[str, tuple[Problem, list[Block]]] = {}
+        self.x, self.weights, self.counts = self.places.x.to(self.net.rows), None, self.places.counts
+        self.held_out = self.held_out_weights = None
+        few = self.x[:_FEW] if problem.points is None else self.x
+        self._few = System(blocks(problem, boundary, self.places.counts, few, 1.0), self.net, self._named())
+        self.equations = self._few.equations[0]
+
+    def _named(self) -> dict[str, float]:
+        return dict(zip(self.problem.unknowns, self.u.unknowns.tolist(), strict=True))
+
+    def linear(self) -> bool:
+        """Whether one step solves it."""
+        if self.problem.unknowns:
+            return False
+        return self._few.is_linear() if self.problem.linear is None else self.problem.linear
+
+    def flops(self, number: int) -> float:
+        """Of one step, with ``number`` added bumps."""
+        bumps = len(self.net.rows) + number
+        rows, amplitudes = _POINTS * bumps * self.equations, bumps * self.net.layout.outputs
+        return 4 * (rows + amplitudes) * amplitudes**2
+
+    def place(self, amplitudes: int, share: float) -> None:
+        """Choose the points, for so many amplitudes of an output; ``share`` of those that windows have together."""
+        places, problem, self._kept = self.places, self.problem, {}
+        x = places.x.to(self.net.rows)
+        generator = torch.Generator().manual_seed(self.seed)
+        if problem.points is not None:
+            self.doubt = "the equation holds at given points only, and says nothing about u between them"
+            return
+        needed = _POINTS * amplitudes
+        own = math.ceil((1 - _FURTHER) * needed)
+        if len(x) > own:
+            x = x[torch.randperm(len(x), generator=generator)[:own].to(x.device)]
+        number = needed - len(x)
+        most, held_out = (max(_LEAST, round(share * n)) for n in (_CANDIDATES, _HELD_OUT))
+        most = max(most, 2 * number)
+        peaked = self._where_data_peak(max(_LEAST, round(share * _PEAKED)), held_out // 2, generator).to(x)
+        there = torch.cat([refine.candidates(problem, self.net, most, generator, self.seed + 1).to(x), peaked[::2]])
+        check = torch.cat(
+            [refine.candidates(problem, self.net, held_out, generator, self.seed + 2).to(x), peaked[1::2]]
+        )
+        everywhere = torch.cat([x, there, check])
+        bumps = lambda at: self.u.bumps(at, problem.want)  # noqa: E731
+        residual, terms = refine.residual_and_terms(problem, bumps, self.boundary, self._named(), everywhere)
+        weights = 1 / (1 + terms / terms.mean().clamp_min(1e-300))
+        size = (residual * weights)[len(x) : len(x) + len(there)].cpu().nan_to_num(0.0)
+        density = (size / (size.max() or 1.0)).square()
+        density = (1 - _EVEN) * density / (density.sum() or 1.0) + _EVEN / len(density)
+        chosen = torch.multinomial(density, min(number, len(density)), generator=generator).to(x.device)
+        there_own, others, checked = weights.split([len(x), len(there), len(check)])
+        self.x, self.weights = torch.cat([x, there[chosen]]), torch.cat([there_own, others[chosen]])
+        self.held_out, self.held_out_weights = check, checked
+        dense = max(1.0, (len(self.x) / math.prod(places.counts)) ** (1 / len(places.counts)))
+        self.counts = tuple(math.ceil(dense * count) for count in places.counts)
+
+    def _where_data_peak(self, most: int, number: int, generator: torch.Generator) -> Tensor:
+        """Up to ``number`` points where sources or coefficients of the equation differ much from what is usual.
+
+        A narrow source, which none of the other points may meet, is found in this way: the equation is looked at for
+        constant jets, which costs little, at ``most`` points.
+        """
+        problem, named = self.problem, {k: self.u.unknowns.new_tensor(v) for k, v in self._named().items()}
+        x = sampling.interior(problem.domain, (most,) + (1,) * (self.net.layout.dim - 1), "sobol", self.seed + 3)
+        x = x[problem.inside(x)].to(self.net.rows)
+        one = self.u.bumps(x[:1], problem.want)
+        density = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for constant in (0.0, 1.0):
+            jet = one.map(lambda part, c=constant: part.new_full((len(x), *part.shape[1:]), c))
+            rows = problem.residual(x, jet, **named).reshape(len(x), -1).double().nan_to_num(0.0)
+            off = (rows - rows.median(0).values).abs()
+            density += (off / off.amax(0).clamp_min(1e-300)).square().sum(1)
+        density = density.cpu()
+        number = min(number, int((density > 1e-6 * density.max()).sum()))
+        return x[torch.multinomial(density, number, generator=generator).to(x.device)] if number else x[:0]
+
+    def rows(self, problem: Problem) -> list[Block]:
+        """The rows that are solved."""
+        return self._blocks("solved", problem, self.x, self.weights, self.counts)
+
+    def held_out_rows(self, problem: Problem) -> list[Block]:
+        """Rows that nothing is solved on."""
+        counts = tuple(count + count // 2 + 1 for count in self.counts)
+        return self._blocks("held out", problem, self.held_out, self.held_out_weights, counts)
+
+    def _blocks(
+        self, what: str, problem: Problem, x: Tensor, weights: Tensor | None, counts: tuple[int, ...]
+    ) -> list[Block]:
+        """Rows; kept, as those of one problem serve all its enrichments, and lifts are slow to differentiate."""
+        kept = self._kept.get(what)
+        if kept is None or kept[0] is not problem:
+            weight = self.places.condition_weight
+            counts = counts if self._allows(counts) else self.places.counts
+            made = blocks(problem, self.boundary, counts, x, weight, weights)
+            self._kept[what] = kept = problem, made
+        return kept[1]
+
+    def _allows(self, counts: tuple[int, ...]) -> bool:
+        """Whether the conditions can be had at so many points: some have tables for those that they were solved on."""
+        try:
+            System(blocks(self.problem, self.boundary, counts, self.x[:_FEW], 1.0), self.net, self._named())
+        except Exception:  # whatever a user's function raises
+            return self.problem.points is not None
+        return True
+
+    def compared(self, first: _Fit, second: _Fit, most: int) -> _Compared:
+        """u and its enrichments beside one another, at most at so many points of a lattice."""
+        lattice = sampling.lattice(self.problem.domain, most)
+        lattice = lattice[self.problem.inside(lattice)].to(self.net.rows)
+        candidates = [self.u, first.u, second.u]
+        elsewhere = self.x if self.held_out is None else self.held_out
+        losses = [math.nan] * 3
+        if self.held_out is not None:
+            losses = [self._held_out_loss(u, second.balance) for u in candidates]
+        return _Compared(
+            [u.jet(lattice, "value").value for u in candidates], [u.jet(elsewhere, "value").value for u in candidates],
+            losses, first.converged and second.converged, [u.unknowns for u in candidates],
+            torch.maximum(first.deviations, second.deviations), self.doubt, bool(self.problem.side_conditions()),
+        )  # fmt: skip
+
+    def _held_out_loss(self, u: _Enriched, balance: Tensor) -> float:
+        systems = u.systems(self.held_out_rows(u.problem))
+        rows = _Rows(systems[0].blocks, systems[0])
+        residual = systems[0].residual(_jets(systems, u.nets), u.unknowns) * rows.weights(balance)
+        return float(residual @ residual)
+
+    def enriched(self, problem: Problem, number: int) -> _Fit:
+        """u with about ``number`` added bumps, for ``problem``: that which was solved, or one with another start."""
+        added = _added(self.net, problem.domain, number, self.seed + number)
+        return _fitted(_Enriched(problem, self.boundary, [self.net, added], self.u.unknowns), self.rows)
+
+
+# --- the estimate --------------------------------------------------------------------------------
+
+
+@dataclass
+class Stage:
+    """What was solved: a whole problem, or one window of time.
+
+    Attributes
+    ----------
+    problem, net, boundary
+        As they were.
+    unknowns : dict of str to float
+        As found.
+    places : Places, optional
+        Where it was solved.
+    continued : callable, optional
+        Gives the problem for another start, the state in which the window before ends; None for the first one.
+    """
+
+    problem: Problem
+    net: BumpNet
+    boundary: str
+    unknowns: dict[str, float] = field(default_factory=dict)
+    places: Places | None = None
+    continued: Callable[[Callable[[Tensor, str], Jet]], Problem] | None = None
+
+
+def estimate_seconds(solve: float, windows: int = 1) -> float:
+    """Seconds of the processor that an estimate may take after a solve, or a march in windows, that took so many."""
+    return max(_SECONDS * windows, _SHARE * solve)
+
+
+@differentiating
+def estimated(
+    stages: Sequence[Stage], seconds: float = math.inf, bumps: int | None = None, seed: int = 0
+) -> ErrorEstimate:
+    """The error of a solution; it never raises, and changes nothing.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        The solution, one after the other in time.
+    seconds : float
+        Of the processor, about, that it may take.
+    bumps : int, optional
+        Added bumps of the first enrichment; by default as many as suit the dimension and the time.
+    seed : int
+        Of the points and of the added bumps.
+    """
+    started = time.process_time()
+    outputs = stages[0].net.layout.outputs
+    entries = _POINTS * max(len(stage.net.rows) + 2 * _MORE_BUMPS for stage in stages) ** 2 * outputs**2
+    try:
+        with torch.no_grad(), few_threads(entries):
+            found = _estimated(stages, seconds, bumps, seed)
+    except Exception as error:  # a finished solution is worth more than its estimate
+        found = _unknown(outputs, f"it could not be computed: {type(error).__name__}: {error}".split("\n")[0])
+    return replace(found, seconds=time.process_time() - started)
+
+
+def _unknown(outputs: int, reason: str) -> ErrorEstimate:
+    return ErrorEstimate((math.nan,) * outputs, (math.nan,) * outputs, False, reason)
+
+
+def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed: int) -> ErrorEstimate:
+    started, windows = time.process_time(), []
+    for stage in stages:
+        if not bool(torch.isfinite(stage.net.rows).all()):
+            return _unknown(stage.net.layout.outputs, "the solution is not finite")
+        unknowns = torch.tensor([*stage.unknowns.values()], dtype=torch.float64, device=stage.net.rows.device)
+        windows.append(_Window(stage.problem, stage.net, stage.boundary, unknowns, stage.places, seed, stage.continued))
+    dim, outputs = windows[0].net.layout.dim, windows[0].net.layout.outputs
+    steps = 1 if windows[0].linear() else _MOSTLY
+    left = seconds * _SPEED
+
+    def cost(number: int) -> float:
+        return steps * sum(w.flops(number) for w in windows)
+
+    first = bumps or (_BUMPS[dim - 1] if dim <= len(_BUMPS) else _MORE_BUMPS)
+    if bumps is None:
+        for _ in range(_HALVED):
+            if cost(first) + cost(2 * first) > left:
+                first //= 2
+    if cost(first) + cost(2 * first) > left:
+        wanted = (cost(first) + cost(2 * first)) / _SPEED
+        advice = "solution.estimate_error() takes that time"
+        return _unknown(outputs, f"it would take about {wanted:.2g} s, more than {seconds:.2g} s; {advice}")
+    left -= cost(first)
+    small, found, number = None, None, first
+    for _ in range(1 + (_DOUBLED if bumps is None else 0)):
+        if found is not None and (cost(2 * number) > left or time.process_time() - started > seconds):
+            break
+        left -= cost(2 * number)
+        for w in windows:
+            w.place(len(w.net.rows) + 2 * number, 1 / len(windows))
+        small = _chain(windows, number) if small is None else small
+        large = _chain(windows, 2 * number)
+        lattice_most = max(64, _LATTICE // len(windows))
+        compared = [w.compared(a, b, lattice_most) for w, a, b in zip(windows, small, large, strict=True)]
+        found = _judged(compared, list(stages[0].problem.unknowns))
+        if found.reliable or any(w.doubt for w in windows):
+            break
+        small, number = large, 2 * number
+    return found
+
+
+def _chain(windows: Sequence[_Window], number: int) -> list[_Fit]:
+    """The enrichments of all windows; each starts from where that of the window before ends."""
+    fits: list[_Fit] = []
+    for w in windows:
+        problem = w.problem if w.continued is None or not fits else w.continued(fits[-1].u.state)
+        fits.append(w.enriched(problem, number))
+    return fits
+
+
+def _judged(compared: Sequence[_Compared], names: Sequence[str]) -> ErrorEstimate:
+    """The estimate, and whether it can be relied upon."""
+    u, small, large = (torch.cat(parts) for parts in zip(*(c.values for c in compared), strict=True))
+    u_there, small_there, large_there = (
+        torch.cat(parts) for parts in zip(*(c.elsewhere for c in compared), strict=True)
+    )
+    size = torch.linalg.vector_norm(large, dim=0)
+    size = torch.where(size > 1e-12 * size.max(), size, torch.ones_like(size))
+    by_small, by_large = (torch.linalg.vector_norm(v - u, dim=0) / size for v in (small, large))
+    most_small, most_large = (
+        torch.cat([v - u, v_there - u_there]).abs().amax(0)
+        for v, v_there in ((small, small_there), (large, large_there))
+    )
+    before, held_out = (max(_ratio(c.losses[k], c.losses[0]) for c in compared) for k in (1, 2))
+    apart = float((torch.linalg.vector_norm(large - small, dim=0) / (size * by_large)).max())
+    deviations = {}
+    for k, name in enumerate(names):
+        moved = float((compared[-1].unknowns[2] - compared[-1].unknowns[0])[k])
+        deviations[name] = math.hypot(moved, float(compared[-1].deviations[k]))
+    noisy = any(c.noisy for c in compared)
+    doubt = next((c.doubt for c in compared if c.doubt), "")
+    off = float(torch.maximum(by_small / by_large, by_large / by_small).nan_to_num(math.inf, math.inf).max())
+    if not bool(torch.isfinite(by_large).all()):
+        return _unknown(len(size), "the enrichment is not finite")
+    if doubt:
+        reason = doubt
+    elif not all(c.converged for c in compared):
+        reason = "the enriched equations were not solved: their Gauss-Newton steps did not converge"
+    elif not bool(u.any()) and not bool(large.any()):
+        reason = "u is zero everywhere, and so is its enrichment: another solution may exist"
+    elif float(by_large.max()) < _ROUNDING:
+        reason = f"the change is rounding: the error is about {_ROUNDING:g} or less"
+    elif not held_out <= _FALLEN:
+        share = f"fell to {held_out:.0%} only" if held_out < 1 else "did not fall"
+        why = "smooth bumps do not reach the features of u" + (", or data are noisy" if noisy else "")
+        reason = f"the residual between the points {share}: {why}"
+    elif not held_out <= max(_FALLING * before, _FELL):
+        reason = "the residual does not fall any more with more bumps: they do not reach the features of u"
+    elif float(by_large.max()) > (_LARGEST if held_out <= _GONE else _LARGE):
+        reason = "the error is about as large as u itself: how large cannot be told"
+    elif off > _FACTOR or apart > _APART:
+        reason = f"two enrichments disagree: estimates {max(by_small.tolist()):.1g} and {max(by_large.tolist()):.1g}"
+    else:
+        reason = f"two enrichments agree, and the residual between the points fell to {held_out:.1g} of what it was"
+        return ErrorEstimate(_tuple(by_large), _tuple(most_large), True, reason, deviations, held_out)
+    at_worst = _tuple(torch.maximum(by_small, by_large)), _tuple(torch.maximum(most_small, most_large))
+    return ErrorEstimate(*at_worst, False, reason, deviations, held_out)
+
+
+def _ratio(loss: float, trained: float) -> float:
+    """Root of a held-out loss relative to that of what was trained; infinite where that is not known."""
+    return math.sqrt(loss / trained) if trained > 0 and math.isfinite(loss) else math.inf
+
+
+def _tuple(t: Tensor) -> tuple[float, ...]:
+    return tuple(t.tolist())
+
+
+__all__ = ["ErrorEstimate", "Places", "Stage", "estimate_seconds", "estimated"]
