@@ -171,7 +171,11 @@ class Solve(Command):
             yield watch
 
     def entries(self, result: Solution | March, arguments: argparse.Namespace) -> dict[str, Any]:
+        estimate = result.error_estimate
         return {
+            "error_estimate": max(estimate.rel_l2),
+            "error_estimate_reliable": estimate.reliable,
+            "error_estimate_reason": estimate.reason,
             "boundary": result.boundary,
             "parameters": result.net.rows.numel(),
             "windows": len(result.nets),
@@ -183,6 +187,7 @@ class Solve(Command):
             "reach": arguments.reach,
             "prune_to": arguments.prune_to,
             "events": [vars(event) for event in result.events],
+            "report": result.report().as_dict(),
         }
 
     def warnings(self, result: Solution | March, arguments: argparse.Namespace) -> Sequence[str]:

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 #: Entries of a summary that are printed, in this order, where known.
 SHOWN = ("problem", "method", "shapes", "physics", "boundary", "bumps", "branch", "parameters", "windows", "unknowns",
-         "time", "rel_l2", "train_rel_l2", "projection_rel_l2", "max_error", "fit_error", "residual", "loss",
-         "setup_seconds", "seconds", "processor_seconds", "iterations", "steps", "solve_seconds", "stop_reason",
+         "time", "rel_l2", "error_estimate", "train_rel_l2", "projection_rel_l2", "max_error", "fit_error", "residual",
+         "loss", "setup_seconds", "seconds", "processor_seconds", "iterations", "steps", "solve_seconds", "stop_reason",
          "dtype", "backend", "threads")  # fmt: skip
+#: Columns of the summary where it goes to a file or a pipe.
+_WIDE = 4096
 
 
 def _seconds(value: float) -> str:
@@ -140,11 +142,17 @@ def show(summary: dict[str, Any], folder: Path, arguments: argparse.Namespace) -
     table.add_column(style="dim")
     table.add_column()
     told = summary | {"stop_reason": f"{summary['stop_reason']}: {summary['stop_message']}"}
+    if (estimate := summary.get("error_estimate")) is not None:
+        verdict = "" if summary["error_estimate_reliable"] else f", not reliable: {summary['error_estimate_reason']}"
+        told["error_estimate"] = f"{estimate:.1e}{verdict}"
     for key in SHOWN:
         if (value := told.get(key)) is not None:
             table.add_row(key.replace("_", " "), Text(_FORMATS.get(key, str)(value)))
     table.add_row("written to", Text(str(folder)))  # as text: brackets in a path are not markup
-    Console(file=sys.stderr if arguments.json == "-" else sys.stdout, highlight=False).print(table)
+    console = Console(file=sys.stderr if arguments.json == "-" else sys.stdout, highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDE  # a file or a pipe has no edge at which a path would have to be cut
+    console.print(table)
     for warning in summary["warnings"]:
         print(f"bumpnet: warning: {warning}", file=sys.stderr)
 

@@ -67,6 +67,7 @@ class Journal:
             solution = self._again(problem, net)
         else:
             solution = solve(problem, net, checkpoint=_Part(self, self._now), **options)
+            solution.places = None  # as of a finished solve: what is said of the result must not depend on a resumption
             self._now, self.ended = None, self.seconds()
             self.processor_seconds += solution.processor_seconds
             if solution.stop in self.unfinished:

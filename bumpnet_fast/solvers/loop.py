@@ -280,6 +280,10 @@ class Work:
         """Relative error of a snapshot, or of the current state; None if unknown."""
         return None
 
+    def errors(self) -> tuple[float | None, float | None]:
+        """Relative L2 and maximum error of what there is now; None and None if they are not known."""
+        return None, None
+
     def notes(self, now: dict[str, Tensor] | None) -> dict[str, Any]:
         """Further entries for the history."""
         return {}
@@ -372,6 +376,10 @@ class Run:
     def processor_seconds(self) -> float:
         """Processor seconds of all threads, all sessions together."""
         return time.process_time() - self._processor_began
+
+    def errors(self) -> tuple[float | None, float | None]:
+        """Relative L2 and maximum error of the result; None and None if they are not known."""
+        return self.work.errors()
 
     def follow(self) -> StopReason:
         """Run all stages to the end or to a limit; the work then has its best state."""

@@ -435,15 +435,17 @@ def collocation(
     ranks share the points; a tensor of points is a rank's own.
     """
     points = problem.points if points is None else points
-    return ranks.checked(lambda: _collocation(problem, net, points, kind, seed, ranks))
+    x, counts = ranks.checked(lambda: _collocation(problem, net, points, kind, seed, ranks))
+    if isinstance(points, Tensor) and not ranks.alone:
+        counts = arguments.counts(ranks.number(len(x)), 0, problem.domain, net)
+    return x, counts
 
 
 def _collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int, ranks: Ranks):
     domain = problem.domain
     if isinstance(points, Tensor):
         arguments.check_points(points, net.layout.dim)
-        total = len(points) * ranks.count  # of all ranks, approximately
-        return ordinary(points).double().to(net.rows.device), arguments.counts(total, 0, domain, net)
+        return ordinary(points).double().to(net.rows.device), arguments.counts(len(points), 0, domain, net)
     counts = arguments.counts(points, 5 * net.rows.numel(), domain, net)
     x = sampling.interior(domain, counts, kind, seed)
     x = x[problem.inside(x)]

@@ -23,10 +23,13 @@ from .loop import StopReason
 from .report import Report
 
 
-def as_points(x: Any, like: Tensor, name: str = "x", shape: str = "[N, d]") -> tuple[Tensor, torch.dtype]:
+def as_points(
+    x: Any, like: Tensor, dim: int | None = None, name: str = "x", shape: str = "[N, {d}]"
+) -> tuple[Tensor, torch.dtype]:
     """Points [N, d] from a tensor, an array or nested lists, in the dtype of ``like``; and the dtype of the result.
 
-    ``name`` and ``shape`` are for messages: other matrices are read in the same way.
+    With ``dim`` they must have so many coordinates.  ``name`` and ``shape`` are for messages: other matrices are read
+    in the same way.
 
     Raises
     ------
@@ -38,8 +41,8 @@ def as_points(x: Any, like: Tensor, name: str = "x", shape: str = "[N, d]") -> t
     given = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))  # torch would round lists to float32
     if given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"{name} must be of real numbers, got {given.dtype}")
-    if given.dim() != 2:
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(given.shape)}")
+    if given.dim() != 2 or dim not in (None, given.shape[1]):
+        raise ValueError(f"{name} must have shape {shape.format(d=dim or 'd')}, got {tuple(given.shape)}")
     return given.to(like), given.dtype if given.is_floating_point() and hasattr(x, "dtype") else like.dtype
 
 
@@ -132,7 +135,7 @@ class FieldResult(Result):
         grad : bool
             Whether the result can be differentiated by ``x`` and the parameters.
         """
-        points, dtype = as_points(x, self.like)
+        points, dtype = as_points(x, self.like, len(self.problem.lower))
         with torch.set_grad_enabled(grad):
             return self.jet(points, "value").value.to(dtype)
 

@@ -144,7 +144,7 @@ def solve(
             settings.update(method=described(methods), iterations=limits.iterations, boundary=task.boundary)
             content = functools.partial(run_state.content, "solve", problem, net, settings)
             store = run_state.opened(checkpoint, every_seconds, content)
-            _check_methods(methods, limits, settings, stored=store.on, alone=task.ranks.alone)
+            _check_methods(methods, limits, settings, stored=store.on, ranks=task.ranks.count)
             return methods, limits, store
 
         net = net if isinstance(net, BumpNet) else new_net(problem, net)
@@ -160,7 +160,7 @@ def solve(
             run = Run(task, methods, stop, callbacks, store, started)
             reason = run.follow()
             warnings = [*run.warnings, *doubts(task, reason, run.best["loss"])]
-            rel_l2, max_error = task.measured(net.rows.detach())
+            rel_l2, max_error = run.errors()
             names = dict.fromkeys(m.name_for(task) for m in run.methods)
     return Solution(
         net=net, problem=problem, boundary=task.boundary, history=run.history, loss=run.best["loss"], rel_l2=rel_l2,
@@ -190,6 +190,8 @@ def train(
 def new_net(problem: Problem, bumps: int | tuple[int, ...] | None) -> BumpNet:
     """A net for a problem; by default with the problem's number of bumps."""
     bumps = problem.default_bumps if bumps is None else bumps
+    if not isinstance(bumps, (int, tuple, list)) or isinstance(bumps, bool):
+        raise TypeError(f"net must be a BumpNet, or how many bumps, in all or along the axes, got {bumps!r}")
     return BumpNet(len(problem.lower), bumps, problem.domain, problem.outputs, dtype=torch.float64)
 
 
@@ -300,11 +302,11 @@ def _rounds(methods: list[Method], stop: Stop, refine: int) -> tuple[list[Method
 
 
 def _check_methods(
-    methods: Sequence[Method], stop: Stop, settings: dict[str, Any], *, stored: bool, alone: bool
+    methods: Sequence[Method], stop: Stop, settings: dict[str, Any], *, stored: bool, ranks: int
 ) -> None:
     """Raise ValueError for methods that do not fit the other arguments, or an impossible checkpoint."""
-    if stored and not alone:
-        raise ValueError("checkpoint is for runs of one process, and this one has several ranks: save the rows")
+    if stored and ranks > 1:
+        raise ValueError(f"checkpoint is for runs of one process, and this one has {ranks} ranks: save the rows")
     for m in methods if stored else ():
         _check_name(m)
     if settings["refine"] and (len(methods) > 1 or not isinstance(methods[0], LeastSquares)):

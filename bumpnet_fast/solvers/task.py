@@ -164,6 +164,9 @@ class Task(Work):
         found = self._error.of(rows)
         return found if None in found else tuple(self.ranks.agreed(self.unknowns.new_tensor(found)).tolist())
 
+    def errors(self) -> tuple[float | None, float | None]:
+        return self.measured(self.net.rows.detach())
+
     @torch.no_grad()
     def measure(self, now: dict[str, Tensor] | None) -> float | None:
         return self.measured(self._rows(now))[0]

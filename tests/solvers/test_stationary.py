@@ -304,3 +304,15 @@ def test_where_no_step_helps_the_run_ends_where_it_is(bumps, method, ridge, equa
     assert solution.loss == pytest.approx(loss, rel=1e-9, abs=1e-300)
     assert solution.stop_reason in ("no further decrease", "loss floor", "converged")
     assert torch.isfinite(solution.net.rows).all()
+
+
+@pytest.mark.parametrize("net", ["small", 2.5, True, object()])
+def test_what_is_no_net_and_no_number_of_bumps(net):
+    with pytest.raises(TypeError, match="net must be a BumpNet, or how many bumps, in all or along the axes, got"):
+        solve(get("poisson"), net)
+
+
+def test_points_have_as_many_coordinates_as_the_problem():
+    solution = solve(get("poisson"), (2, 2), iterations=0)
+    with pytest.raises(ValueError, match=r"x must have shape \[N, 2\], got \(1, 1\)"):
+        solution.predict([[0.0]])

@@ -120,7 +120,7 @@ class Evolution(Result):
 
     def jet(self, x: Any, t: float, want: str = "hessian") -> Jet:
         """u and its derivatives by x at points and a time; ``want`` as for :meth:`bumpnet_fast.BumpNet.jet`."""
-        points, dtype = as_points(x, self.states)
+        points, dtype = as_points(x, self.states, len(self.problem.lower))
         return self.space.jet(points, self._rows(t), want).map(lambda part: part.to(dtype))
 
     def on(self, x: Any) -> Callable[[float], Tensor]:
@@ -137,7 +137,7 @@ class Evolution(Result):
         """
         if self.shapes != "frozen":
             return lambda t: self.predict(x, t)
-        points, dtype = as_points(x, self.states)
+        points, dtype = as_points(x, self.states, len(self.problem.lower))
         with torch.no_grad():
             basis = self.space.basis(points, self.states[0], "value").value
             lift = self.space.lift(points, "value").value

@@ -102,8 +102,8 @@ class OperatorSolution(Result):
         want : str
             As for :meth:`bumpnet_fast.BumpDeepONet.jet`.
         """
-        f, _ = as_points(f, self.net.rows, "f", "[functions, sensors]")
-        y, _ = as_points(y, self.net.rows, "y", "[points, d]")
+        f, _ = as_points(f, self.net.rows, self.net.sensors, "f", "[functions, {d}]")
+        y, _ = as_points(y, self.net.rows, self.net.layout.dim, "y", "[points, {d}]")
         with evaluating(self.net):
             return self.net.jet(f, y, want)
 
@@ -120,7 +120,7 @@ class OperatorSolution(Result):
         grad : bool
             Whether the result can be differentiated by ``f``, ``y`` and the parameters.
         """
-        _, dtype = as_points(f, self.net.rows, "f", "[functions, sensors]")
+        _, dtype = as_points(f, self.net.rows, self.net.sensors, "f", "[functions, {d}]")
         with torch.set_grad_enabled(grad):
             return self.jet(f, y, "value").value.to(dtype)
 

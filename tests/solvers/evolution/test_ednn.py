@@ -225,7 +225,7 @@ def test_the_solution_is_asked_for_as_any_other():
         for u in (run.predict(points, 0.2), run(points, 0.2), run.on(points)(0.2), run.jet(points, 0.2).value):
             torch.testing.assert_close(u, wanted.value, rtol=0, atol=1e-12)
     assert run(x.float().numpy(), 0.2).dtype == torch.float32 and run([[1]], 0.2).dtype == torch.float64
-    with pytest.raises(ValueError, match=r"x must have shape \[N, d\]"):
+    with pytest.raises(ValueError, match=r"x must have shape \[N, 1\]"):
         run.predict([0.1, 0.2], 0.2)
 
 

@@ -339,10 +339,10 @@ def test_the_result_is_a_function_of_functions():
 @pytest.mark.parametrize(
     ("f", "y", "error", "message"),
     [
-        (torch.rand(51), [[0.5]], ValueError, r"f must have shape \[functions, sensors\], got \(51,\)"),
+        (torch.rand(51), [[0.5]], ValueError, r"f must have shape \[functions, 51\], got \(51,\)"),
         (torch.rand(2, 50), [[0.5]], ValueError, r"f must have shape \[functions, 51\]"),
         (torch.rand(2, 51, dtype=torch.complex64), [[0.5]], TypeError, "f must be of real numbers"),
-        (torch.rand(2, 51), [0.5], ValueError, r"y must have shape \[points, d\], got \(1,\)"),
+        (torch.rand(2, 51), [0.5], ValueError, r"y must have shape \[points, 1\], got \(1,\)"),
         (torch.rand(2, 51), [[0.5, 0.5]], ValueError, "must have shape"),
     ],
 )
