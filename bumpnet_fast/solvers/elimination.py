@@ -323,7 +323,7 @@ def ridge_solve(
     length : Tensor, optional
         [n], the scale of the columns; by default their own.
     ranks : of :mod:`bumpnet_fast.core.ranks`
-        Ranks with further columns of A and entries of ``target``; rank 0 has the ridge rows.
+        ranks of core/ranks.py with further columns of A and entries of ``target``; rank 0 has the ridge rows.
 
     Returns
     -------
