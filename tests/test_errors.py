@@ -34,11 +34,13 @@ def test_a_mistake(code, error, message, names):
 def test_every_public_function_is_there():
     public = {name for module in (bumpnet_fast, solvers, io) for name in module.__all__}
     results = {
+        "ErrorEstimate",
         "Evolution",
         "Jet",
         "March",
         "OperatorSolution",
         "Progress",
+        "Report",
         "Solution",
         "StopReason",
     }  # made by functions

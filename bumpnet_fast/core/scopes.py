@@ -85,7 +85,8 @@ def torch_threads(number: int) -> Iterator[None]:
     Notes
     -----
     ``torch.set_num_threads`` sets the number of the calling thread, and that of all threads that have not used torch
-    yet.  The latter is put back at once: such a thread would keep it beyond the block.
+    yet.  The latter is put back at once, as such a thread would keep it beyond the block.  A thread that uses torch for
+    the first time in the fraction of a millisecond between keeps the number of the block.
 
     Examples
     --------

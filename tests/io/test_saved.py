@@ -158,7 +158,7 @@ def assert_same(a, b, where):
 
 def assert_same_result(again, what):
     assert type(again) is type(what)
-    ours, theirs = dict(vars(again)), dict(vars(what))
+    ours, theirs = ({f.name: getattr(r, f.name) for f in dataclasses.fields(r)} for r in (again, what))
     if isinstance(what, Evolution):  # the bumps at the start are those of the first state
         ours["net"], theirs["net"] = again.at(0.0), what.at(0.0)
     assert_same(ours, theirs, type(what).__name__)

@@ -122,7 +122,7 @@ def test_a_rule_says_what_it_wants(rule, good, bad, wanted):
     ({"ridge": -1e-9}, ValueError, "ridge must be at least 0"),
     ({"max_seconds": "long"}, ValueError, "max_seconds must be positive, got 'long'"),
     ({"method": "adam", "resample": 1.5, "sampling": "sobol"}, ValueError, "resample must be an integer"),
-    ({"method": "adam", "resample": 5, "sampling": "sobol", "points": torch.rand(9, 2)}, ValueError, "points of one's"),
+    ({"method": "adam", "resample": 5, "sampling": "sobol", "points": torch.rand(9, 2)}, ValueError, "points that you"),
     ({"method": "adam", "prune_threshold": 1.5}, ValueError, "prune_threshold must be between 0 and 1, got 1.5"),
     ({"method": "adam", "prune_least": True}, ValueError, "prune_least must be an integer of at least 1, got True"),
 ])  # fmt: skip

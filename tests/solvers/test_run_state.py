@@ -335,7 +335,7 @@ def test_the_file_is_plain_data(path):
 @pytest.mark.parametrize(("change", "message"), [
     ({"version": 99}, "has format 99"),
     ({"kind": "sweep"}, "holds a sweep, not a run"),
-    ({"solver": "guess"}, "holds a run of 'guess', which is not known here"),
+    ({"solver": "guess"}, "holds a run of 'guess', which this version does not know"),
     ({"settings": "left out"}, "is damaged: it has no settings"),
     ({"net": {}}, "is damaged: 'device'"),
     ({"state": {}}, "is damaged: 'stage'"),
