@@ -144,6 +144,8 @@ class Problem:
     periodic: ClassVar[tuple[int, ...]] = ()
     dirichlet: ClassVar[tuple[tuple[int, int], ...] | None] = None
     forms: ClassVar[tuple[str, ...]] = ("hard", "soft")
+    #: Whether it starts from another solution, as a window of a march does, and not from given values.
+    continues: ClassVar[bool] = False
     points: ClassVar[Tensor | None] = None
     unknowns: ClassVar[Mapping[str, float]] = MappingProxyType({})
 

@@ -615,7 +615,7 @@ def _judged(compared: Sequence[_Compared], names: Sequence[str]) -> ErrorEstimat
     elif not bool(u.any()) and not bool(large.any()):
         reason = "u is zero everywhere, and so is its enrichment: another solution may exist"
     elif float(by_large.max()) < _ROUNDING:
-        reason = f"the change is rounding: the error is about {_ROUNDING:g} or less"
+        reason = "the change is rounding: u is exact, or what is wrong with it is at no point that was looked at"
     elif not held_out <= _FALLEN:
         share = f"fell to {held_out:.0%} only" if held_out < 1 else "did not fall"
         why = "smooth bumps do not reach the features of u" + (", or data are noisy" if noisy else "")

@@ -73,6 +73,8 @@ def _continued(kind: type[Problem], state: State) -> type[Problem]:
     """A class of problems that start from ``state``."""
 
     class Window(kind):
+        continues = True
+
         def compose(self, x: Tensor, want: str) -> Callable[[Jet], Jet]:
             now = _at_time(x, self.time, self.lower[self.time])
             before = _frozen(state(now, "diagonal" if want == "laplacian" else want), self.time, want)

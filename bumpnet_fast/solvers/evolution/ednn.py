@@ -23,6 +23,7 @@ from ...problems.evolution.base import EvolutionProblem
 from ...problems.sampling import lattice
 from .. import run_state
 from ..arguments import check, check_net, choice, positive
+from ..given_values import contradictions
 from ..grad_mode import differentiating
 from ..loop import Callback, Run, Stop, StopReason
 from ..solution import errors
@@ -246,7 +247,7 @@ def _evolution(run: Run, reason: StopReason, measure: bool) -> Evolution:
 
 def _doubts(model: FixedBasis | MovingBasis, reports: Sequence[Report]) -> list[str]:
     """Warnings of an evolution whose bumps are too few."""
-    found = []
+    found = contradictions(model.problem)
     if model.fit_error > _POOR_FIT:
         found.append(f"the bumps fit the start to {model.fit_error:.1g} only: use more")
     slow = 1 / model.problem.final_time  # the residual of motion too slow to matter by the end is ignored
