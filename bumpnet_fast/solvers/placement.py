@@ -116,15 +116,17 @@ def _warp(unit: Tensor, density: Tensor, ends: tuple[float, float]) -> tuple[Ten
 
     ``ends`` say how far points may be below 0 and above 1.  Such points stay on their sides and in their order.
     """
-    cells = 0.5 * (density[1:] + density[:-1]).to(unit)
-    cells = cells / cells.sum()
-    share = torch.cat([cells.new_zeros(1), torch.cumsum(cells, 0)])
-    within = unit.clamp(0, 1)
-    at = (torch.searchsorted(share, within.contiguous()) - 1).clamp(0, len(cells) - 1)
-    moved = (at + ((within - share[at]) / cells[at]).clamp(0, 1)) / len(cells)
-    stretch = 1 / (cells[at] * len(cells))
-    for beyond, end, reach, sign in ((-unit, 0, ends[0], -1), (unit - 1, -1, ends[1], 1)):
-        there, spacing = _beyond(beyond.clamp_min(0), 1 / float(cells[end] * len(cells)), reach)
+    steps = torch.cumsum(0.5 * (density[1:] + density[:-1]), 0)
+    share = torch.cat([steps.new_zeros(1), steps / steps[-1]]).to(unit)
+    within, cells = unit.clamp(0, 1), len(share) - 1
+    right = torch.searchsorted(share, within.contiguous()).clamp(1, cells)
+    left = share[right - 1]
+    width = (share[right] - left).clamp_min(torch.finfo(unit.dtype).tiny)  # a share near 1 leaves cells empty
+    moved = (right - 1 + ((within - left) / width).clamp(0, 1)) / cells
+    stretch = 1 / (width * cells)
+    for beyond, cell, reach, sign in ((-unit, 0, ends[0], -1), (unit - 1, cells - 1, ends[1], 1)):
+        growth = 1 / (float(share[cell + 1] - share[cell]) * cells or torch.finfo(unit.dtype).tiny)
+        there, spacing = _beyond(beyond.clamp_min(0), growth, reach)
         moved, stretch = moved + sign * there, torch.where(beyond > 0, spacing, stretch)
     return moved, stretch
 
@@ -132,8 +134,10 @@ def _warp(unit: Tensor, density: Tensor, ends: tuple[float, float]) -> tuple[Ten
 def _beyond(distance: Tensor, slope: float, reach: float) -> tuple[Tensor, Tensor]:
     """New distances beyond an end of points up to ``reach`` beyond it, and the growth of the spacing there.
 
-    At the end the growth is ``slope``.  If that exceeds 1 it decreases outwards, so that no point exceeds ``reach``.
+    The growth is ``slope``.  If a point would exceed ``reach``, it decreases outwards from there.
     """
+    if float(distance.max()) * slope <= reach:
+        return slope * distance, torch.full_like(distance, slope)
     excess = max(slope - 1, 0.0) / reach if reach > 0 else 0.0
     scale = 1 + excess * distance
     return slope * distance / scale, slope / scale**2
