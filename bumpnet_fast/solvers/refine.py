@@ -39,8 +39,11 @@ def refined(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Te
     generator = torch.Generator().manual_seed(seed)
     there = candidates(problem, net, number * _CANDIDATES, generator, seed).to(x)
     residual, weights = _residual_and_weights(problem, net, boundary, unknowns, torch.cat([x, there]))
-    size = (residual * weights).abs()[len(x) :].cpu().nan_to_num(0.0)
-    density = (size / (size.max() or 1.0)).square()  # the square of the largest may overflow
+    size = (residual * weights)[len(x) :].cpu()
+    density = size.square()
+    if not bool(density.isfinite().all()):  # the square of a large residual overflows
+        size = size.abs().nan_to_num(0.0)
+        density = (size / (size.max() or 1.0)).square()
     density = density / (density.sum() or 1.0) + _EVEN / len(density)
     chosen = torch.multinomial(density, min(number, len(density)), generator=generator).to(x.device)
     return torch.cat([x, there[chosen]]), torch.cat([weights[: len(x)], weights[len(x) :][chosen]])
