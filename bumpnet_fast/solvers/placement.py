@@ -118,26 +118,25 @@ def _warp(unit: Tensor, density: Tensor, ends: tuple[float, float]) -> tuple[Ten
     """
     steps = torch.cumsum(0.5 * (density[1:] + density[:-1]), 0)
     share = torch.cat([steps.new_zeros(1), steps / steps[-1]]).to(unit)
-    within, cells = unit.clamp(0, 1), len(share) - 1
-    right = torch.searchsorted(share, within.contiguous()).clamp(1, cells)
+    cells, tiny = len(share) - 1, torch.finfo(unit.dtype).tiny
+    right = torch.searchsorted(share, unit.contiguous()).clamp(1, cells)
     left = share[right - 1]
-    width = (share[right] - left).clamp_min(torch.finfo(unit.dtype).tiny)  # a share near 1 leaves cells empty
-    moved = (right - 1 + ((within - left) / width).clamp(0, 1)) / cells
-    stretch = 1 / (width * cells)
-    for beyond, cell, reach, sign in ((-unit, 0, ends[0], -1), (unit - 1, cells - 1, ends[1], 1)):
-        growth = 1 / (float(share[cell + 1] - share[cell]) * cells or torch.finfo(unit.dtype).tiny)
-        there, spacing = _beyond(beyond.clamp_min(0), growth, reach)
-        moved, stretch = moved + sign * there, torch.where(beyond > 0, spacing, stretch)
+    width = (share[right] - left).clamp_min(tiny)  # a share near 1 leaves cells empty
+    moved, stretch = (right - 1 + (unit - left) / width) / cells, 1 / (width * cells)
+    for beyond, cell, reach, end, sign in ((-unit, 0, ends[0], 0.0, -1), (unit - 1, cells - 1, ends[1], 1.0, 1)):
+        growth, outside = 1 / (float(share[cell + 1] - share[cell]) * cells or tiny), beyond > 0
+        if float(beyond.max()) * growth > reach:  # else the spacing at the end goes on
+            there, spacing = _beyond(beyond.clamp_min(0), growth, reach)
+            moved = torch.where(outside, end + sign * there, moved)
+            stretch = torch.where(outside, spacing, stretch)
     return moved, stretch
 
 
 def _beyond(distance: Tensor, slope: float, reach: float) -> tuple[Tensor, Tensor]:
     """New distances beyond an end of points up to ``reach`` beyond it, and the growth of the spacing there.
 
-    The growth is ``slope``.  If a point would exceed ``reach``, it decreases outwards from there.
+    At the end the growth is ``slope``.  If that exceeds 1 it decreases outwards, so that no point exceeds ``reach``.
     """
-    if float(distance.max()) * slope <= reach:
-        return slope * distance, torch.full_like(distance, slope)
     excess = max(slope - 1, 0.0) / reach if reach > 0 else 0.0
     scale = 1 + excess * distance
     return slope * distance / scale, slope / scale**2
