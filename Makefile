@@ -23,7 +23,7 @@ BUILT := bumpnet_fast/_build.json
 demo: $(BUILT)          ## solve Helmholtz, print a summary, write a picture
 	$(BIN)/bumpnet solve helmholtz --out runs/helmholtz
 
-test: $(BUILT)          ## the tests and the docstrings' examples, five minutes on two cores; WORKERS=4: four processes
+test: $(BUILT)          ## the tests and the docstrings' examples, six minutes on two cores; WORKERS=4: four processes
 	$(PYTEST) -m "not long"
 
 test-all: $(BUILT)      ## the long tests, which `make test` leaves out: Triton kernels interpreted, compiled for all targets
