@@ -20,6 +20,9 @@ from .objective import RowsObjective
 from .residual import System, blocks, collocation
 from .solution import NetErrorMeasure
 
+#: Bumps that tell how large u is.
+_FEW_BUMPS = 32
+
 
 class Task(Work):
     """A net to be trained, in place, to solve a problem.
@@ -110,6 +113,18 @@ class Task(Work):
         model = (Separable if self.is_linear() else Projected)(self.system, ridge)
         point = model.start(self.net.rows.detach().double())
         self.put_back({"rows": model.rows(point), "unknowns": model.unknowns(point)})
+
+    @torch.no_grad()
+    def sizes_of_u(self) -> Tensor:
+        """Typical sizes [K] of what the net has to give, from a fit with a few bumps; 1 for zero."""
+        about = {"outputs": self.net.layout.outputs, "dtype": torch.float64, "device": self.device}
+        few = BumpNet(self.net.layout.dim, _FEW_BUMPS, self.problem.domain, **about)
+        coarse = Task(self.problem, few, self.boundary, self.ranks.group)
+        coarse.collocate(None if self.ranks.alone else self.x)
+        coarse.solve_amplitudes()
+        squares = few(coarse.x).square()
+        mean = self.ranks.total(squares.sum(0)) / self.ranks.number(len(squares))
+        return torch.where((mean > 0) & mean.isfinite(), 2 * mean.sqrt(), 1.0)
 
     def place(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Move the collocation points."""
