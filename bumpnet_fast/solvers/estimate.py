@@ -22,6 +22,7 @@ from ..problems import sampling
 from ..problems.base import Problem
 from . import arguments, refine
 from .elimination import ridge_solve
+from .given_values import contradictions
 from .grad_mode import differentiating
 from .residual import Block, System, blocks, collocation
 from .threads import few_threads
@@ -311,6 +312,14 @@ def _doubled(net: BumpNet) -> BumpNet:
     return BumpNet.from_rows(net.rows.detach().double(), net.frame.double(), net.domain.double(), net.tied)
 
 
+def _contradiction(problem: Problem, boundary: str) -> str:
+    """Why an estimate says little about u near where the given values contradict one another."""
+    for one in contradictions(problem):
+        if one.jump or boundary == "hard":
+            return f"no smooth u has the given values: {one}"
+    return ""
+
+
 class _Window:
     """A problem whose solution was found, and all that an estimate needs of it that the enrichments share.
 
@@ -336,7 +345,7 @@ class _Window:
         self.net = _doubled(net)
         self.u = _Enriched(problem, boundary, [self.net], unknowns)
         self.places = Places.default(problem, net) if places is None else places
-        self.doubt = ""
+        self.doubt = _contradiction(problem, boundary)
         self._kept: dict[str, tuple[Problem, list[Block]]] = {}
         self.x, self.weights, self.counts = self.places.x.to(self.net.rows), None, self.places.counts
         self.held_out = self.held_out_weights = None

@@ -28,6 +28,7 @@ from ..problems.base import Condition, Problem
 from . import run_state
 from .arguments import check, check_problem, integer, number, positive
 from .estimate import Stage
+from .given_values import contradictions, enforcement
 from .grad_mode import differentiating
 from .journal import Journal
 from .loop import Callback, Progress, Stop, StopReason
@@ -292,6 +293,9 @@ def march(
         max_seconds = stop.seconds
     given = {"windows": windows, "graded": graded, "perturb": perturb, "max_seconds": max_seconds, "seed": seed}
     _check_march(problem, given)
+    boundary = enforcement(problem, options.get("boundary"), contradictions(problem))
+    if boundary != problem.forms[0]:  # alike in all windows, although only the first one may have contradictions
+        options["boundary"] = boundary
     bumps, net = bumps or problem.default_bumps, {"dtype": "float64"} | dict(net or {})
     settings = as_settings(options) | {"bumps": bumps, "windows": windows, "net": net, "graded": graded}
     settings |= {"perturb": perturb, "seed": seed}

@@ -15,7 +15,7 @@ from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition
 from . import refine
 from .estimate import ErrorEstimate, Places, Stage
-from .given_values import contradictions
+from .given_values import warned
 from .grad_mode import differentiating
 from .loop import StopReason
 from .residual import Block, System, blocks, linearise
@@ -144,8 +144,7 @@ def _number(value: float) -> str:
 
 def doubts(task: Any, reason: StopReason, loss: float) -> list[str]:
     """What looks wrong with a solution, as far as that is known at the end of a solve without further work."""
-    advice = "no smooth u has both, so expect errors near there; let one of them change over a short length"
-    found = [f"{sentence}; {advice}" for sentence in contradictions(task.problem)]
+    found = warned(task.problem, task.net, task.boundary, task.contradictions)
     if not math.isfinite(loss) or reason is StopReason.DIVERGED:
         found.append("the loss is not finite: check the coefficients of the equation, or take smaller steps")
     elif reason in _ENDED:

@@ -14,6 +14,7 @@ from ..problems.base import Problem
 from . import refine, run_state
 from .elimination import Projected, Separable
 from .estimate import Places
+from .given_values import contradictions, eased, enforcement
 from .loop import Work
 from .objective import RowsObjective
 from .residual import System, blocks, collocation
@@ -26,7 +27,9 @@ class Task(Work):
     Attributes
     ----------
     problem, net, boundary
-        As given to :func:`~bumpnet_fast.solvers.solve`.
+        As given to :func:`~bumpnet_fast.solvers.solve`; see :mod:`bumpnet_fast.solvers.given_values`.
+    contradictions : list of Contradiction
+        Of the given values.
     unknowns : Tensor
         [T], float64: values of the unknowns of the equation.
     x : Tensor
@@ -41,7 +44,8 @@ class Task(Work):
 
     def __init__(self, problem: Problem, net: BumpNet, boundary: str | None = None, group: Any = None):
         self.problem, self.net, self.ranks = problem, net, Ranks(group, net.rows.device)
-        self.boundary = problem.forms[0] if boundary is None else boundary
+        self.contradictions = contradictions(problem)
+        self.boundary = enforcement(problem, boundary, self.contradictions)
         self.name, self.device = f"the residual of problem {problem.name!r}", net.rows.device
         self.unknowns = torch.tensor([*problem.unknowns.values()], dtype=torch.float64, device=self.device)
         self.events: list[Event] = []
@@ -55,6 +59,8 @@ class Task(Work):
         """Choose the points; the arguments are those of :func:`~bumpnet_fast.solvers.solve`."""
         self.sampling, self.condition_weight, self.seed = sampling, float(condition_weight), seed
         self.refinements, self.carries = refinements, refinements > 0
+        if self.boundary == "soft":
+            self.problem = eased(self.problem, self.net, self.contradictions)
         x, self.counts = collocation(self.problem, self.net, points, sampling, seed, self.ranks)
         self.place(x)
         self.first_x = x

@@ -247,7 +247,7 @@ def _evolution(run: Run, reason: StopReason, measure: bool) -> Evolution:
 
 def _doubts(model: FixedBasis | MovingBasis, reports: Sequence[Report]) -> list[str]:
     """Warnings of an evolution whose bumps are too few."""
-    found = contradictions(model.problem)
+    found = [str(one) for one in contradictions(model.problem)]
     if model.fit_error > _POOR_FIT:
         found.append(f"the bumps fit the start to {model.fit_error:.1g} only: use more")
     slow = 1 / model.problem.final_time  # the residual of motion too slow to matter by the end is ignored
