@@ -7,6 +7,7 @@ kink, which an exact boundary carries through the whole domain.  Values that jum
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..core.jet import Jet
 from ..core.types import Boundary
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition, Problem
@@ -106,7 +106,7 @@ def contradictions(problem: Problem) -> list[Contradiction]:
         try:
             lines = [_Line(problem, held, axis) for held in [*((face,) for face in faces), *([()] * evolves)]
                      for axis in range(len(problem.lower)) if axis not in dict(held)]  # fmt: skip
-            sizes = _sizes(lines)
+            sizes = _sizes(problem, faces, lines)
             pairs = [pair for pair in itertools.combinations(faces, 2) if pair[0][0] != pair[1][0]]
             found = [_of_edge(problem, *pair, sizes) for pair in pairs]
             if isinstance(problem, EvolutionProblem):
@@ -118,7 +118,7 @@ def contradictions(problem: Problem) -> list[Contradiction]:
 
 
 def enforcement(problem: Problem, boundary: Boundary | None, found: Sequence[Contradiction]) -> Boundary:
-    """How the boundary is enforced: as asked, or else the best for the problem; a smooth lift needs values that agree."""
+    """How the boundary is enforced: as asked, or else as suits the problem; a smooth lift needs values that agree."""
     if boundary is None and found and "soft" in problem.forms:
         return "soft"
     return problem.forms[0] if boundary is None else boundary
@@ -127,12 +127,12 @@ def enforcement(problem: Problem, boundary: Boundary | None, found: Sequence[Con
 def warned(problem: Problem, net: BumpNet, boundary: Boundary, found: Sequence[Contradiction]) -> list[str]:
     """Warnings for a solution: the contradictions of its given values, and what was made of them."""
     reach = ", ".join(f"{float(length):.2g}" for length in lengths(problem, net))
+    instead = "take boundary='soft'" if "soft" in problem.forms else "let them change smoothly"
     ended = {
         ("soft", True): f"within ({reach}) of there they are not imposed, and u is smoothed: expect errors there",
         ("soft", False): "boundary='soft' imposes them by least squares, and rounds the kink off",
-        ("hard", True): "boundary='hard' builds the jump into u: expect it to be wrong; take boundary='soft'",
-        ("hard", False): "boundary='hard' carries the kink through the domain, where no point sees it: expect u to be"
-        " wrong; take boundary='soft'",
+        ("hard", True): f"boundary='hard' builds the jump into u, which is then wrong: {instead}",
+        ("hard", False): f"boundary='hard' carries the kink through the domain, and u is then wrong: {instead}",
     }
     return [f"{one}; {ended[boundary, one.jump > 0]}" for one in found]
 
@@ -156,15 +156,17 @@ def eased(problem: Problem, net: BumpNet, found: Sequence[Contradiction]) -> Pro
     reach = lengths(problem, net)
 
     def fading(condition: Condition) -> Condition:
-        def residual(x: Tensor, u: Jet, *more, **named) -> Tensor:
-            rows = condition.residual(x, u, *more, **named)
-            return rows * weight(x).reshape(-1, *(1,) * (rows.dim() - 1))
+        kept: list[Tensor] = []  # points, and their weights: mostly the same ones
+
+        @functools.wraps(condition.residual)
+        def residual(x: Tensor, *arguments, **named) -> Tensor:
+            if not kept or kept[0] is not x:
+                away = torch.stack([_away(problem, one, x, reach.to(x)) for one in jumps]).amin(0)
+                kept[:] = x, _smooth(away)
+            rows = condition.residual(x, *arguments, **named)
+            return rows * kept[1].reshape(-1, *(1,) * (rows.dim() - 1))
 
         return condition if condition.period is not None else replace(condition, residual=residual)
-
-    def weight(x: Tensor) -> Tensor:
-        away = torch.stack([_away(problem, one, x, reach.to(x)) for one in jumps]).amin(0)
-        return _smooth(away)
 
     posed = copy.copy(problem)
     posed.conditions = lambda: [fading(c) for c in problem.conditions()]  # type: ignore[method-assign]
@@ -185,29 +187,36 @@ def _away(problem: Problem, one: Contradiction, x: Tensor, reach: Tensor) -> Ten
     if one.axis is None:
         return torch.stack(apart).square().sum(0).sqrt()
     steps = torch.linspace(-1, 1, 2 * _LOOKOUT + 1, dtype=x.dtype, device=x.device)
+    (axis, side), (lo, hi) = one.faces[0], domain[:, one.axis]
     along = x[:, None, one.axis] + reach[one.axis] * steps
+    closes = one.axis in problem.periodic
     there = x[:, None].expand(-1, len(steps), -1).clone()
-    there[..., one.axis] = along.clamp(domain[0, one.axis], domain[1, one.axis])
-    (axis, side) = one.faces[0]
+    there[..., one.axis] = lo + (along - lo).remainder(hi - lo) if closes else along.clamp(lo, hi)
     there[..., axis] = domain[side, axis]
-    values = problem.boundary_values(there.flatten(0, 1)).reshape(*there.shape[:2], -1)
+    values = _given(problem)(there.flatten(0, 1)).reshape(*there.shape[:2], -1)
     jumps = values.diff(dim=1).abs().amax(2) > 0.5 * one.jump
     middle = (0.5 * (steps[1:] + steps[:-1])).abs()
     nearest = torch.where(jumps, middle, torch.ones_like(middle)).amin(1)
     return torch.where(apart[0] < 1e-9, nearest, torch.ones_like(nearest))
 
 
-def _sizes(lines: Sequence[_Line]) -> Tensor:
+def _sizes(problem: Problem, faces: tuple[Face, ...], lines: Sequence[_Line]) -> Tensor:
     """The ranges [K] of the given values by output; infinite where that is rounding, so that nothing exceeds it."""
-    if not lines:
-        return torch.full((1,), math.inf, dtype=torch.float64)
-    values = torch.cat([line.values.flatten(0, 1) for line in lines])
+    beside = [_given(problem)(_inside(problem, _on(problem, (face,)))) for face in faces]
+    given = [*(v.double().reshape(len(v), -1).expand(-1, problem.outputs) for v in beside)]
+    values = torch.cat([torch.empty(0, problem.outputs, dtype=torch.float64), *given, *(line.flat() for line in lines)])
     known = values.isfinite().all(1)
     if not bool(known.any()):
         return torch.full(values.shape[1:], math.inf, dtype=torch.float64)
     values = values[known]
     size = values.amax(0) - values.amin(0)
     return torch.where(size > 1e-9 * values.abs().amax(0), size, math.inf)
+
+
+def _given(problem: Problem) -> Function:
+    """The given values of a problem on its faces: those of its own lift, if it has one."""
+    own = type(problem).lift is not Problem.lift and not isinstance(problem, EvolutionProblem)
+    return problem.lift if own and problem.forms[0] == "hard" else problem.boundary_values
 
 
 def _on(problem: Problem, held: tuple[Face, ...], free: int | None = None) -> Tensor:
@@ -263,7 +272,7 @@ def _values_beside(problem: Problem, x: Tensor, one: Face, other: Face, distance
         width = problem.domain[1, leave] - problem.domain[0, leave]
         beside = x.clone()
         beside[:, leave] += (1 - 2 * side) * distance * width
-        found.append(problem.boundary_values(beside).reshape(len(x), -1))
+        found.append(_given(problem)(beside).reshape(len(x), -1))
     return found[0], found[1]
 
 
@@ -315,11 +324,15 @@ class _Line:
         x = begins[:, None].expand(-1, shares.shape[1], -1).clone()
         x[..., axis] += shares * (problem.domain[1] - problem.domain[0])[axis]
         flat = x.flatten(0, 1)
-        given: Function = problem.boundary_values if self.held else problem.initial  # type: ignore[attr-defined]
+        given: Function = _given(problem) if self.held else problem.initial  # type: ignore[attr-defined]
         values = given(flat)
         self.eps = torch.finfo(values.dtype).eps
         values = values.double().reshape(len(flat), -1).expand(-1, problem.outputs)
         return torch.where(problem.inside(flat)[:, None], values, math.nan).reshape(*shares.shape, -1)
+
+    def flat(self) -> Tensor:
+        """The values [n, K]."""
+        return self.values.flatten(0, 1)
 
     def broken(self, sizes: Tensor) -> Contradiction | None:
         """The largest jump along the lines, or else the largest kink."""
@@ -362,8 +375,11 @@ class _Line:
         for true, by_how_much in ((jump, jumps[-1]), (kink, slopes[-1])):
             if bool(true.any()):
                 most, output = divmod(int((by_how_much / sizes * true).argmax()), len(sizes))
+                same = true.any(1) & (begins == begins[most]).all(1)
+                others = int((middle[same].sort().values.diff() > 2 * self.spacing).sum())
+                more = f", and {others} more along this line" if others else ""
                 found = values[most, :, output]
-                return self._said(begins[most], middle[most], found, spacing, output, true is jump)
+                return self._said(begins[most], middle[most], found, spacing, output, true is jump, more)
         return None
 
     @property
@@ -372,17 +388,19 @@ class _Line:
         return self.problem.want != "gradient" and (self.axis != self.problem.time or self.problem.time_order > 1)
 
     def _said(
-        self, begin: Tensor, share: Tensor, values: Tensor, spacing: float, output: int, jump: bool
+        self, begin: Tensor, share: Tensor, values: Tensor, spacing: float, output: int, jump: bool, more: str
     ) -> Contradiction:
         width = float((self.problem.domain[1] - self.problem.domain[0])[self.axis])
         place = begin.clone()
         place[self.axis] += share * width
         first, last = float(values[0]), float(values[-1])
         if jump:
-            return self._contradiction(place, output, f"jump{{s}} at {{at}} from {first:g} to {last:g}", last - first)
+            return self._contradiction(
+                place, output, f"jump{{s}} at {{at}} from {first:g} to {last:g}{more}", last - first
+            )
         before, after = (float(v) / (spacing * width) for v in (values[1] - values[0], values[-1] - values[-2]))
         slopes = f"the slope along x{self.axis + 1} changes from {before:.3g} to {after:.3g}"
-        return self._contradiction(place, output, f"ha{{v}} a kink at {{at}}: {slopes}", 0.0)
+        return self._contradiction(place, output, f"ha{{v}} a kink at {{at}}: {slopes}{more}", 0.0)
 
     def _contradiction(self, place: Tensor, output: int, what: str, jump: float) -> Contradiction:
         which = f" of output {output}" if self.values.shape[2] > 1 else ""
