@@ -312,12 +312,9 @@ def _doubled(net: BumpNet) -> BumpNet:
     return BumpNet.from_rows(net.rows.detach().double(), net.frame.double(), net.domain.double(), net.tied)
 
 
-def _contradiction(problem: Problem, boundary: str) -> str:
-    """Why an estimate says little about u near where the given values contradict one another."""
-    for one in contradictions(problem):
-        if one.jump or boundary == "hard":
-            return f"no smooth u has the given values: {one}"
-    return ""
+def _jump(problem: Problem) -> str:
+    """Why an estimate says little about u near where the given values jump; empty if they do not."""
+    return next((f"no smooth u has the given values: {one}" for one in contradictions(problem) if one.jump), "")
 
 
 class _Window:
@@ -345,7 +342,7 @@ class _Window:
         self.net = _doubled(net)
         self.u = _Enriched(problem, boundary, [self.net], unknowns)
         self.places = Places.default(problem, net) if places is None else places
-        self.doubt = _contradiction(problem, boundary)
+        self.doubt = _jump(problem)
         self._kept: dict[str, tuple[Problem, list[Block]]] = {}
         self.x, self.weights, self.counts = self.places.x.to(self.net.rows), None, self.places.counts
         self.held_out = self.held_out_weights = None
@@ -547,6 +544,8 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
     for stage in stages:
         if not bool(torch.isfinite(stage.net.rows).all()):
             return _unknown(stage.net.layout.outputs, "the solution is not finite")
+        if stage.boundary == "hard" and (found := contradictions(stage.problem)):  # of another problem than is meant
+            return _unknown(stage.net.layout.outputs, f"no smooth u has the given values: {found[0]}")
         unknowns = torch.tensor([*stage.unknowns.values()], dtype=torch.float64, device=stage.net.rows.device)
         windows.append(_Window(stage.problem, stage.net, stage.boundary, unknowns, stage.places, seed, stage.continued))
     dim, outputs = windows[0].net.layout.dim, windows[0].net.layout.outputs

@@ -10,7 +10,7 @@ import copy
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,10 +28,8 @@ _FAR, _NEAR = 1e-4, 1e-5
 _JUMP, _STAYS = 1e-2, 0.5
 #: A change of the slope is a kink if it is a larger share of the range of the given values over the width.
 _KINK = 1e-2
-#: Places along an edge, as shares of the other widths.
-_ALONG = (0.13, 0.5, 0.87)
-#: Most places along an edge, and points of all lines along a face.
-_PLACES_MOST, _POINTS_MOST = 27, 8192
+#: Most places on a face or an edge, most points of all lines along a face.
+_PLACES_MOST, _POINTS_MOST = 27, 4096
 #: Intervals of a line, at most; of these, of sections with a candidate each; most candidates.
 _INTERVALS, _SECTION, _CANDIDATES = 1024, 64, 32
 #: A candidate is looked at more closely by this factor, so often, in windows of so many intervals on either side.
@@ -221,11 +219,11 @@ def _given(problem: Problem) -> Function:
 
 def _on(problem: Problem, held: tuple[Face, ...], free: int | None = None) -> Tensor:
     """Places [n, d] where the axes ``held`` are at their ends, and the axis ``free`` at its lower one."""
-    lo, hi = problem.domain
-    ends = dict(held)
-    choices = [(float(ends[j]),) if j in ends else (0.0,) if j == free else _ALONG for j in range(len(lo))]
-    places: Iterator[tuple[float, ...]] = itertools.islice(itertools.product(*choices), _PLACES_MOST)
-    return lo + (hi - lo) * torch.tensor(list(places), dtype=torch.float64)
+    (lo, hi), ends = problem.domain, dict(held) | ({} if free is None else {free: 0})
+    number = math.floor(_PLACES_MOST ** (1 / max(1, len(lo) - len(ends))) + 1e-9)
+    inside = torch.arange(0.5, number, dtype=torch.float64) / number  # an odd number has the middle
+    choices = [torch.tensor([float(ends[j])]).double() if j in ends else inside for j in range(len(lo))]
+    return lo + (hi - lo) * torch.cartesian_prod(*choices).reshape(-1, len(lo))
 
 
 def _inside(problem: Problem, x: Tensor) -> Tensor:
