@@ -30,8 +30,8 @@ _JUMP, _STAYS = 1e-2, 0.5
 _KINK = 1e-2
 #: Most places on a face or an edge, most points of all lines along a face.
 _PLACES_MOST, _POINTS_MOST = 27, 4096
-#: Intervals of a line, at most; of these, of sections with a candidate each; most candidates.
-_INTERVALS, _SECTION, _CANDIDATES = 1024, 64, 32
+#: Most and fewest intervals of a line, those of a section, which has one candidate, and most candidates.
+_INTERVALS, _FEWEST, _SECTION, _CANDIDATES = 1024, 128, 16, 32
 #: A candidate is looked at more closely by this factor, so often, in windows of so many intervals on either side.
 _CLOSER, _LOOKS, _HALF_WINDOW = 4, 6, 8
 #: From look to look the slope at a kink changes by no more than these factors: of smooth values it falls to a quarter,
@@ -311,7 +311,7 @@ class _Line:
     def __init__(self, problem: Problem, held: tuple[Face, ...], axis: int):
         self.problem, self.held, self.axis = problem, held, axis
         self.begins = _on(problem, held, axis)
-        self.number = min(_INTERVALS, max(2 * _SECTION, _POINTS_MOST // len(self.begins) // _SECTION * _SECTION))
+        self.number = min(_INTERVALS, max(_FEWEST, _POINTS_MOST // len(self.begins) // _SECTION * _SECTION))
         self.spacing = (1 - 2 * _NEAR) / self.number
         self.shares = torch.linspace(_NEAR, 1 - _NEAR, self.number + 1, dtype=torch.float64)
         self.values = self.at(self.begins, self.shares.expand(len(self.begins), -1))
