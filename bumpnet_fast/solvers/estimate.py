@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.jet import Jet
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
-from ..problems.base import Problem
+from ..problems.base import Problem, call_residual
 from . import arguments, refine
 from .elimination import ridge_solve
 from .grad_mode import differentiating
@@ -351,7 +351,7 @@ class _Window:
         """Whether one step solves it."""
         if self.problem.unknowns:
             return False
-        return self._few.is_linear() if self.problem.linear is None else self.problem.linear
+        return self._few.is_linear(self.problem.linear)
 
     def flops(self, number: int) -> float:
         """Of one step, with ``number`` added bumps."""
@@ -406,7 +406,7 @@ class _Window:
         density = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for constant in (0.0, 1.0):
             jet = one.map(lambda part, c=constant: part.new_full((len(x), *part.shape[1:]), c))
-            rows = problem.residual(x, jet, **named).reshape(len(x), -1).double().nan_to_num(0.0)
+            rows = call_residual(problem.residual, x, jet, named).reshape(len(x), -1).double().nan_to_num(0.0)
             off = (rows - rows.median(0).values).abs()
             density += (off / off.amax(0).clamp_min(1e-300)).square().sum(1)
         density = density.cpu()

@@ -88,6 +88,9 @@ def _continued(kind: type[Problem], state: State) -> type[Problem]:
                 return torch.zeros_like(x[:, 0])
             return self.lift(x) - self.lift(_at_time(x, self.time, self.lower[self.time]))
 
+        def _start_values(self, x: Tensor) -> Tensor:
+            return state(x, "value").value
+
         def conditions(self) -> list[Condition]:
             def started(x: Tensor, u: Jet) -> Tensor:
                 return u.value - state(x, "value").value

@@ -20,7 +20,7 @@ from ..core.ranks import ALONE, Ranks
 from ..core.reference import WANTS, second_shape
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
-from ..problems.base import Condition, Problem
+from ..problems.base import Condition, Problem, call_residual
 from . import arguments
 from .grad_mode import ordinary
 
@@ -107,7 +107,7 @@ def _blocks(problem, boundary, counts, x, number, condition_weight, weights, ran
         compose, others = composed(x, problem.want)
 
         def residual(*v: Jet, **unknowns: Tensor) -> Tensor:
-            return problem.residual(x, compose(*v), **unknowns)
+            return call_residual(problem.residual, x, compose(*v), unknowns)
 
         name = problem.name or type(problem).__name__
         return Block(name, x, problem.want, residual, factor, others, weights, elsewhere=equation)
@@ -123,12 +123,13 @@ def _blocks(problem, boundary, counts, x, number, condition_weight, weights, ran
 
 def _condition_block(condition: Condition, x: Tensor, factor: float, composed: Callable) -> Block:
     here, others = composed(x, condition.want)
-    function = lambda *v, **_: condition.residual(x, here(*v))  # noqa: E731
+    u = here
     if condition.period is not None:
         beyond, single = x + x.new_tensor(condition.period), 1 + len(others)
         there, more = composed(beyond, condition.want)
-        function = lambda *v, **_: condition.residual(x, here(*v[:single]) - there(*v[single:]))  # noqa: E731
+        u = lambda *v: here(*v[:single]) - there(*v[single:])  # noqa: E731
         others = (*others, beyond, *more)
+    function = lambda *v, **unknowns: call_residual(condition.residual, x, u(*v), unknowns)  # noqa: E731
 
     def elsewhere(x: Tensor) -> Block:
         return _condition_block(condition, x, factor, composed)
@@ -228,13 +229,22 @@ class System:
             columns = [torch.zeros_like(rows) if g is None else _derivative(g, weights) for g in grads]
         return torch.stack(columns).detach()
 
-    def is_linear(self) -> bool:
-        """Whether every row is affine in the jet, judged by its coefficients at two random jets."""
-        if self.names:
+    def is_linear(self, declared: bool | None = None) -> bool:
+        """Whether every row is affine in the jet, judged by its coefficients at two random jets.
+
+        What is ``declared`` of the equation, the first block, is believed; conditions are looked at all the same.
+        """
+        if self.names or declared is False:
             return False
-        generator = torch.Generator().manual_seed(0)
-        samples = [[self._constant(block, 1.0, generator) for block in self.blocks] for _ in range(2)]
-        flat = [[c for b in self.linearise(jets)[1] for e in b for a in e for k in a for c in k] for jets in samples]
+        generator, blocks = torch.Generator().manual_seed(0), self.blocks[0 if declared is None else 1 :]
+        samples = [[self._constant(block, 1.0, generator) for block in blocks] for _ in range(2)]
+        named = self._named(None)
+
+        def coefficients(jets: list[tuple[Jet, ...]]) -> list:
+            pairs = [*zip(blocks, jets, strict=True)]
+            return self.ranks.checked(lambda: [linearise(block, js, named)[1] for block, js in pairs])
+
+        flat = [[c for b in coefficients(jets) for e in b for a in e for k in a for c in k] for jets in samples]
 
         def same(a: Tensor | None, b: Tensor | None) -> bool:
             return a is b if a is None or b is None else torch.allclose(a, b, 1e-9, 0.0, equal_nan=True)

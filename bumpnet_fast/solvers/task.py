@@ -46,7 +46,7 @@ class Task(Work):
         self.unknowns = torch.tensor([*problem.unknowns.values()], dtype=torch.float64, device=self.device)
         self.events: list[Event] = []
         self.generation, self.refinements, self._error = 0, 0, None
-        self._linear = problem.linear
+        self._linear: bool | None = None
 
     def collocate(
         self, points: Any = None, sampling: str = "grid", condition_weight: float = 1.0, refinements: int = 0,
@@ -81,7 +81,7 @@ class Task(Work):
         if self.problem.unknowns:
             return False
         if self._linear is None:
-            self._linear = self.system.is_linear()
+            self._linear = self.system.is_linear(self.problem.linear)
         return self._linear
 
     def objective(self, batch: int | None) -> RowsObjective:
