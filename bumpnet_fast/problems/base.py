@@ -7,7 +7,6 @@ A problem knows nothing of bumps or solvers, and solvers use only what is declar
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +17,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..core import checking
 from ..core.jet import Jet
-from ..core.reference import WANTS
 from ..core.types import Want
 from . import sampling
+from .condition import Condition as Condition
+from .condition import call_residual as call_residual
+from .condition import required as required
+from .condition import taken as taken
 
 #: Half width, in periods, of the region in which the two ends of a periodic function are blended.
 SEAM = 0.1
@@ -34,74 +37,6 @@ _PROBES = 1024
 
 #: Faces of the box: the axis, and 0 for its lower or 1 for its upper face.
 Faces = Sequence[tuple[int, int]]
-
-
-def call_residual(residual: Callable[..., Tensor], x: Tensor, u: Jet, unknowns: Mapping[str, Any]) -> Tensor:
-    """``residual(x, u)`` of an equation or a condition, with those of the unknowns, by name, that it takes.
-
-    >>> call_residual(lambda x, u, k: k * u, 1, 2.0, {"k": 3.0, "q": 4.0}), call_residual(max, 1, 2, {"k": 3.0})
-    (6.0, 2)
-    """
-    return residual(x, u, **{name: unknowns[name] for name in taken(residual, unknowns)})
-
-
-def taken(residual: Callable[..., Any], names: Sequence[str] | Mapping[str, Any]) -> list[str]:
-    """Those of the names that the signature of a residual has; all if it has ``**``."""
-    if not names:
-        return []
-    try:
-        parameters = inspect.signature(residual).parameters
-    except (TypeError, ValueError):  # some builtins have no signature
-        return []
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return list(names)
-    return [name for name in names if name in parameters]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A condition that is imposed by least squares, beside the residual of the equation.
-
-    Parameters
-    ----------
-    name : str
-        For messages.
-    points : callable
-        Gives the points [n, d] for a number of points per axis, ``points((32, 32))``.
-    residual : callable
-        ``residual(x, u)`` -> [n] or [n, E], zero where the jet ``u`` fulfils the condition at ``x``.  It gets those of
-        the problem's unknowns that it takes by name: ``lambda x, u, k: -k * u.d(0) - q``.
-    want : str
-        The jet that ``residual`` needs.
-    weight : float
-        Factor of the mean square of the residual in the loss.
-    period : tuple of float, optional
-        If given, ``residual`` gets the jet of ``u(x) - u(x + period)`` instead of that of u.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If points or residual are no functions, ``want`` is unknown, or the weight is not a finite number from 0 on.
-    """
-
-    name: str
-    points: Callable[[tuple[int, ...]], Tensor]
-    residual: Callable[..., Tensor]
-    want: Want = "value"
-    weight: float = 1.0
-    period: tuple[float, ...] | None = None
-
-    def __post_init__(self):
-        of = f"of condition {self.name!r}"
-        for what, needed in (("points", "points(counts)"), ("residual", "residual(x, u)")):
-            if not callable(getattr(self, what)):
-                got = type(getattr(self, what)).__name__
-                raise TypeError(f"{what} {of} must be a function {needed}, got {got}")
-        if self.want not in WANTS:
-            raise ValueError(f"want {of} must be one of {', '.join(WANTS)}, got {self.want!r}")
-        weight = self.weight
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
-            raise ValueError(f"weight {of} must be a finite number of at least 0, got {weight!r}")
 
 
 @dataclass
@@ -378,7 +313,7 @@ class Problem:
 
     def _rate(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Derivative of a function by time at ``x``, [N] or [N, K]; differentiable where gradients are enabled."""
-        further = torch.is_grad_enabled()
+        further = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             columns = list(x.unbind(1))
             columns[self.time] = t = columns[self.time] + torch.zeros_like(x[:, 0], requires_grad=True)
@@ -392,6 +327,10 @@ class Problem:
             rates = [torch.zeros_like(t) if rate is None else rate for rate in rates]
         rate = torch.stack(rates, 1).reshape(values.shape)
         return rate if further else rate.detach()
+
+    def lift_has_velocity(self) -> bool:
+        """Whether the velocity at the start is that of a lift of the user's own."""
+        return type(self).lift is not Problem.lift and type(self).velocity is Problem.velocity
 
     def lacking_velocity(self, x: Tensor) -> Tensor:
         """The given velocity minus that of the lift, [N, 1 or K], at the start of time above or below ``x``."""
@@ -420,10 +359,7 @@ class Problem:
 
     def _lacks_velocity(self) -> bool:
         """Whether the lift does not start with the given velocity."""
-        kind, start = type(self), (self.time, 0)
-        if self.time is None or self.time_order != 2 or start not in self.faces:
-            return False
-        if kind.lift is not Problem.lift and kind.velocity is Problem.velocity:
+        if self.time is None or self.time_order != 2 or (self.time, 0) not in self.faces or self.lift_has_velocity():
             return False
         x = sampling.interior(self.domain, (_PROBES,) + (1,) * (len(self.lower) - 1), "sobol")
         x[:, self.time] = self.lower[self.time]
@@ -517,14 +453,18 @@ class Problem:
             values = values.reshape(len(values), -1)
             return values if output is None or values.shape[1] == 1 else values[:, output : output + 1]
 
+        def checked(name: str, method: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+            read = None if output is None else [output]
+            return checking.values(checking.called(name, self), method(x), x, self.outputs, read)
+
         def given(x: Tensor, u: Jet) -> Tensor:
-            return part(u.value) - part(self.boundary_values(x))
+            return part(u.value) - part(checked("boundary_values", self.boundary_values, x))
 
         def starts(x: Tensor, u: Jet) -> Tensor:
-            return part(u.value) - part(self._start_values(x))
+            return part(u.value) - part(checked("boundary_values", self._start_values, x))
 
         def moves(x: Tensor, u: Jet) -> Tensor:
-            return part(u.d(self.time)) - part(self.velocity(x))
+            return part(u.d(self.time)) - part(checked("velocity", self.velocity, x))
 
         def on(faces: Faces) -> Callable[[tuple[int, ...]], Tensor]:
             return lambda counts: sampling.faces(self.domain, counts, faces)

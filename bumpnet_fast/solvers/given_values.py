@@ -51,10 +51,11 @@ def contradictions(problem: Problem) -> list[str]:
     with torch.random.fork_rng(devices=[]):  # values that are drawn at random go on as if not asked
         try:
             size = _size(problem, faces)
+            found = [_of_velocity(problem, face, size) for face in faces]
             if not 0 < size < math.inf:
-                return []
+                return [sentence for sentence in found if sentence]
             pairs = [pair for pair in itertools.combinations(faces, 2) if pair[0][0] != pair[1][0]]
-            found = [_of_edge(problem, *pair, size) for pair in pairs]
+            found += [_of_edge(problem, *pair, size) for pair in pairs]
             if isinstance(problem, EvolutionProblem):
                 found += [_of_start(problem, face, size) for face in faces]
         except Exception:  # whatever a user's function raises at points that it does not know
@@ -64,7 +65,11 @@ def contradictions(problem: Problem) -> list[str]:
 
 def _size(problem: Problem, faces: tuple[tuple[int, int], ...]) -> float:
     """The largest given value."""
-    values = [problem.boundary_values(x) for face in faces if len(x := _inside(problem, _on(problem, (face,))))]
+    values = [
+        _given(problem, face, problem.boundary_values(x))
+        for face in faces
+        if len(x := _inside(problem, _on(problem, (face,))))
+    ]
     if isinstance(problem, EvolutionProblem):
         values.append(problem.initial(_on(problem, ())))
     return max((float(v.abs().max()) for v in values), default=0.0)
@@ -111,8 +116,44 @@ def _values_beside(
         width = problem.domain[1, leave] - problem.domain[0, leave]
         beside = x.clone()
         beside[:, leave] += (1 - 2 * side) * distance * width
-        found.append(problem.boundary_values(beside).reshape(len(x), -1))
+        values = problem.boundary_values(beside).reshape(len(x), -1)
+        found.append(_given(problem, one, _given(problem, other, values)))
     return found[0], found[1]
+
+
+def _given(problem: Problem, face: tuple[int, int], values: Tensor) -> Tensor:
+    """Values [n, K] or [n] on a face, and zero for the outputs that are not given there."""
+    free = [k for k in range(problem.outputs) if face not in problem.faces_of(k)]
+    if not free:
+        return values
+    values = values.reshape(len(values), -1).repeat(
+        1, 1 if values.dim() > 1 and values.shape[1] > 1 else problem.outputs
+    )
+    values[:, free] = 0.0
+    return values
+
+
+def _of_velocity(problem: Problem, face: tuple[int, int], size: float) -> str | None:
+    """What is wrong with a velocity at the start on a face that moves in time."""
+    start = (problem.time, 0)
+    if problem.time_order != 2 or start not in problem.faces or face[0] == problem.time or problem.lift_has_velocity():
+        return None
+    x = _inside(problem, _on(problem, (face, start)))
+    if not len(x):
+        return None
+    apart = _given(problem, face, _given(problem, start, problem.lacking_velocity(x)))
+    velocity = problem.velocity(x).reshape(len(x), -1).expand_as(apart)
+    moves = velocity - apart
+    rounding = 1e-10 * size / (problem.upper[problem.time] - problem.lower[problem.time])
+    wrong = apart.abs() > max(_JUMP * max(float(velocity.abs().max()), float(moves.abs().max())), rounding)
+    if not bool(wrong.any()):
+        return None
+    place, output = (int(i) for i in wrong.nonzero()[0])
+    where = ", ".join(f"{float(v):g}" for v in x[place])
+    which = f" of output {output}" if problem.outputs > 1 else ""
+    rates = float(velocity[place, output]), float(moves[place, output])
+    there = f"velocity has {rates[0]:g} there and the boundary values change by {rates[1]:g}"
+    return f"the velocity at the start{which} is not that of the side at ({where}): {there}"
 
 
 def _of_start(problem: EvolutionProblem, face: tuple[int, int], size: float) -> str | None:
