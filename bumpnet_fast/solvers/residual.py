@@ -369,12 +369,10 @@ def check_broadcast(block: Block, equations: int, jets: list[tuple[Jet, ...]], u
 
 def check_local(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> None:
     """Raise ValueError if the rows of a block at a point depend on u at others, as with a mean or an integral."""
-    cuda = [block.x.device] if block.x.is_cuda else []
-    with torch.random.fork_rng(devices=cuda):
-        if len(block.x) > 1 and _by_other_points(block, jets, unknowns):
-            wanted = "must depend on u at that point only: the first row changes with u at other points"
-            advice = "an integral of u can be imposed as one more output (docs/writing_a_problem.md)"
-            raise ValueError(f"the residual of {block.kind} {block.name!r} at a point {wanted}; {advice}")
+    if len(block.x) > 1 and _by_other_points(block, jets, unknowns):
+        wanted = "must depend on u at that point only: the first row changes with u at other points"
+        advice = "an integral of u can be imposed as one more output (docs/writing_a_problem.md)"
+        raise ValueError(f"the residual of {block.kind} {block.name!r} at a point {wanted}; {advice}")
 
 
 def _by_other_points(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> bool:

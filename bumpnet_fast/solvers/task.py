@@ -80,19 +80,20 @@ class Task(Work):
         named = dict(zip(self.problem.unknowns, self.unknowns.tolist(), strict=True))
         return System(rows, self.net, named, self.ranks)
 
+    @torch.no_grad()
     def check(self) -> None:
         """Raise ValueError, before any work, for methods of the problem that do not give what they should."""
-        self.ranks.checked(self._check)
+        self.ranks.checked(lambda: arguments.check_data(self.problem, self.boundary, self.x, self.counts))
+        system = self.system  # made by all ranks together
+        self.ranks.checked(lambda: self._check_rows(system))
 
-    @torch.no_grad()
-    def _check(self) -> None:
-        arguments.check_data(self.problem, self.boundary, self.x, self.counts)
-        system = self.system
-        for block, jets in zip(system.blocks, system.samples(system.blocks)[0], strict=True):
-            check_local(block, jets, system.named())
-        if self.problem.linear and not self.problem.unknowns and not self._linear_at_few_points():
-            name = self.problem.name or type(self.problem).__name__
-            raise ValueError(f"linear of problem {name!r} is True, and its residual is not affine in u: leave it out")
+    def _check_rows(self, system: System) -> None:
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            for block, jets in zip(system.blocks, system.samples(system.blocks)[0], strict=True):
+                check_local(block, jets, system.named())
+            if self.problem.linear and not self.problem.unknowns and not self._linear_at_few_points():
+                what = checking.called("linear", self.problem)
+                raise ValueError(f"{what} is True, and its residual is not affine in u: leave it out")
 
     def _linear_at_few_points(self) -> bool:
         equation = self.system.blocks[0]
@@ -106,12 +107,12 @@ class Task(Work):
         """Raise ValueError if the equation is not finite at some points whatever u is there."""
         block = self.system.blocks[0]
         samples = [jets for (jets,) in self.system.samples([block])]
-        for size in (0.0, 1.0, -10.0, 100.0):
-            samples.append(tuple(jet.map(lambda part, c=size: torch.full_like(part, c)) for jet in samples[0]))
+        for c in (0.0, 1.0, -10.0, 100.0):
+            samples.append(tuple(jet.map(lambda part, c=c: torch.full_like(part, c)) for jet in samples[0]))
         rows = torch.stack([block.rows(jets, self.system.named()) for jets in samples])
         never = ~torch.isfinite(rows).all(2).any(0)
         if bool(never.any()):
-            found = checking.not_finite(torch.where(never[:, None], rows[0], torch.zeros_like(rows[0])), block.x)
+            found = checking.not_finite(rows[0].masked_fill(~never[:, None], 0.0), block.x)
             raise ValueError(f"{self.name} must be finite: {found}")
 
     def is_linear(self) -> bool:
