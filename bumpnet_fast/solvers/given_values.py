@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -55,16 +56,19 @@ class Contradiction:
     ----------
     sentence : str
         Where, and by how much.
+    kind : str
+        "jump" or "kink" of the given values, or "velocity" for one that the sides do not have.
     faces : tuple of (int, int)
         The two faces that disagree where they meet, or the one whose values are broken; none for the start of an
         evolution.
     axis : int or None
         Along which the values of one face are broken.
     jump : float
-        By how much the values jump; 0 for a kink.
+        By how much the values jump; 0 if they do not.
     """
 
     sentence: str
+    kind: Literal["jump", "kink", "velocity"]
     faces: tuple[Face, ...] = ()
     axis: int | None = None
     jump: float = 0.0
@@ -106,18 +110,20 @@ def contradictions(problem: Problem) -> list[Contradiction]:
                      for axis in range(len(problem.lower)) if axis not in dict(held)]  # fmt: skip
             sizes = _sizes(problem, faces, lines)
             pairs = [pair for pair in itertools.combinations(faces, 2) if pair[0][0] != pair[1][0]]
-            found = [_of_edge(problem, *pair, sizes) for pair in pairs]
+            largest = max((size for size in sizes.tolist() if size < math.inf), default=0.0)
+            found = [_of_velocity(problem, face, largest) for face in faces]
+            found += [_of_edge(problem, *pair, sizes) for pair in pairs]
             if isinstance(problem, EvolutionProblem):
                 found += [_of_start(problem, face, sizes) for face in faces]
             found += [line.broken(sizes) or line.open_seam(sizes) for line in lines]
         except Exception:  # whatever a user's function raises at points that it does not know
             return []
-    return [one for one in found if one is not None and (one.jump or not evolves)]
+    return [one for one in found if one is not None and not (evolves and one.kind == "kink")]
 
 
 def enforcement(problem: Problem, boundary: Boundary | None, found: Sequence[Contradiction]) -> Boundary:
     """How the boundary is enforced: as asked, or else as suits the problem; a smooth lift needs values that agree."""
-    if boundary is None and found and "soft" in problem.forms:
+    if boundary is None and "soft" in problem.forms and any(one.kind != "velocity" for one in found):
         return "soft"
     return problem.forms[0] if boundary is None else boundary
 
@@ -127,12 +133,12 @@ def warned(problem: Problem, net: BumpNet, boundary: Boundary, found: Sequence[C
     reach = ", ".join(f"{float(length):.2g}" for length in lengths(problem, net))
     instead = "take boundary='soft'" if "soft" in problem.forms else "let them change smoothly"
     ended = {
-        ("soft", True): f"within ({reach}) of there they are not imposed, and u is smoothed: expect errors there",
-        ("soft", False): "boundary='soft' imposes them by least squares, and rounds the kink off",
-        ("hard", True): f"boundary='hard' builds the jump into u, which is then wrong: {instead}",
-        ("hard", False): f"boundary='hard' carries the kink through the domain, and u is then wrong: {instead}",
+        ("soft", "jump"): f"within ({reach}) of there they are not imposed, and u is smoothed: expect errors there",
+        ("soft", "kink"): "boundary='soft' imposes them by least squares, and rounds the kink off",
+        ("hard", "jump"): f"boundary='hard' builds the jump into u, which is then wrong: {instead}",
+        ("hard", "kink"): f"boundary='hard' carries the kink through the domain, and u is then wrong: {instead}",
     }
-    return [f"{one}; {ended[boundary, one.jump > 0]}" for one in found]
+    return [f"{one}; {ended.get((boundary, one.kind), 'no smooth u has both: expect errors near there')}" for one in found]
 
 
 def lengths(problem: Problem, net: BumpNet) -> Tensor:
@@ -148,7 +154,7 @@ def eased(problem: Problem, net: BumpNet, found: Sequence[Contradiction]) -> Pro
     Bumps cannot follow a jump.  Where they are made to try, they pay with oscillations and a residual that fills the
     domain.  The weight of the conditions falls smoothly towards a jump instead, and u chooses its way across.
     """
-    jumps = [one for one in found if one.jump]
+    jumps = [one for one in found if one.kind == "jump"]
     if not jumps:
         return problem
     reach = lengths(problem, net)
@@ -191,7 +197,7 @@ def _away(problem: Problem, one: Contradiction, x: Tensor, reach: Tensor) -> Ten
     there = x[:, None].expand(-1, len(steps), -1).clone()
     there[..., one.axis] = lo + (along - lo).remainder(hi - lo) if closes else along.clamp(lo, hi)
     there[..., axis] = domain[side, axis]
-    values = _given(problem)(there.flatten(0, 1)).reshape(*there.shape[:2], -1)
+    values = _given(problem, one.faces)(there.flatten(0, 1)).reshape(*there.shape[:2], -1)
     jumps = values.diff(dim=1).abs().amax(2) > 0.5 * one.jump
     middle = (0.5 * (steps[1:] + steps[:-1])).abs()
     nearest = torch.where(jumps, middle, torch.ones_like(middle)).amin(1)
@@ -200,8 +206,7 @@ def _away(problem: Problem, one: Contradiction, x: Tensor, reach: Tensor) -> Ten
 
 def _sizes(problem: Problem, faces: tuple[Face, ...], lines: Sequence[_Line]) -> Tensor:
     """The ranges [K] of the given values by output; infinite where that is rounding, so that nothing exceeds it."""
-    beside = [_given(problem)(_inside(problem, _on(problem, (face,)))) for face in faces]
-    given = [*(v.double().reshape(len(v), -1).expand(-1, problem.outputs) for v in beside)]
+    given = [_given(problem, (face,))(_inside(problem, _on(problem, (face,)))).double() for face in faces]
     values = torch.cat([torch.empty(0, problem.outputs, dtype=torch.float64), *given, *(line.flat() for line in lines)])
     known = values.isfinite().all(1)
     if not bool(known.any()):
@@ -211,10 +216,23 @@ def _sizes(problem: Problem, faces: tuple[Face, ...], lines: Sequence[_Line]) ->
     return torch.where(size > 1e-9 * values.abs().amax(0), size, math.inf)
 
 
-def _given(problem: Problem) -> Function:
-    """The given values of a problem on its faces: those of its own lift, if it has one."""
+def _given(problem: Problem, held: tuple[Face, ...]) -> Function:
+    """The values [n, K] that are given on all of some faces, or at the start of an evolution; see :func:`_where_given`.
+
+    They are those of the problem's own lift, if it has one.
+    """
     own = type(problem).lift is not Problem.lift and not isinstance(problem, EvolutionProblem)
-    return problem.lift if own and problem.forms[0] == "hard" else problem.boundary_values
+    function: Function = problem.lift if own and problem.forms[0] == "hard" else problem.boundary_values
+    if isinstance(problem, EvolutionProblem) and not held:
+        function = problem.initial
+    return lambda x: _where_given(problem, held, function(x))
+
+
+def _where_given(problem: Problem, held: tuple[Face, ...], values: Tensor) -> Tensor:
+    """Values [n, K] from [n] or [n, K], with zeros for the outputs that are not given on all of the faces."""
+    values = values.reshape(len(values), -1).expand(-1, problem.outputs)
+    free = [k for k in range(problem.outputs) if any(face not in problem.faces_of(k) for face in held)]
+    return values.index_fill(1, torch.tensor(free, device=values.device), 0.0) if free else values
 
 
 def _on(problem: Problem, held: tuple[Face, ...], free: int | None = None) -> Tensor:
@@ -253,7 +271,7 @@ def _of_edge(problem: Problem, one: Face, other: Face, sizes: Tensor) -> Contrad
     which = f" of output {output}" if near[0].shape[1] > 1 else ""
     there = f"{names[0]} has {values[0]:g} there and {names[1]} has {values[1]:g}"
     return Contradiction(
-        f"the given values{which} disagree at {_place(x[place])}: {there}", (one, other),
+        f"the given values{which} disagree at {_place(x[place])}: {there}", "jump", (one, other),
         jump=float(nearer[place, output]),
     )  # fmt: skip
 
@@ -270,8 +288,31 @@ def _values_beside(problem: Problem, x: Tensor, one: Face, other: Face, distance
         width = problem.domain[1, leave] - problem.domain[0, leave]
         beside = x.clone()
         beside[:, leave] += (1 - 2 * side) * distance * width
-        found.append(_given(problem)(beside).reshape(len(x), -1))
+        found.append(_given(problem, (one, other))(beside))
     return found[0], found[1]
+
+
+def _of_velocity(problem: Problem, face: tuple[int, int], size: float) -> Contradiction | None:
+    """What is wrong with a velocity at the start on a face that moves in time."""
+    start = (problem.time, 0)
+    if problem.time_order != 2 or start not in problem.faces or face[0] == problem.time or problem.lift_has_velocity():
+        return None
+    x = _inside(problem, _on(problem, (face, start)))
+    if not len(x):
+        return None
+    apart = _where_given(problem, (face, start), problem.lacking_velocity(x))
+    velocity = problem.velocity(x).reshape(len(x), -1).expand_as(apart)
+    moves = velocity - apart
+    rounding = 1e-10 * size / (problem.upper[problem.time] - problem.lower[problem.time])
+    wrong = apart.abs() > max(_JUMP * max(float(velocity.abs().max()), float(moves.abs().max())), rounding)
+    if not bool(wrong.any()):
+        return None
+    place, output = (int(i) for i in wrong.nonzero()[0])
+    which = f" of output {output}" if problem.outputs > 1 else ""
+    rates = float(velocity[place, output]), float(moves[place, output])
+    there = f"velocity has {rates[0]:g} there and the boundary values change by {rates[1]:g}"
+    sentence = f"the velocity at the start{which} is not that of the side at {_place(x[place])}: {there}"
+    return Contradiction(sentence, "velocity", (face, start))
 
 
 def _of_start(problem: EvolutionProblem, face: Face, sizes: Tensor) -> Contradiction | None:
@@ -279,15 +320,15 @@ def _of_start(problem: EvolutionProblem, face: Face, sizes: Tensor) -> Contradic
     x = _inside(problem, _on(problem, (face,)))
     if not len(x):
         return None
-    start, held = (function(x).reshape(len(x), -1) for function in (problem.initial, problem.boundary_values))
+    start, held = (_given(problem, faces)(x) for faces in ((), (face,)))
     apart = (start - held).abs()
     if not bool((apart > _JUMP * sizes).any()):
         return None
     place, output = divmod(int((apart / sizes).argmax()), apart.shape[1])
-    values = float(start[place, output]), float(held[place, output if held.shape[1] > 1 else 0])
+    values = float(start[place, output]), float(held[place, output])
     there = f"initial has {values[0]:g} there and boundary_values {values[1]:g}"
     return Contradiction(
-        f"the start and the boundary values disagree at {_place(x[place])}: {there}", (face,),
+        f"the start and the boundary values disagree at {_place(x[place])}: {there}", "jump", (face,),
         jump=float(apart[place, output]),
     )  # fmt: skip
 
@@ -322,11 +363,9 @@ class _Line:
         x = begins[:, None].expand(-1, shares.shape[1], -1).clone()
         x[..., axis] += shares * (problem.domain[1] - problem.domain[0])[axis]
         flat = x.flatten(0, 1)
-        given: Function = _given(problem) if self.held else problem.initial  # type: ignore[attr-defined]
-        values = given(flat)
+        values = _given(problem, self.held)(flat)
         self.eps = torch.finfo(values.dtype).eps
-        values = values.double().reshape(len(flat), -1).expand(-1, problem.outputs)
-        return torch.where(problem.inside(flat)[:, None], values, math.nan).reshape(*shares.shape, -1)
+        return torch.where(problem.inside(flat)[:, None], values.double(), math.nan).reshape(*shares.shape, -1)
 
     def flat(self) -> Tensor:
         """The values [n, K]."""
@@ -407,7 +446,7 @@ class _Line:
         )
         words = {"s": "", "v": "ve"} if self.held else {"s": "s", "v": "s"}
         sentence = f"{subject} {what.format(at=_place(place), **words)}"
-        return Contradiction(sentence, self.held, self.axis, abs(jump))
+        return Contradiction(sentence, "jump" if jump else "kink", self.held, self.axis, abs(jump))
 
     def open_seam(self, sizes: Tensor) -> Contradiction | None:
         """What is wrong where a period closes along the lines."""

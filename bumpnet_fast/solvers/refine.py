@@ -11,7 +11,7 @@ from ..core.jet import Jet
 from ..core.rows import orientation
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
-from ..problems.base import Problem
+from ..problems.base import Problem, call_residual
 from .residual import Block, Coefficients, linearise
 
 #: Candidates per chosen point: half evenly spread, half near the edges of the bumps.
@@ -83,7 +83,8 @@ def residual_and_terms(problem: Problem, bumps: Callable[[Tensor], Jet], boundar
     ``bumps`` gives the jet of the net, which is u but for the boundary, at points.
     """
     u = problem.extend(bumps, x, problem.want) if boundary == "hard" else bumps(x)
-    block = Block(problem.name, x, problem.want, lambda u, **k: problem.residual(x, u, **k), 1 / problem.residual_scale)
+    equation = lambda u, **k: call_residual(problem.residual, x, u, k)  # noqa: E731
+    block = Block(problem.name, x, problem.want, equation, 1 / problem.residual_scale)
     residual, by_equation = linearise(block, (u,), unknowns)
     terms = x.new_zeros(len(x))
     for (by_output,) in by_equation:

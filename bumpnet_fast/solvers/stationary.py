@@ -153,6 +153,7 @@ def solve(
         methods, stop, store = task.ranks.checked(prepared)
         task.check_same("solve", settings)
         task.collocate(points, sampling, condition_weight, refine, seed)
+        task.check()
         for m in methods:
             m.check_work(task)
         methods, stop = _rounds(methods, stop, refine)
