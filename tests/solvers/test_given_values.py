@@ -164,6 +164,14 @@ def test_one_of_several_outputs():
     assert "of output 1" in str(found[0])
 
 
+def test_an_output_that_is_free_on_a_face_is_left_out():
+    lid = lambda x: torch.stack([torch.zeros_like(x[:, 0]), (x[:, 1] == 1e-3).double()], 1)  # noqa: E731
+    sides = ((0, 0), (0, 1))
+    assert contradictions(given(lid, outputs=2, dirichlet={0: "all", 1: ((1, 1),)})) == []
+    assert contradictions(given(lid, outputs=2, dirichlet={0: "all", 1: sides})) == []
+    assert len(contradictions(given(lid, outputs=2, dirichlet={0: "all", 1: (*sides, (1, 1))}))) == 2
+
+
 def test_random_numbers_go_on_as_if_not_asked():
     torch.manual_seed(3)
     wanted = torch.rand(3)
@@ -254,6 +262,20 @@ def test_a_tent_as_the_start(units):
     )
     off = float((solution(x)[:, 0] - wanted).norm() / wanted.norm())
     assert solution.error_estimate.rel_l2[0] > off / 3
+
+
+def test_a_plucked_string():
+    @dataclass
+    class String(Start):
+        time_order = 2
+
+        def residual(self, x, u):
+            return u.dd(1) - u.dd(0)
+
+    solution = solve(String(), (6, 6), iterations=30)  # the kink runs to both sides
+    assert solution.boundary == "soft" and not solution.error_estimate.reliable
+    assert _centre(solution, 0, 0.5) == pytest.approx(0.5, abs=0.03)
+    assert _centre(solution, 0, 1) == pytest.approx(0, abs=0.06)
 
 
 def test_asked_for_hard_it_is_hard_and_says_so():
