@@ -17,7 +17,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..core.types import Boundary
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition, Problem
 from ..problems.evolution.base import EvolutionProblem
@@ -42,6 +41,9 @@ _FALLS, _RISES = 0.5, 3.0
 _UNITS = 200.0
 #: Places on either side at which a point looks for a jump of its face.
 _LOOKOUT = 8
+
+#: Verbs of "the given values", and those of "the start".
+_SINGULAR = {"jump": "jumps", "have": "has", "do": "does"}
 
 #: A face of the box: its axis, and 0 or 1.
 Face = tuple[int, int]
@@ -106,8 +108,9 @@ def contradictions(problem: Problem) -> list[Contradiction]:
     evolves = isinstance(problem, EvolutionProblem)
     with torch.random.fork_rng(devices=[]):  # values that are drawn at random go on as if not asked
         try:
-            lines = [_Line(problem, held, axis) for held in [*((face,) for face in faces), *([()] * evolves)]
-                     for axis in range(len(problem.lower)) if axis not in dict(held)]  # fmt: skip
+            through: list[tuple[Face, ...]] = [*((face,) for face in faces), *([()] if evolves else [])]
+            along = itertools.product(through, range(len(problem.lower)))
+            lines = [_Line(problem, held, axis) for held, axis in along if axis not in dict(held)]
             sizes = _sizes(problem, faces, lines)
             pairs = [pair for pair in itertools.combinations(faces, 2) if pair[0][0] != pair[1][0]]
             largest = max((size for size in sizes.tolist() if size < math.inf), default=0.0)
@@ -121,14 +124,14 @@ def contradictions(problem: Problem) -> list[Contradiction]:
     return [one for one in found if one is not None and not (evolves and one.kind == "kink")]
 
 
-def enforcement(problem: Problem, boundary: Boundary | None, found: Sequence[Contradiction]) -> Boundary:
+def enforcement(problem: Problem, boundary: str | None, found: Sequence[Contradiction]) -> str:
     """How the boundary is enforced: as asked, or else as suits the problem; a smooth lift needs values that agree."""
     if boundary is None and "soft" in problem.forms and any(one.kind != "velocity" for one in found):
         return "soft"
     return problem.forms[0] if boundary is None else boundary
 
 
-def warned(problem: Problem, net: BumpNet, boundary: Boundary, found: Sequence[Contradiction]) -> list[str]:
+def warned(problem: Problem, net: BumpNet, boundary: str, found: Sequence[Contradiction]) -> list[str]:
     """Warnings for a solution: the contradictions of its given values, and what was made of them."""
     reach = ", ".join(f"{float(length):.2g}" for length in lengths(problem, net))
     instead = "take boundary='soft'" if "soft" in problem.forms else "let them change smoothly"
@@ -138,7 +141,9 @@ def warned(problem: Problem, net: BumpNet, boundary: Boundary, found: Sequence[C
         ("hard", "jump"): f"boundary='hard' builds the jump into u, which is then wrong: {instead}",
         ("hard", "kink"): f"boundary='hard' carries the kink through the domain, and u is then wrong: {instead}",
     }
-    return [f"{one}; {ended.get((boundary, one.kind), 'no smooth u has both: expect errors near there')}" for one in found]
+    return [
+        f"{one}; {ended.get((boundary, one.kind), 'no smooth u has both: expect errors near there')}" for one in found
+    ]
 
 
 def lengths(problem: Problem, net: BumpNet) -> Tensor:
@@ -415,8 +420,8 @@ class _Line:
                 same = true.any(1) & (begins == begins[most]).all(1)
                 others = int((middle[same].sort().values.diff() > 2 * self.spacing).sum())
                 more = f", and {others} more along this line" if others else ""
-                found = values[most, :, output]
-                return self._said(begins[most], middle[most], found, spacing, output, true is jump, more)
+                amount = float(jumps[-1][most, output]) if true is jump else 0.0
+                return self._said(begins[most], middle[most], values[most, :, output], spacing, output, amount, more)
         return None
 
     @property
@@ -425,28 +430,25 @@ class _Line:
         return self.problem.want != "gradient" and (self.axis != self.problem.time or self.problem.time_order > 1)
 
     def _said(
-        self, begin: Tensor, share: Tensor, values: Tensor, spacing: float, output: int, jump: bool, more: str
+        self, begin: Tensor, share: Tensor, values: Tensor, spacing: float, output: int, jump: float, more: str
     ) -> Contradiction:
+        """A jump or a kink at a share of the width, from the values [n] about it."""
         width = float((self.problem.domain[1] - self.problem.domain[0])[self.axis])
         place = begin.clone()
         place[self.axis] += share * width
-        first, last = float(values[0]), float(values[-1])
         if jump:
-            return self._contradiction(
-                place, output, f"jump{{s}} at {{at}} from {first:g} to {last:g}{more}", last - first
-            )
+            change = f"at {_place(place)} from {float(values[0]):g} to {float(values[-1]):g}{more}"
+            return self._contradiction("jump", change, output, jump)
         before, after = (float(v) / (spacing * width) for v in (values[1] - values[0], values[-1] - values[-2]))
-        slopes = f"the slope along x{self.axis + 1} changes from {before:.3g} to {after:.3g}"
-        return self._contradiction(place, output, f"ha{{v}} a kink at {{at}}: {slopes}{more}", 0.0)
+        slopes = f"the slope along x{self.axis + 1} changes from {before:.3g} to {after:.3g}{more}"
+        return self._contradiction("have", f"a kink at {_place(place)}: {slopes}", output)
 
-    def _contradiction(self, place: Tensor, output: int, what: str, jump: float) -> Contradiction:
+    def _contradiction(self, verb: str, what: str, output: int, jump: float = 0.0) -> Contradiction:
         which = f" of output {output}" if self.values.shape[2] > 1 else ""
-        subject = (
-            f"the given values{which} on {_named(self.problem, self.held[0])}" if self.held else f"the start{which}"
-        )
-        words = {"s": "", "v": "ve"} if self.held else {"s": "s", "v": "s"}
-        sentence = f"{subject} {what.format(at=_place(place), **words)}"
-        return Contradiction(sentence, "jump" if jump else "kink", self.held, self.axis, abs(jump))
+        subject = f"the start{which} {_SINGULAR[verb]}"
+        if self.held:
+            subject = f"the given values{which} on {_named(self.problem, self.held[0])} {verb}"
+        return Contradiction(f"{subject} {what}", "jump" if jump else "kink", self.held, self.axis, jump)
 
     def open_seam(self, sizes: Tensor) -> Contradiction | None:
         """What is wrong where a period closes along the lines."""
@@ -462,20 +464,19 @@ class _Line:
         if bool((apart > _JUMP * sizes).any()):
             line, output = divmod(int((apart / sizes).argmax()), len(sizes))
             a, b = float(last[line, 2, output]), float(first[line, 0, output])
-            what = f"do{{es}} not close the period at {{at}}: {a:g} at its end and {b:g} at its start"
-            return self._contradiction(
-                self.begins[line], output, what.replace("{es}", "" if self.held else "es"), a - b
-            )
-        slopes = [side * (4 * v[:, 1] - 3 * v[:, 0] - v[:, 2]) / (2 * _NEAR)
-                  for side, v in ((1, first), (-1, last.flip(1)))]  # fmt: skip
+            what = f"not close the period at {_place(self.begins[line])}: {a:g} at its end and {b:g} at its start"
+            return self._contradiction("do", what, output, abs(a - b))
+        ends_of = ((1, first), (-1, last.flip(1)))
+        slopes = [side * (4 * v[:, 1] - 3 * v[:, 0] - v[:, 2]) / (2 * _NEAR) for side, v in ends_of]
         bend = (slopes[0] - slopes[1]).abs()
         if not self._kinks or not bool(((bend > _KINK * sizes) & (bend > rounding / _NEAR)).any()):
             return None
         line, output = divmod(int((bend / sizes).argmax()), len(sizes))
         width = float((problem.domain[1] - problem.domain[0])[self.axis])
         after, before = (float(slope[line, output]) / width for slope in slopes)
-        what = f"ha{{v}} a kink where the period closes at {{at}}: the slope along x{self.axis + 1} changes"
-        return self._contradiction(self.begins[line], output, f"{what} from {before:.3g} to {after:.3g}", 0.0)
+        slope = f"the slope along x{self.axis + 1} changes from {before:.3g} to {after:.3g}"
+        what = f"a kink where the period closes at {_place(self.begins[line])}: {slope}"
+        return self._contradiction("have", what, output)
 
 
 __all__ = ["Contradiction", "contradictions", "eased", "enforcement", "lengths", "warned"]
