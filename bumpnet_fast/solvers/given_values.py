@@ -39,6 +39,9 @@ _CLOSER, _LOOKS, _HALF_WINDOW = 4, 6, 8
 _FALLS, _RISES = 0.5, 3.0
 #: Differences are believed from so many units of rounding on.
 _UNITS = 200.0
+#: Share of the spacing of bumps within which a jump is not imposed.  With less, more iterations are needed; with more,
+#: the error around the jump grows.
+_REACH = 0.75
 #: Places on either side at which a point looks for a jump of its face.
 _LOOKOUT = 8
 
@@ -147,10 +150,10 @@ def warned(problem: Problem, net: BumpNet, boundary: str, found: Sequence[Contra
 
 
 def lengths(problem: Problem, net: BumpNet) -> Tensor:
-    """Spacing [d] of the bumps of a net along the axes, if they were spread evenly."""
+    """Lengths [d] about a jump within which it is not imposed: a share of the spacing of bumps spread evenly."""
     inner = torch.tensor(widths(problem.domain, net), dtype=torch.float64)
     spacing = (inner.prod() / len(net.rows)) ** (1 / len(inner))
-    return (spacing / inner).clamp(max=0.5) * (problem.domain[1] - problem.domain[0])
+    return (_REACH * spacing / inner).clamp(max=0.5) * (problem.domain[1] - problem.domain[0])
 
 
 def eased(problem: Problem, net: BumpNet, found: Sequence[Contradiction]) -> Problem:
