@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core import checking
 from ...nets.deeponet import BumpDeepONet
 from ...problems.operators.base import Operator, OperatorData
 from ..arguments import check_domain, check_options, choice, flag, integer, number, option, positive
@@ -95,8 +96,7 @@ def check_data(name: str, data: OperatorData, net: BumpDeepONet) -> None:
         wanted = f"[{len(inputs)}, {len(points)}], a row per input function and a column per point"
         raise ValueError(f"{name}.outputs must have shape {wanted}, got {tuple(outputs.shape)}")
     for part, t in data._asdict().items():
-        if not bool(torch.isfinite(t).all()):
-            raise ValueError(f"{name}.{part} must be finite")
+        checking.check_finite(f"{name}.{part}", t)
     lo, hi = net.domain.cpu().double()
     slack, y = 1e-5 * (hi - lo), points.detach().cpu().double()
     if not bool(((y >= lo - slack) & (y <= hi + slack)).all()):
