@@ -364,9 +364,13 @@ class Problem:
         x = sampling.interior(self.domain, (_PROBES,) + (1,) * (len(self.lower) - 1), "sobol")
         x[:, self.time] = self.lower[self.time]
         with torch.no_grad():
-            lacking, values, velocity = self.lacking_velocity(x), self.lift(x), self.velocity(x)
-            size = float(values.abs().max()) / (self.upper[self.time] - self.lower[self.time])
-            return float(lacking.abs().max()) > _ROUNDING * max(size, float(velocity.abs().max()))
+            lasts = self.upper[self.time] - self.lower[self.time]
+            sizes = [
+                [float(self._output(function, k)(x).abs().max()) for k in range(self.outputs)]
+                for function in (self.lacking_velocity, self.velocity, self.lift)
+            ]
+        starting = [k for k in range(self.outputs) if (self.time, 0) in self.faces_of(k)]
+        return any(sizes[0][k] > _ROUNDING * max(sizes[1][k], sizes[2][k] / lasts) for k in starting)
 
     # --- u from the bumps ---------------------------------------------------------------------------
 

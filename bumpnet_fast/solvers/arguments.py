@@ -246,7 +246,8 @@ def check_unknowns(problem: Problem, boundary: str) -> None:
         if missing := [name for name in required(residual) if name not in names]:
             there = f"its unknowns are {', '.join(names)}" if names else "the problem has no unknowns"
             raise ValueError(f"{what} takes {missing[0]!r}, and {there}")
-    for name in names:
+    for name, guess in problem.unknowns.items():
+        number(-math.inf).check(f"the first guess of unknown {name!r}", guess)
         if not any(name in taken(residual, names) for _, residual in residuals):
             where = "neither the residual of the equation nor that of a condition takes it"
             raise ValueError(f"{checking.called(f'unknown {name!r}', problem)} cannot be found: {where}")
@@ -254,7 +255,7 @@ def check_unknowns(problem: Problem, boundary: str) -> None:
 
 def listed_conditions(problem: Problem, boundary: str) -> list[Condition]:
     """The conditions that are imposed; TypeError if a method gives anything but a list of them."""
-    found = []
+    found: list[Condition] = []
     for method in ("side_conditions",) if boundary == "hard" else ("conditions", "side_conditions"):
         given = getattr(problem, method)()
         if not isinstance(given, (list, tuple)) or not all(isinstance(c, Condition) for c in given):

@@ -141,8 +141,11 @@ def _of_velocity(problem: Problem, face: tuple[int, int], size: float) -> str | 
     x = _inside(problem, _on(problem, (face, start)))
     if not len(x):
         return None
-    apart = _given(problem, face, _given(problem, start, problem.lacking_velocity(x)))
-    velocity = problem.velocity(x).reshape(len(x), -1).expand_as(apart)
+    apart, velocity = (
+        _given(problem, face, _given(problem, start, function(x).reshape(len(x), -1)))
+        for function in (problem.lacking_velocity, problem.velocity)
+    )
+    velocity = velocity.expand_as(apart)
     moves = velocity - apart
     rounding = 1e-10 * size / (problem.upper[problem.time] - problem.lower[problem.time])
     wrong = apart.abs() > max(_JUMP * max(float(velocity.abs().max()), float(moves.abs().max())), rounding)
