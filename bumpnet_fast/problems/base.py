@@ -33,7 +33,7 @@ RIM = 0.1
 #: A velocity that the lift lacks is rounding below this share of what is given.
 _ROUNDING = 1e-10
 #: Points at which that is looked at.
-_PROBES = 1024
+_PROBES = 256
 
 #: Faces of the box: the axis, and 0 for its lower or 1 for its upper face.
 Faces = Sequence[tuple[int, int]]
@@ -81,7 +81,8 @@ class Problem:
         Faces on which u is given: the axis, and 0 for its lower or 1 for its upper face.  None means all
         but those of periodic axes and the end of time.  If the faces differ from output to output: a mapping from
         the number of the output to its faces, or to "all" for those that None means, as in
-        ``{0: "all", 1: ((0, 0), (0, 1))}``.  Outputs that it does not name are free.
+        ``{0: "all", 1: ((0, 0), (0, 1))}``.  Outputs that it does not name are free.  Those of your own
+        :meth:`boundary_points` that lie on no face of the box belong to the outputs with all faces.
     forms : tuple of str
         Possible ways to enforce the boundary, "hard" or "soft", the better one first.
     points : Tensor or None
@@ -144,7 +145,7 @@ class Problem:
         settle_fields(self)
         if len(self.lower) != len(self.upper) or not all(a < b for a, b in zip(self.lower, self.upper, strict=True)):
             raise ValueError(f"lower must be below upper in every coordinate, got {self.lower} and {self.upper}")
-        _check_dirichlet(self.dirichlet, len(self.lower), self.outputs)
+        _check_dirichlet(self.dirichlet, len(self.lower), self.outputs, self.periodic)
 
     @classmethod
     def settings(cls) -> dict[str, Any]:
@@ -517,7 +518,7 @@ def _sides(faces: Faces, axis: int) -> list[int]:
     return [side for j, side in faces if j == axis]
 
 
-def _check_dirichlet(dirichlet: Any, dim: int, outputs: int) -> None:
+def _check_dirichlet(dirichlet: Any, dim: int, outputs: int, periodic: Sequence[int]) -> None:
     """Raise TypeError or ValueError unless ``dirichlet`` names faces and outputs that there are."""
     if dirichlet is None:
         return
@@ -540,6 +541,9 @@ def _check_dirichlet(dirichlet: Any, dim: int, outputs: int) -> None:
                 or face[1] not in (0, 1)
             ):
                 raise ValueError(f"dirichlet{of} must hold {wanted}, got {face!r}")
+            if face[0] in periodic:
+                advice = "give u there by a Condition in side_conditions()"
+                raise ValueError(f"dirichlet{of} must not hold faces of a periodic axis, got {face!r}: {advice}")
         if len(set(map(tuple, faces))) < len(faces):
             raise ValueError(f"dirichlet{of} must name every face once, got {faces!r}")
 
