@@ -145,7 +145,26 @@ class Problem:
         settle_fields(self)
         if len(self.lower) != len(self.upper) or not all(a < b for a, b in zip(self.lower, self.upper, strict=True)):
             raise ValueError(f"lower must be below upper in every coordinate, got {self.lower} and {self.upper}")
+        self._check_declared()
         _check_dirichlet(self.dirichlet, len(self.lower), self.outputs, self.periodic)
+
+    def _check_periodic(self) -> None:
+        if not isinstance(self.periodic, (tuple, list)) or not set(self.periodic) <= set(range(len(self.lower))):
+            raise ValueError(f"periodic must hold axes from 0 to {len(self.lower) - 1}, got {self.periodic!r}")
+
+    def _check_declared(self) -> None:
+        """Raise ValueError for class attributes that cannot be, or would be ignored."""
+        axes = range(len(self.lower))
+        wanted = f"from 0 to {len(self.lower) - 1}"
+        if self.time is not None and self.time not in axes:
+            raise ValueError(f"time must be an axis {wanted}, or None, got {self.time!r}")
+        if self.time_order not in (1, 2):
+            raise ValueError(f"time_order must be 1 or 2, got {self.time_order!r}")
+        if type(self).velocity is not Problem.velocity and (self.time is None or self.time_order != 2):
+            raise ValueError("velocity(x) would be ignored: set time, and time_order = 2")
+        self._check_periodic()
+        if not isinstance(self.unknowns, Mapping):
+            raise ValueError(f"unknowns must map names to first guesses, got {self.unknowns!r}")
 
     @classmethod
     def settings(cls) -> dict[str, Any]:

@@ -271,8 +271,8 @@ def condition_points(problem: Problem, condition: Condition, counts: Sequence[in
     x, domain = condition.points(tuple(counts)), problem.domain
     what, d = f"points of condition {condition.name!r}", domain.shape[1]
     checking.check_real(what, x, f"[n, {d}]")
-    if x.dim() != 2 or x.shape[1] != d:
-        raise ValueError(f"{what} must have shape [n, {d}], got {tuple(x.shape)}")
+    if x.dim() != 2 or x.shape[1] != d or not len(x):
+        raise ValueError(f"{what} must have shape [n, {d}] with n >= 1, got {tuple(x.shape)}")
     checking.check_finite(what, x)
     lo, hi = domain.to(x)
     slack = max(_BEYOND, 4 * torch.finfo(x.dtype).eps) * (hi - lo)
