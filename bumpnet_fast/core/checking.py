@@ -47,11 +47,12 @@ def values(what: str, given: Any, x: Tensor, columns: int = 1, read: Sequence[in
     return given
 
 
-def check_shape(what: str, given: Any, n: int, columns: int) -> None:
-    """Raise ValueError for anything but a tensor of real numbers [n] or [n, columns], or one column for all."""
-    wanted = f"[{n}] or [{n}, {columns}]"
+def check_shape(what: str, given: Any, n: int, columns: int, one_for_all: bool = True) -> None:
+    """Raise ValueError for anything but a tensor of real numbers [n, columns]; or [n], one column for all."""
+    alone = one_for_all or columns == 1
+    wanted = f"[{n}] or [{n}, {columns}]" if alone else f"[{n}, {columns}]"
     check_real(what, given, wanted)
-    if tuple(given.shape) not in ((n,), (n, 1), (n, columns)):
+    if tuple(given.shape) not in ((n, columns), *(((n,), (n, 1)) if alone else ())):
         raise ValueError(f"{what} must have shape {wanted} at {n} points, got {tuple(given.shape)}")
 
 

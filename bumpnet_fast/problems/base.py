@@ -33,7 +33,7 @@ RIM = 0.1
 #: A velocity that the lift lacks is rounding below this share of what is given.
 _ROUNDING = 1e-10
 #: Points at which that is looked at.
-_PROBES = 1024
+_PROBES = 256
 
 #: Faces of the box: the axis, and 0 for its lower or 1 for its upper face.
 Faces = Sequence[tuple[int, int]]
@@ -79,7 +79,8 @@ class Problem:
         Faces on which u is given: the axis, and 0 for its lower or 1 for its upper face.  None means all
         but those of periodic axes and the end of time.  If the faces differ from output to output: a mapping from
         the number of the output to its faces, or to "all" for those that None means, as in
-        ``{0: "all", 1: ((0, 0), (0, 1))}``.  Outputs that it does not name are free.
+        ``{0: "all", 1: ((0, 0), (0, 1))}``.  Outputs that it does not name are free.  Those of your own
+        :meth:`boundary_points` that lie on no face of the box belong to the outputs with all faces.
     forms : tuple of str
         Possible ways to enforce the boundary, "hard" or "soft", the better one first.
     points : Tensor or None
@@ -141,7 +142,26 @@ class Problem:
         settle_fields(self)
         if len(self.lower) != len(self.upper) or not all(a < b for a, b in zip(self.lower, self.upper, strict=True)):
             raise ValueError(f"lower must be below upper in every coordinate, got {self.lower} and {self.upper}")
-        _check_dirichlet(self.dirichlet, len(self.lower), self.outputs)
+        self._check_declared()
+        _check_dirichlet(self.dirichlet, len(self.lower), self.outputs, self.periodic)
+
+    def _check_periodic(self) -> None:
+        if not isinstance(self.periodic, (tuple, list)) or not set(self.periodic) <= set(range(len(self.lower))):
+            raise ValueError(f"periodic must hold axes from 0 to {len(self.lower) - 1}, got {self.periodic!r}")
+
+    def _check_declared(self) -> None:
+        """Raise ValueError for class attributes that cannot be, or would be ignored."""
+        axes = range(len(self.lower))
+        wanted = f"from 0 to {len(self.lower) - 1}"
+        if self.time is not None and self.time not in axes:
+            raise ValueError(f"time must be an axis {wanted}, or None, got {self.time!r}")
+        if self.time_order not in (1, 2):
+            raise ValueError(f"time_order must be 1 or 2, got {self.time_order!r}")
+        if type(self).velocity is not Problem.velocity and (self.time is None or self.time_order != 2):
+            raise ValueError("velocity(x) would be ignored: set time, and time_order = 2")
+        self._check_periodic()
+        if not isinstance(self.unknowns, Mapping):
+            raise ValueError(f"unknowns must map names to first guesses, got {self.unknowns!r}")
 
     @classmethod
     def settings(cls) -> dict[str, Any]:
@@ -361,9 +381,13 @@ class Problem:
         x = sampling.interior(self.domain, (_PROBES,) + (1,) * (len(self.lower) - 1), "sobol")
         x[:, self.time] = self.lower[self.time]
         with torch.no_grad():
-            lacking, values, velocity = self.lacking_velocity(x), self.lift(x), self.velocity(x)
-            size = float(values.abs().max()) / (self.upper[self.time] - self.lower[self.time])
-            return float(lacking.abs().max()) > _ROUNDING * max(size, float(velocity.abs().max()))
+            lasts = self.upper[self.time] - self.lower[self.time]
+            sizes = [
+                [float(self._output(function, k)(x).abs().max()) for k in range(self.outputs)]
+                for function in (self.lacking_velocity, self.velocity, self.lift)
+            ]
+        starting = [k for k in range(self.outputs) if (self.time, 0) in self.faces_of(k)]
+        return any(sizes[0][k] > _ROUNDING * max(sizes[1][k], sizes[2][k] / lasts) for k in starting)
 
     # --- u from the bumps ---------------------------------------------------------------------------
 
@@ -510,7 +534,7 @@ def _sides(faces: Faces, axis: int) -> list[int]:
     return [side for j, side in faces if j == axis]
 
 
-def _check_dirichlet(dirichlet: Any, dim: int, outputs: int) -> None:
+def _check_dirichlet(dirichlet: Any, dim: int, outputs: int, periodic: Sequence[int]) -> None:
     """Raise TypeError or ValueError unless ``dirichlet`` names faces and outputs that there are."""
     if dirichlet is None:
         return
@@ -533,6 +557,9 @@ def _check_dirichlet(dirichlet: Any, dim: int, outputs: int) -> None:
                 or face[1] not in (0, 1)
             ):
                 raise ValueError(f"dirichlet{of} must hold {wanted}, got {face!r}")
+            if face[0] in periodic:
+                advice = "give u there by a Condition in side_conditions()"
+                raise ValueError(f"dirichlet{of} must not hold faces of a periodic axis, got {face!r}: {advice}")
         if len(set(map(tuple, faces))) < len(faces):
             raise ValueError(f"dirichlet{of} must name every face once, got {faces!r}")
 

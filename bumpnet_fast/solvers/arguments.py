@@ -244,7 +244,8 @@ def check_unknowns(problem: Problem, boundary: str) -> None:
         if missing := [name for name in required(residual) if name not in names]:
             there = f"its unknowns are {', '.join(names)}" if names else "the problem has no unknowns"
             raise ValueError(f"{what} takes {missing[0]!r}, and {there}")
-    for name in names:
+    for name, guess in problem.unknowns.items():
+        number(-math.inf).check(f"the first guess of unknown {name!r}", guess)
         if not any(name in taken(residual, names) for _, residual in residuals):
             where = "neither the residual of the equation nor that of a condition takes it"
             raise ValueError(f"{checking.called(f'unknown {name!r}', problem)} cannot be found: {where}")
@@ -252,7 +253,7 @@ def check_unknowns(problem: Problem, boundary: str) -> None:
 
 def listed_conditions(problem: Problem, boundary: str) -> list[Condition]:
     """The conditions that are imposed; TypeError if a method gives anything but a list of them."""
-    found = []
+    found: list[Condition] = []
     for method in ("side_conditions",) if boundary == "hard" else ("conditions", "side_conditions"):
         given = getattr(problem, method)()
         if not isinstance(given, (list, tuple)) or not all(isinstance(c, Condition) for c in given):
@@ -268,8 +269,8 @@ def condition_points(problem: Problem, condition: Condition, counts: Sequence[in
     x, domain = condition.points(tuple(counts)), problem.domain
     what, d = f"points of condition {condition.name!r}", domain.shape[1]
     checking.check_real(what, x, f"[n, {d}]")
-    if x.dim() != 2 or x.shape[1] != d:
-        raise ValueError(f"{what} must have shape [n, {d}], got {tuple(x.shape)}")
+    if x.dim() != 2 or x.shape[1] != d or not len(x):
+        raise ValueError(f"{what} must have shape [n, {d}] with n >= 1, got {tuple(x.shape)}")
     checking.check_finite(what, x)
     lo, hi = domain.to(x)
     slack = max(_BEYOND, 4 * torch.finfo(x.dtype).eps) * (hi - lo)

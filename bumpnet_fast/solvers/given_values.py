@@ -308,8 +308,8 @@ def _of_velocity(problem: Problem, face: tuple[int, int], size: float) -> Contra
     x = _inside(problem, _on(problem, (face, start)))
     if not len(x):
         return None
-    apart = _where_given(problem, (face, start), problem.lacking_velocity(x))
-    velocity = problem.velocity(x).reshape(len(x), -1).expand_as(apart)
+    methods = problem.lacking_velocity, problem.velocity
+    apart, velocity = (_where_given(problem, (face, start), method(x)) for method in methods)
     moves = velocity - apart
     rounding = 1e-10 * size / (problem.upper[problem.time] - problem.lower[problem.time])
     wrong = apart.abs() > max(_JUMP * max(float(velocity.abs().max()), float(moves.abs().max())), rounding)

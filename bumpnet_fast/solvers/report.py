@@ -145,6 +145,12 @@ def _number(value: float) -> str:
 def doubts(task: Any, reason: StopReason, loss: float) -> list[str]:
     """What looks wrong with a solution, as far as that is known at the end of a solve without further work."""
     found = warned(task.problem, task.net, task.boundary, task.contradictions)
+    for k in task.system.open_constants():
+        which = f"output {k}" if task.problem.outputs > 1 else "u"
+        found.append(
+            f"{which} is determined up to a constant only, as its derivatives alone occur: give its value at a point,"
+            " by a Condition in side_conditions()"
+        )
     if not math.isfinite(loss) or reason is StopReason.DIVERGED:
         found.append("the loss is not finite: check the coefficients of the equation, or take smaller steps")
     elif reason in _ENDED:

@@ -29,6 +29,9 @@ _KINDS_OF_COLUMNS = 8
 #: At more points than this, as many equations as points are a mistake.
 _FEW_POINTS = 16
 
+#: Rows that differ by a smaller share of the largest are the same.
+_SAME = 1e-12
+
 #: Coefficients c0, c1, c2 of the row operator of one equation for one output; None counts as zero.
 Coefficients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -270,6 +273,28 @@ class System:
             return a is b if a is None or b is None else torch.allclose(a, b, 1e-9, 0.0, equal_nan=True)
 
         return self.ranks.every(all(same(a, b) for a, b in zip(*flat, strict=True)))
+
+    def open_constants(self) -> list[int]:
+        """The outputs that may be shifted by a constant without any row noticing."""
+        jets, found = self.samples(self.blocks)[0], []
+        cuda = [self.guesses.device] if self.guesses.is_cuda else []
+
+        def rows(output: int | None) -> list[Tensor]:
+            shift = torch.zeros(self.layout.outputs, dtype=torch.float64, device=self.guesses.device)
+            shift[[] if output is None else [output]] = 1.0
+            shifted = [tuple(Jet(j.want, j.value + shift, *j.parts()[1:]) for j in js) for js in jets]
+            with torch.random.fork_rng(devices=cuda):
+                pairs = zip(self.blocks, shifted, strict=True)
+                return [block.rows(js, self.named()) for block, js in pairs]
+
+        before = self.ranks.checked(lambda: rows(None))
+        for k in range(self.layout.outputs):
+            after = self.ranks.checked(lambda k=k: rows(k))
+            pairs = zip(before, after, strict=True)
+            same = all(bool(((a - b).abs() <= _SAME * a.abs().amax(0)).all()) for a, b in pairs if len(a))
+            if self.ranks.every(same):
+                found.append(k)
+        return found
 
     def samples(self, blocks: Sequence[Block]) -> list[list[tuple[Jet, ...]]]:
         """Two random jets for each of the blocks."""

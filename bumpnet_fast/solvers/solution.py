@@ -227,7 +227,8 @@ class ErrorMeasure:
         self.x = x[problem.inside(x)].to(device)
         exact = problem.reference(self.x)
         if exact is not None:
-            checking.check_shape(checking.called("exact", problem), exact, len(self.x), problem.outputs)
+            name = "exact" if type(problem).reference is Problem.reference else "reference"
+            checking.check_shape(checking.called(name, problem), exact, len(self.x), problem.outputs, one_for_all=False)
         self.exact = None if exact is None else exact.reshape(len(self.x), -1)
 
     def __call__(self, u: Callable[[Tensor], Tensor]) -> tuple[float | None, float | None]:

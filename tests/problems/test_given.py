@@ -104,6 +104,13 @@ def test_faces_that_do_not_exist_are_named(given, error, message):
         type("Wrong", (Flow,), {"dirichlet": given})()
 
 
+def test_faces_of_a_periodic_axis_are_refused():
+    with pytest.raises(
+        ValueError, match=r"dirichlet must not hold faces of a periodic axis, got .*: give u there by a Con"
+    ):
+        type("Wrong", (Flow,), {"periodic": (0,), "dirichlet": ((1, 0), (0, 0))})()
+
+
 # --- the velocity at the start -------------------------------------------------------------------
 
 

@@ -93,12 +93,14 @@ class EvolutionProblem(Problem):
     final_time: float = 1.0
 
     def __post_init__(self):
-        super().__post_init__()
         for name, instead in _OF_OTHERS.items():
             if getattr(type(self), name) is not getattr(Problem, name):
                 raise ValueError(f"{name} is not for an evolution problem, and would be ignored: {instead}")
+        super().__post_init__()
         if not self.final_time > 0:
             raise ValueError(f"final_time must be positive, got {self.final_time!r}")
+
+    def _check_periodic(self) -> None:
         flags = self.periodic if isinstance(self.periodic, tuple) else (self.periodic,)
         if len(flags) not in (1, len(self.lower)) or not all(isinstance(flag, bool) for flag in flags):
             wanted = f"True, False or {len(self.lower)} of them, one per axis"
