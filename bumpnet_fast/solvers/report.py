@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ..core.jet import Jet
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition
 from . import refine
-from .estimate import ErrorEstimate, Places, Stage
+from .estimate import _ROUNDING, ErrorEstimate, Places, Stage
 from .given_values import contradictions
 from .grad_mode import differentiating
 from .loop import StopReason
@@ -22,10 +23,12 @@ from .residual import Block, System, blocks, linearise
 
 #: A loss that is a larger share of that of u = 0 is no solution.
 _LARGE_LOSS = 0.01
-#: Unless all residuals are as small as this beside their terms.
-_SMALL_MISFIT = 1e-3
-#: Ends of a run that say that there is nothing to be gained.
-_ENDED = (StopReason.CONVERGED, StopReason.NO_DECREASE)
+#: Unless all residuals are as small as this beside their terms; where u = 0 has no residual, as small as that.
+_SMALL_MISFIT, _SMALL_WITHOUT = 1e-3, 0.1
+#: Ends of a run at which there is nothing more to be gained in the same way.
+_STUCK = (StopReason.STALLED, StopReason.NO_DECREASE)
+#: Columns of the report as text, and longest name in it.
+_WIDE, _NAME = 100, 30
 #: A residual between the points that is so many times that at the points.
 _LARGE_HELD_OUT = 10.0
 #: A relative error that is worth a word.
@@ -46,12 +49,15 @@ class Misfit:
         Root mean square and largest absolute value of its residual, as the problem writes it.
     size : float
         Root mean square of its terms: the data, or what is added and subtracted to give the residual.
+    held_out : float
+        Root mean square of its residual at points that were not trained on; NaN where there are none.
     """
 
     name: str
     rms: float
     largest: float
     size: float
+    held_out: float = math.nan
 
     @property
     def relative(self) -> float:
@@ -91,48 +97,77 @@ class Report:
     warnings: tuple[str, ...] = field(default=())
 
     @classmethod
-    def of(cls, solution: Any) -> Report:
-        """That of a solution or a march."""
-        return _report(solution)
+    def of(cls, solution: Any, estimate: bool = True) -> Report:
+        """That of a solution or a march; it never raises.  ``estimate`` is whether to estimate the error of u."""
+        return _report(solution, estimate)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values."""
-        misfits = [
-            {"name": m.name, "rms": m.rms, "largest": m.largest, "size": m.size, "relative": m.relative}
-            for m in self.misfits
-        ]
+        misfits = [asdict(m) | {"relative": m.relative} for m in self.misfits]
         error = {
             "rel_l2": list(self.error.rel_l2), "max": list(self.error.max), "reliable": self.error.reliable,
             "reason": self.error.reason, "unknowns": dict(self.error.unknowns),
         }  # fmt: skip
         return {
             "misfits": misfits, "loss": self.loss, "reference_loss": self.reference_loss, "held_out": self.held_out,
-            "error": error, "unknowns": dict(self.unknowns), "stop": self.stop.value, "warnings": list(self.warnings),
+            "error": error, "unknowns": dict(self.unknowns), "stop": self.stop.value,
+            "stop_message": self.stop.message, "warnings": list(self.warnings),
         }  # fmt: skip
 
     def __str__(self) -> str:
-        head = ("residual of", "root mean square", "largest", "size of its terms", "relative")
-        table = [head, *((m.name, *map(_number, (m.rms, m.largest, m.size, m.relative))) for m in self.misfits)]
+        return self.table(warnings=True)
+
+    def table(self, *, warnings: bool = False) -> str:
+        """The report as text, with or without the warnings."""
+        head = ("residual of", "root mean square", "between points", "largest", "size of terms", "relative")
+        table = [head]
+        for m in self.misfits:
+            held_out = _number(m.held_out) if math.isfinite(m.held_out) else "-"
+            table.append((_short(m.name), _number(m.rms), held_out, *map(_number, (m.largest, m.size, m.relative))))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table if self.misfits
         ]
-        about = [*self._lines(), *(("warning", warning) for warning in self.warnings)]
-        width = max(len(name) for name, _ in about)
-        return "\n".join([*lines, *([""] if lines else []), *(f"{name.ljust(width)}  {text}" for name, text in about)])
+        about = [*self._lines(), *(("warning", warning) for warning in self.warnings if warnings)]
+        return "\n".join([*lines, *([""] if lines else []), *_named(about)])
 
     def _lines(self) -> list[tuple[str, str]]:
         """What is below the table, each with its name."""
-        error, share = self.error, self.loss / self.reference_loss if self.reference_loss > 0 else math.nan
-        lines = [("loss", f"{_number(self.loss)}, relative to that of u = 0: {_number(share)}")]
-        lines.append(("between the points", f"the residual is {_number(self.held_out)} times that at the points"))
+        error, outputs = self.error, len(self.error.rel_l2)
+        lines = [("loss", f"{_number(self.loss)}, {self._beside_zero()}")]
+        if math.isfinite(self.held_out):
+            beside = f"the residual is {_number(self.held_out)} times that at the points"
+            lines.append(("between the points", beside))
         for k, (rel_l2, largest) in enumerate(zip(error.rel_l2, error.max, strict=True)):
-            name = f"error of output {k + 1}" if len(error.rel_l2) > 1 else "error"
-            lines.append((name, f"{_number(rel_l2)} relative L2, {_number(largest)} at most (estimated)"))
+            if math.isfinite(rel_l2):
+                name = f"error of output {k + 1}" if outputs > 1 else "error"
+                lines.append((name, f"{_number(rel_l2)} relative L2, {_number(largest)} at most (estimated)"))
         lines.append(("estimate", f"{'reliable' if error.reliable else 'NOT reliable'}: {error.reason}"))
         for name, value in self.unknowns.items():
             lines.append((name, f"{value:.6g} +- {_number(error.unknowns.get(name, math.nan))}"))
-        return [*lines, ("stopped", self.stop.message)]
+        return [*lines, ("stopped", f"{self.stop.value}: {self.stop.message}".removeprefix(": "))]
+
+    def _beside_zero(self) -> str:
+        if self.reference_loss == 0:
+            return "that of u = 0 is 0"
+        share = self.loss / self.reference_loss if self.reference_loss > 0 else math.nan
+        return f"relative to that of u = 0: {_number(share)}"
+
+
+def _named(lines: Sequence[tuple[str, str]]) -> list[str]:
+    """Texts beside their names, wrapped."""
+    width = max(len(_short(name)) for name, _ in lines)
+    found = []
+    for name, text in lines:
+        first, *others = textwrap.wrap(text, _WIDE - width - 2, break_on_hyphens=False)
+        found += [f"{_short(name).ljust(width)}  {first}", *(" " * (width + 2) + part for part in others)]
+    return found
+
+
+def _short(name: str) -> str:
+    """A name in one short line."""
+    name = " ".join(name.split())
+    return name if len(name) <= _NAME else f"{name[: _NAME - 3]}..."
 
 
 def _number(value: float) -> str:
@@ -142,28 +177,63 @@ def _number(value: float) -> str:
 # --- what looks wrong ----------------------------------------------------------------------------
 
 
+def is_large(task: Any, loss: float) -> bool:
+    """Whether the loss of what a run has found is a large part of that of u = 0; all ranks agree."""
+    large = bool(_large_loss(loss, task.reference_loss(), lambda: _joined([_misfits(_stage(task))])))
+    return not task.ranks.every(not large)
+
+
 def doubts(task: Any, reason: StopReason, loss: float) -> list[str]:
     """What looks wrong with a solution, as far as that is known at the end of a solve without further work."""
     advice = "no smooth u has both, so expect errors near there; let one of them change over a short length"
     found = [f"{sentence}; {advice}" for sentence in contradictions(task.problem)]
     if not math.isfinite(loss) or reason is StopReason.DIVERGED:
         found.append("the loss is not finite: check the coefficients of the equation, or take smaller steps")
-    elif reason in _ENDED:
-        places = Places(task.x, task.counts, task.weights, task.condition_weight)
-        stage = Stage(task.problem, task.net, task.boundary, task.named_unknowns(), places)
-        found += _large_loss(loss, task.reference_loss(), lambda: _joined([_misfits(stage)]))
+    elif reason in _STUCK:
+        found += _large_loss(loss, task.reference_loss(), lambda: _joined([_misfits(_stage(task))]))
     return found + _slipping(task.net)
 
 
-def _large_loss(loss: float, reference: float, misfits: Callable[[], Sequence[Misfit]]) -> list[str]:
-    """That a loss is large beside that of u = 0, unless u = 0 fits as well as that by itself."""
-    if not loss > _LARGE_LOSS * reference or all(m.relative < _SMALL_MISFIT for m in misfits()):
+def at_the_start(solution: Any) -> list[str]:
+    """A warning where the loss was rounding before any step was taken, unless the estimate of the error confirms it."""
+    if solution.stop is not StopReason.LOSS_FLOOR or solution.iterations:
         return []
-    share = f"{loss / reference:.0%}" if reference > 0 else "more"
+    if all(_is_zero(stage) for stage in solution.stages()):
+        return [_ZERO]
+    error = solution.error_estimate
+    if error.reliable or max(error.rel_l2) < _ROUNDING:
+        return []
+    return ["the loss was rounding before any step was taken: take more points, and check the units of the equation"]
+
+
+#: A warning about an answer of zeros.
+_ZERO = (
+    "u = 0 solves the equation and its conditions, and nothing leads away from it: start from other amplitudes"
+    " if you look for another solution"
+)
+
+
+def _is_zero(stage: Stage) -> bool:
+    """Whether u is zero at all points."""
+    return not bool(_jet(stage, _points(stage), "value").value.any())
+
+
+def _large_loss(
+    loss: float, reference: float, misfits: Callable[[], Sequence[Misfit]], stop: StopReason = StopReason.STALLED
+) -> list[str]:
+    """That a loss is large beside that of u = 0, unless u = 0 fits as well as that by itself."""
+    if not loss > _LARGE_LOSS * reference:
+        return []
+    small, parts = _SMALL_MISFIT if reference > 0 else _SMALL_WITHOUT, misfits()
+    if all(m.rms <= small * m.size for m in parts):
+        return []
+    still = f"is still {loss / reference:.0%} of that of u = 0" if reference > 0 else "is large, and that of u = 0 is 0"
+    if stop not in _STUCK:
+        return [f"the loss {still}: take more iterations or bumps"]
     advice = (
         "take more bumps, another start, or boundary='hard'; check that the equations do not contradict one another"
     )
-    return [f"the loss does not decrease any more, but is still {share} of that of u = 0: {advice}"]
+    return [f"the loss does not decrease any more, but {still}: {advice}"]
 
 
 def _slipping(net: BumpNet) -> list[str]:
@@ -174,48 +244,68 @@ def _slipping(net: BumpNet) -> list[str]:
 # --- what is measured ----------------------------------------------------------------------------
 
 
+Found = TypeVar("Found")
+
+
 @differentiating
-def _report(solution: Any) -> Report:
-    stages, error = solution.stages(), solution.error_estimate
+@torch.no_grad()
+def _report(solution: Any, estimate: bool) -> Report:
     warnings = list(solution.warnings)
-    misfits, reference, held_out, homogeneous = [], math.nan, math.nan, False
-    try:
-        with torch.no_grad():
-            misfits = _joined([_misfits(stage) for stage in stages])
-            reference = max(_reference_loss(stage) for stage in stages)
-            held_out = max(_held_out(stage) for stage in stages)
-            homogeneous = reference == 0 and not bool(torch.cat([s.net.amplitudes.flatten() for s in stages]).any())
-    except Exception as problem:  # a problem that is not known any more, or holds at its own points only
-        text = f"{type(problem).__name__}: {problem}".split("\n")[0]
-        warnings.append(f"not everything could be measured: {text}")
-    if solution.stop in _ENDED:
-        warnings += _large_loss(solution.loss, reference, lambda: misfits)
-    for stage in stages:
-        warnings += _slipping(stage.net)
+
+    def known(what: Callable[[], Found], otherwise: Found) -> Found:
+        """What can be measured: a problem may not be known any more, or hold at its own points only."""
+        try:
+            return what()
+        except Exception as problem:
+            text = f"{type(problem).__name__}: {problem}".split("\n")[0]
+            warnings.append(f"not everything could be measured: {text}")
+            return otherwise
+
+    unknown = (math.nan,) * solution.net.layout.outputs
+    error = ErrorEstimate(unknown, unknown, False, "it is switched off")
+    if estimate or "_error_estimate" in vars(solution):
+        error = known(lambda: solution.error_estimate, replace(error, reason="it could not be computed"))
+    stages = known(solution.stages, [])
+    misfits = known(lambda: _joined([_misfits(stage, held_out=True) for stage in stages]), [])
+    reference = known(lambda: max(map(_reference_loss, stages)), math.nan)
+    held_out = known(lambda: max(map(_held_out, stages)), math.nan)
+    warnings += known(lambda: _large_loss(solution.loss, reference, lambda: misfits, solution.stop), [])
+    warnings += known(lambda: [found for stage in stages for found in _slipping(stage.net)], [])
     if held_out > _LARGE_HELD_OUT:
         warnings.append(
             f"the residual between the points is {held_out:.2g} times that at the points: take more points, or refine=2"
         )
-    if homogeneous:
-        warnings.append(
-            "u = 0 solves the equation and its conditions, and nothing leads away from it: start from other amplitudes"
-            " if you look for another solution"
-        )
-    if solution.stop is StopReason.LOSS_FLOOR and not solution.iterations and not error.reliable:
-        warnings.append("the loss was rounding before any step was taken: check the units of the equation")
-    if not error.reliable:
-        warnings.append("the error is not known reliably: solve again with more bumps and points, and compare")
-    elif max(error.rel_l2) > _LARGE_ERROR:
-        warnings.append(f"the error is about {max(error.rel_l2):.1%}: take more bumps, points or iterations")
-    warnings = list(dict.fromkeys(warnings))
+    if reference == 0 and known(lambda: all(map(_is_zero, stages)), False):
+        warnings.append(_ZERO)
+    if estimate:
+        warnings += known(lambda: at_the_start(solution), [])
+    warnings += _about(error)
     return Report(
-        tuple(misfits), solution.loss, reference, held_out, error, dict(getattr(solution, "unknowns", {})),
-        solution.stop, tuple(warnings),
+        tuple(misfits), solution.loss, reference, held_out, error, dict(solution.unknowns), solution.stop,
+        tuple(dict.fromkeys(warnings)),
     )  # fmt: skip
+
+
+def _about(error: ErrorEstimate) -> list[str]:
+    """What the estimate says against a solution."""
+    if not error.reliable:
+        return ["the error is not known reliably: solve again with more bumps and points, and compare"]
+    largest = max(error.rel_l2)
+    return [f"the error is about {largest:.1%}: take more bumps, points or iterations"] * (largest > _LARGE_ERROR)
+
+
+def _stage(task: Any) -> Stage:
+    """What a run has found."""
+    places = Places(task.x, task.counts, task.weights, task.condition_weight)
+    return Stage(task.problem, task.net, task.boundary, task.named_unknowns(), places)
 
 
 def _places(stage: Stage) -> Places:
     return Places.default(stage.problem, stage.net) if stage.places is None else stage.places
+
+
+def _points(stage: Stage) -> Tensor:
+    return _places(stage).x.to(stage.net.rows.device)
 
 
 def _jet(stage: Stage, x: Tensor, want: str) -> Jet:
@@ -227,31 +317,53 @@ def _jet(stage: Stage, x: Tensor, want: str) -> Jet:
     return stage.problem.extend(bumps, x, want, stage.boundary)
 
 
-def _misfits(stage: Stage) -> list[tuple[str, Tensor, Tensor]]:
-    """By equation and condition: its name, its residual [n] and the sizes of its terms [n]."""
+#: Of one equation or condition: its name, its residual [n], the sizes of its terms [n], and its residual elsewhere.
+_Row = tuple[str, Tensor, Tensor, Tensor]
+
+
+def _misfits(stage: Stage, held_out: bool = False) -> list[_Row]:
+    """By equation and condition; with ``held_out`` also at points that were not trained on, where there are any."""
     problem, places = stage.problem, _places(stage)
-    x = places.x.to(stage.net.rows.device)
+    x = _points(stage)
     named = {name: x.new_tensor(value) for name, value in stage.unknowns.items()}
-    block = Block(problem.name, x, problem.want, lambda u, **k: problem.residual(x, u, **k), 1.0)
-    found = _of_block(block, _jet(stage, x, problem.want), named)
-    names = ["equation"] if len(found) == 1 else [f"equation {k + 1}" for k in range(len(found))]
-    rows = [(name, *values) for name, values in zip(names, found, strict=True)]
-    conditions = [*([] if stage.boundary == "hard" else problem.conditions()), *problem.side_conditions()]
-    for condition in conditions:
-        rows += _of_condition(stage, condition, condition.points(places.counts).to(x))
+    want = "diagonal" if problem.want == "laplacian" else problem.want  # its terms may cancel
+
+    def equation(x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        block = Block(problem.name, x, want, lambda u, **k: problem.residual(x, u, **k), 1.0)
+        return _of_block(block, _jet(stage, x, want), named)
+
+    other = _between(stage).to(x) if held_out and problem.points is None else x[:0]
+    rows = _rows("equation", equation, x, other)
+    if len(rows) > 1:
+        rows = [(f"equation {k + 1}", *row[1:]) for k, row in enumerate(rows)]
+    for condition in [*([] if stage.boundary == "hard" else problem.conditions()), *problem.side_conditions()]:
+        at = condition.points(places.counts).to(x)
+        other = condition.points(tuple(n + n // 2 + 1 for n in places.counts)).to(x) if held_out else at
+        other = x[:0] if len(other) == len(at) else other  # measurements have no other points
+        rows += _rows(condition.name, lambda x, c=condition: _of_condition(stage, c, x), at, other)
     return rows
 
 
-def _of_condition(stage: Stage, condition: Condition, x: Tensor) -> list[tuple[str, Tensor, Tensor]]:
+def _rows(name: str, measured: Callable[[Tensor], list[tuple[Tensor, Tensor]]], x: Tensor, other: Tensor) -> list[_Row]:
+    """The equations of a block at its points, and elsewhere if its function can do that."""
+    found = measured(x)
+    names = [name] if len(found) == 1 else [f"{name} {k + 1}" for k in range(len(found))]
+    try:
+        elsewhere = [rows for rows, _ in measured(other)] if len(other) else []
+    except Exception:  # a user's function may have a table for its own points
+        elsewhere = []
+    elsewhere = elsewhere or [x.new_empty(0)] * len(found)
+    return [(name, *both, there) for name, both, there in zip(names, found, elsewhere, strict=True)]
+
+
+def _of_condition(stage: Stage, condition: Condition, x: Tensor) -> list[tuple[Tensor, Tensor]]:
     u = _jet(stage, x, condition.want)
     size = 0.0
     if condition.period is not None:
         there = _jet(stage, x + x.new_tensor(condition.period), condition.want)
         u, size = u - there, u.value.abs().amax(1)
     block = Block(condition.name, x, condition.want, lambda u, **_: condition.residual(x, u), 1.0)
-    found = _of_block(block, u, {})
-    names = [condition.name] if len(found) == 1 else [f"{condition.name} {k + 1}" for k in range(len(found))]
-    return [(name, rows, terms + size) for name, (rows, terms) in zip(names, found, strict=True)]
+    return [(rows, terms + size) for rows, terms in _of_block(block, u, {})]
 
 
 def _of_block(block: Block, u: Jet, unknowns: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -265,18 +377,23 @@ def _of_block(block: Block, u: Jet, unknowns: dict[str, Tensor]) -> list[tuple[T
     return found
 
 
-def _joined(windows: Sequence[list[tuple[str, Tensor, Tensor]]]) -> list[Misfit]:
+def _joined(windows: Sequence[list[_Row]]) -> list[Misfit]:
     """The rows of all windows of time, by name; a condition that only some windows have is of these."""
-    by_name: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    by_name: dict[str, list[tuple[Tensor, ...]]] = {}
     for rows in windows:
-        for name, residual, terms in rows:
-            by_name.setdefault(name, []).append((residual, terms))
+        for name, *parts in rows:
+            by_name.setdefault(name, []).append(tuple(parts))
     misfits = []
     for name, parts in by_name.items():
-        residual, terms = (torch.cat(part) for part in zip(*parts, strict=True))
-        rms, size = (float(part.square().mean().sqrt()) for part in (residual, terms))
-        misfits.append(Misfit(name, rms, float(residual.abs().max()), size))
+        residual, terms, elsewhere = (torch.cat(part) for part in zip(*parts, strict=True))
+        rms, size, held_out = (float(part.square().mean().sqrt()) for part in (residual, terms, elsewhere))
+        misfits.append(Misfit(name, rms, float(residual.abs().max()), size, held_out))
     return misfits
+
+
+def _between(stage: Stage) -> Tensor:
+    """Points of the equation that nothing was trained on."""
+    return refine.candidates(stage.problem, stage.net, _HELD_OUT, torch.Generator().manual_seed(1), 1)
 
 
 def _reference_loss(stage: Stage) -> float:
@@ -290,9 +407,8 @@ def _held_out(stage: Stage) -> float:
     """Root mean square of the residual between the points, relative to that at the points; NaN if it has no other."""
     if stage.problem.points is not None:
         return math.nan
-    problem, places = stage.problem, _places(stage)
-    x = places.x.to(stage.net.rows.device)
-    there = refine.candidates(problem, stage.net, _HELD_OUT, torch.Generator().manual_seed(1), 1).to(x)
+    problem, x = stage.problem, _points(stage)
+    there = _between(stage).to(x)
 
     def bumps(x: Tensor) -> Jet:
         return stage.net.jet(x.to(stage.net.rows), want=problem.want).map(Tensor.double)
@@ -305,4 +421,4 @@ def _held_out(stage: Stage) -> float:
     return others / own if own > 0 else math.nan
 
 
-__all__ = ["Misfit", "Report", "doubts"]
+__all__ = ["Misfit", "Report", "at_the_start", "doubts", "is_large"]

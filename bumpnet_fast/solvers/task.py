@@ -11,10 +11,10 @@ from ..core.ranks import Ranks
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
 from ..problems.base import Problem
-from . import refine, run_state
+from . import refine, report, run_state
 from .elimination import Projected, Separable
 from .estimate import Places
-from .loop import Work
+from .loop import StopReason, Work
 from .objective import RowsObjective
 from .residual import System, blocks, collocation
 from .solution import NetErrorMeasure
@@ -170,6 +170,10 @@ class Task(Work):
     @torch.no_grad()
     def measure(self, now: dict[str, Tensor] | None) -> float | None:
         return self.measured(self._rows(now))[0]
+
+    def ended(self, reason: StopReason, loss: float) -> StopReason:
+        large = reason is StopReason.CONVERGED and report.is_large(self, loss)
+        return StopReason.STALLED if large else reason
 
     def notes(self, now: dict[str, Tensor] | None) -> dict[str, Any]:
         return {"bumps": len(self._rows(now))}

@@ -113,15 +113,17 @@ def test_as_text():
     assert re.split(" {2,}", lines[0]) == [
         "residual of",
         "root mean square",
+        "between points",
         "largest",
-        "size of its terms",
+        "size of terms",
         "relative",
     ]
     assert lines[1].startswith("equation") and lines[2].startswith("measured") and lines[3] == ""
     assert len({len(line) for line in lines[:3]}) == 1, "the columns are aligned"
-    starts = [line.split("  ")[0] for line in lines[4:]]
+    starts = [line.split("  ")[0] for line in lines[4:] if line[0] != " "]
     assert starts == ["loss", "between the points", "error", "estimate", "k", "stopped"]
     assert " +- " in text and "reliable: two enrichments agree" in text and "nan" not in text
+    assert lines[2].split()[2] == "-", "measurements are at their own points alone"
 
 
 def test_as_dict():
@@ -191,9 +193,11 @@ def test_bumps_that_slip_between_the_points():
 
 
 def test_zero_that_solves_the_equation():
-    report = solve(Pitchfork(), 6, iterations=5).report()
-    assert any(warning.startswith("u = 0 solves the equation") for warning in report.warnings)
-    assert any(warning.startswith("the loss was rounding before any step") for warning in report.warnings)
+    solution = solve(Pitchfork(), 6, iterations=5)
+    (warning,) = solution.warnings
+    report = solution.report()
+    assert solution.stop is StopReason.LOSS_FLOOR and warning.startswith("u = 0 solves the equation")
+    assert report.warnings.count(warning) == 1 and "that of u = 0 is 0" in str(report)
 
 
 def test_a_large_error_and_one_that_is_not_known():
