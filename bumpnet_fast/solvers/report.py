@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -77,8 +77,8 @@ class Report:
         The loss at the end, and that of u = 0 (of what the boundary alone makes of u, where it is built in).
     held_out : float
         Root mean square of the residual at points that were not trained on, relative to that at those of training.
-    error : ErrorEstimate
-        The estimated error of u.
+    error : ErrorEstimate or None
+        The estimated error of u; None if it was switched off.
     unknowns : dict of str to float
         Of the equation, as found.
     stop : StopReason
@@ -91,7 +91,7 @@ class Report:
     loss: float
     reference_loss: float
     held_out: float
-    error: ErrorEstimate
+    error: ErrorEstimate | None
     unknowns: dict[str, float]
     stop: StopReason
     warnings: tuple[str, ...] = field(default=())
@@ -104,7 +104,7 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values."""
         misfits = [asdict(m) | {"relative": m.relative} for m in self.misfits]
-        error = {
+        error = self.error and {
             "rel_l2": list(self.error.rel_l2), "max": list(self.error.max), "reliable": self.error.reliable,
             "reason": self.error.reason, "unknowns": dict(self.error.unknowns),
         }  # fmt: skip
@@ -133,19 +133,24 @@ class Report:
 
     def _lines(self) -> list[tuple[str, str]]:
         """What is below the table, each with its name."""
-        error, outputs = self.error, len(self.error.rel_l2)
         lines = [("loss", f"{_number(self.loss)}, {self._beside_zero()}")]
         if math.isfinite(self.held_out):
             beside = f"the residual is {_number(self.held_out)} times that at the points"
             lines.append(("between the points", beside))
+        lines += [("estimate", "switched off")] if self.error is None else self._estimated(self.error)
+        for name, value in self.unknowns.items():
+            deviation = math.nan if self.error is None else self.error.unknowns.get(name, math.nan)
+            lines.append((name, f"{value:.6g} +- {_number(deviation)}"))
+        return [*lines, ("stopped", f"{self.stop.value}: {self.stop.message}".removeprefix(": "))]
+
+    @staticmethod
+    def _estimated(error: ErrorEstimate) -> list[tuple[str, str]]:
+        lines = []
         for k, (rel_l2, largest) in enumerate(zip(error.rel_l2, error.max, strict=True)):
             if math.isfinite(rel_l2):
-                name = f"error of output {k + 1}" if outputs > 1 else "error"
+                name = f"error of output {k + 1}" if len(error.rel_l2) > 1 else "error"
                 lines.append((name, f"{_number(rel_l2)} relative L2, {_number(largest)} at most (estimated)"))
-        lines.append(("estimate", f"{'reliable' if error.reliable else 'NOT reliable'}: {error.reason}"))
-        for name, value in self.unknowns.items():
-            lines.append((name, f"{value:.6g} +- {_number(error.unknowns.get(name, math.nan))}"))
-        return [*lines, ("stopped", f"{self.stop.value}: {self.stop.message}".removeprefix(": "))]
+        return [*lines, ("estimate", f"{'reliable' if error.reliable else 'NOT reliable'}: {error.reason}")]
 
     def _beside_zero(self) -> str:
         if self.reference_loss == 0:
@@ -261,15 +266,16 @@ def _report(solution: Any, estimate: bool) -> Report:
             warnings.append(f"not everything could be measured: {text}")
             return otherwise
 
-    unknown = (math.nan,) * solution.net.layout.outputs
-    error = ErrorEstimate(unknown, unknown, False, "it is switched off")
+    error = None
     if estimate or "_error_estimate" in vars(solution):
-        error = known(lambda: solution.error_estimate, replace(error, reason="it could not be computed"))
+        unknown = (math.nan,) * solution.net.layout.outputs
+        error = known(lambda: solution.error_estimate, ErrorEstimate(unknown, unknown, False, "it cannot be computed"))
     stages = known(solution.stages, [])
     misfits = known(lambda: _joined([_misfits(stage, held_out=True) for stage in stages]), [])
     reference = known(lambda: max(map(_reference_loss, stages)), math.nan)
     held_out = known(lambda: max(map(_held_out, stages)), math.nan)
-    warnings += known(lambda: _large_loss(solution.loss, reference, lambda: misfits, solution.stop), [])
+    if error is None or solution.stop in _STUCK:  # else the estimate says more
+        warnings += known(lambda: _large_loss(solution.loss, reference, lambda: misfits, solution.stop), [])
     warnings += known(lambda: [found for stage in stages for found in _slipping(stage.net)], [])
     if held_out > _LARGE_HELD_OUT:
         warnings.append(
@@ -277,9 +283,8 @@ def _report(solution: Any, estimate: bool) -> Report:
         )
     if reference == 0 and known(lambda: all(map(_is_zero, stages)), False):
         warnings.append(_ZERO)
-    if estimate:
-        warnings += known(lambda: at_the_start(solution), [])
-    warnings += _about(error)
+    if error is not None:
+        warnings += known(lambda: at_the_start(solution), []) + _about(error)
     return Report(
         tuple(misfits), solution.loss, reference, held_out, error, dict(solution.unknowns), solution.stop,
         tuple(dict.fromkeys(warnings)),
