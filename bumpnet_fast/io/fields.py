@@ -87,7 +87,7 @@ class Field:
         if self.problem.points is not None:
             return None
         try:
-            values = self._in_parts(points, lambda x: self.of.residual(x).reshape(len(x), -1).abs().amax(1, True))
+            values = self._in_parts(points, lambda x: self.of.residual(x).abs().amax(1, True))
         except Exception:  # of a problem that is not known any more, or of a user's function
             return None
         return self._masked(points, values)

@@ -128,6 +128,11 @@ class ErrorEstimate:
     seconds: float = field(default=0.0, compare=False)
     enriched: tuple[_Enriched, ...] = field(default=(), repr=False, compare=False)
 
+    @property
+    def is_rounding(self) -> bool:
+        """Whether the enrichment changed nothing but the last digits of u."""
+        return max(self.rel_l2) < _ROUNDING
+
 
 class _Enriched:
     """u as a trained net and added bumps, in float64, with amplitudes and unknowns of its own."""

@@ -54,6 +54,10 @@ class StopReason(str, enum.Enum):
         return self.value
 
 
+#: A loss that is a larger share of that of u = 0 is no solution.
+LARGE_LOSS = 0.01
+
+
 @dataclass(frozen=True)
 class Stop:
     """Limits of a run.
@@ -561,4 +565,4 @@ class Run:
             raise ValueError("history or best have not the entries of a run")
 
 
-__all__ = ["Callback", "Ended", "Method", "Progress", "Run", "Stop", "StopReason", "Work"]
+__all__ = ["LARGE_LOSS", "Callback", "Ended", "Method", "Progress", "Run", "Stop", "StopReason", "Work"]

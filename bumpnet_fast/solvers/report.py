@@ -15,15 +15,13 @@ from ..core.jet import Jet
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition
 from . import refine
-from .estimate import _ROUNDING, ErrorEstimate, Places, Stage
+from .estimate import ErrorEstimate, Places, Stage
 from .given_values import contradictions
 from .grad_mode import differentiating
-from .loop import StopReason
+from .loop import LARGE_LOSS, StopReason
 from .residual import Block, System, blocks, linearise
 
-#: A loss that is a larger share of that of u = 0 is no solution.
-_LARGE_LOSS = 0.01
-#: Unless all residuals are as small as this beside their terms; where u = 0 has no residual, as small as that.
+#: A loss is not large where all residuals are as small as this beside their terms; as that where u = 0 has none.
 _SMALL_MISFIT, _SMALL_WITHOUT = 1e-3, 0.1
 #: Ends of a run at which there is nothing more to be gained in the same way.
 _STUCK = (StopReason.STALLED, StopReason.NO_DECREASE)
@@ -184,8 +182,7 @@ def _number(value: float) -> str:
 
 def is_large(task: Any, loss: float) -> bool:
     """Whether the loss of what a run has found is a large part of that of u = 0; all ranks agree."""
-    large = bool(_large_loss(loss, task.reference_loss(), lambda: _joined([_misfits(_stage(task))])))
-    return not task.ranks.every(not large)
+    return not task.ranks.every(not _large_loss(_stage(task), loss, task.reference_loss()))
 
 
 def doubts(task: Any, reason: StopReason, loss: float) -> list[str]:
@@ -195,7 +192,7 @@ def doubts(task: Any, reason: StopReason, loss: float) -> list[str]:
     if not math.isfinite(loss) or reason is StopReason.DIVERGED:
         found.append("the loss is not finite: check the coefficients of the equation, or take smaller steps")
     elif reason in _STUCK:
-        found += _large_loss(loss, task.reference_loss(), lambda: _joined([_misfits(_stage(task))]))
+        found += _large_loss(_stage(task), loss, task.reference_loss())
     return found + _slipping(task.net)
 
 
@@ -206,7 +203,7 @@ def at_the_start(solution: Any) -> list[str]:
     if all(_is_zero(stage) for stage in solution.stages()):
         return [_ZERO]
     error = solution.error_estimate
-    if error.reliable or max(error.rel_l2) < _ROUNDING:
+    if error.reliable or error.is_rounding:
         return []
     return ["the loss was rounding before any step was taken: take more points, and check the units of the equation"]
 
@@ -224,20 +221,22 @@ def _is_zero(stage: Stage) -> bool:
 
 
 def _large_loss(
-    loss: float, reference: float, misfits: Callable[[], Sequence[Misfit]], stop: StopReason = StopReason.STALLED
+    stage: Stage, loss: float, reference: float, misfits: Sequence[Misfit] = (), stop: StopReason = StopReason.STALLED
 ) -> list[str]:
-    """That a loss is large beside that of u = 0, unless u = 0 fits as well as that by itself."""
-    if not loss > _LARGE_LOSS * reference:
+    """That a loss is large beside that of u = 0, unless u = 0 fits as well as that by itself.
+
+    ``misfits`` are those of the stage, unless they are not known yet.
+    """
+    if not loss > LARGE_LOSS * reference:
         return []
-    small, parts = _SMALL_MISFIT if reference > 0 else _SMALL_WITHOUT, misfits()
-    if all(m.rms <= small * m.size for m in parts):
+    small = _SMALL_MISFIT if reference > 0 else _SMALL_WITHOUT
+    if all(m.rms <= small * m.size for m in misfits or _joined([_misfits(stage)])):
         return []
     still = f"is still {loss / reference:.0%} of that of u = 0" if reference > 0 else "is large, and that of u = 0 is 0"
     if stop not in _STUCK:
         return [f"the loss {still}: take more iterations or bumps"]
-    advice = (
-        "take more bumps, another start, or boundary='hard'; check that the equations do not contradict one another"
-    )
+    hard = ", or boundary='hard'" if stage.boundary == "soft" and "hard" in stage.problem.forms else ""
+    advice = f"take more bumps, or another start{hard}; check that the equations do not contradict one another"
     return [f"the loss does not decrease any more, but {still}: {advice}"]
 
 
@@ -275,7 +274,7 @@ def _report(solution: Any, estimate: bool) -> Report:
     reference = known(lambda: max(map(_reference_loss, stages)), math.nan)
     held_out = known(lambda: max(map(_held_out, stages)), math.nan)
     if error is None or solution.stop in _STUCK:  # else the estimate says more
-        warnings += known(lambda: _large_loss(solution.loss, reference, lambda: misfits, solution.stop), [])
+        warnings += known(lambda: _large_loss(stages[0], solution.loss, reference, misfits, solution.stop), [])
     warnings += known(lambda: [found for stage in stages for found in _slipping(stage.net)], [])
     if held_out > _LARGE_HELD_OUT:
         warnings.append(

@@ -189,7 +189,7 @@ class FieldResult(Result):
             return self._over_time(enriched, points, "value").value - u if enriched else torch.full_like(u, math.nan)
 
     def residual(self, x: Any) -> Tensor:
-        """The residual of the equation at points, [N] or [N, E], as the problem writes it.
+        """The residual of all equations at points, [N, E], as the problem writes it.
 
         Parameters
         ----------
@@ -200,7 +200,7 @@ class FieldResult(Result):
         with torch.no_grad():
             u = self.jet(points.to(self.like), self.problem.want).map(Tensor.double)
             named = {name: points.new_tensor(value) for name, value in self.unknowns.items()}
-            return self.problem.residual(points, u, **named)
+            return self.problem.residual(points, u, **named).reshape(len(points), -1)
 
     def report(self, *, estimate: bool = True) -> Report:
         """What is known about the quality of the solution, as a table: ``print(solution.report())``.

@@ -116,7 +116,7 @@ def test_the_fields_are_those_of_the_solution():
 def test_where_the_error_is_not_known_there_are_residual_and_estimate():
     solution, axes = solved("square, unknown"), drawn("square, unknown")[1]
     residual, x = values_at_pixels(axes["residual"])
-    np.testing.assert_allclose(residual, solution.residual(x).abs(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(residual, solution.residual(x)[:, 0].abs(), rtol=1e-9, atol=1e-12)
     error, _ = values_at_pixels(axes["estimated error"])
     true = (solution.predict(x)[:, 0] - field(x)).abs().numpy()
     assert np.abs(error - true).max() < 0.1 * true.max() and solution.error_estimate.reliable
