@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import textwrap
 from collections.abc import Callable, Sequence
@@ -31,8 +32,8 @@ _WIDE, _NAME = 100, 30
 _LARGE_HELD_OUT = 10.0
 #: A relative error that is worth a word.
 _LARGE_ERROR = 0.01
-#: Points that nothing was trained on.
-_HELD_OUT = 4096
+#: Points that nothing was trained on, of all windows together, and the least of a window.
+_HELD_OUT, _LEAST = 4096, 512
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def _large_loss(
     if not loss > LARGE_LOSS * reference:
         return []
     small = _SMALL_MISFIT if reference > 0 else _SMALL_WITHOUT
-    if all(m.rms <= small * m.size for m in misfits or _joined([_misfits(stage)])):
+    if all(m.rms <= small * m.size for m in misfits or _misfits([_rows(stage)])):
         return []
     still = f"is still {loss / reference:.0%} of that of u = 0" if reference > 0 else "is large, and that of u = 0 is 0"
     if stop not in _STUCK:
@@ -270,9 +271,10 @@ def _report(solution: Any, estimate: bool) -> Report:
         unknown = (math.nan,) * solution.net.layout.outputs
         error = known(lambda: solution.error_estimate, ErrorEstimate(unknown, unknown, False, "it cannot be computed"))
     stages = known(solution.stages, [])
-    misfits = known(lambda: _joined([_misfits(stage, held_out=True) for stage in stages]), [])
+    number = max(_LEAST, _HELD_OUT // max(1, len(stages)))
+    rows = known(lambda: [_rows(stage, number) for stage in stages], [])
+    misfits, held_out = _misfits(rows), max(map(_held_out, rows), default=math.nan)
     reference = known(lambda: max(map(_reference_loss, stages)), math.nan)
-    held_out = known(lambda: max(map(_held_out, stages)), math.nan)
     if error is None or solution.stop in _STUCK:  # else the estimate says more
         warnings += known(lambda: _large_loss(stages[0], solution.loss, reference, misfits, solution.stop), [])
     warnings += known(lambda: [found for stage in stages for found in _slipping(stage.net)], [])
@@ -321,46 +323,66 @@ def _jet(stage: Stage, x: Tensor, want: str) -> Jet:
     return stage.problem.extend(bumps, x, want, stage.boundary)
 
 
-#: Of one equation or condition: its name, its residual [n], the sizes of its terms [n], and its residual elsewhere.
-_Row = tuple[str, Tensor, Tensor, Tensor]
+#: Residual [n] of an equation or condition, and the sizes of its terms [n].
+_Measured = tuple[Tensor, Tensor]
 
 
-def _misfits(stage: Stage, held_out: bool = False) -> list[_Row]:
-    """By equation and condition; with ``held_out`` also at points that were not trained on, where there are any."""
+@dataclass
+class _Row:
+    """One equation or condition in one window of time."""
+
+    name: str
+    condition: bool
+    own: _Measured  # at the points of training
+    others: _Measured  # at others, of which there may be none
+
+
+def _rows(stage: Stage, number: int = 0) -> list[_Row]:
+    """All equations and conditions; those that can be had there also at about ``number`` points between the others."""
     problem, places = stage.problem, _places(stage)
     x = _points(stage)
     named = {name: x.new_tensor(value) for name, value in stage.unknowns.items()}
-    want = "diagonal" if problem.want == "laplacian" else problem.want  # its terms may cancel
 
-    def equation(x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        block = Block(problem.name, x, want, lambda u, **k: problem.residual(x, u, **k), 1.0)
-        return _of_block(block, _jet(stage, x, want), named)
+    def equation(x: Tensor) -> list[_Measured]:
+        def measured(u: Jet) -> list[_Measured]:
+            return _of_block(Block(problem.name, x, u.want, lambda u, **k: problem.residual(x, u, **k), 1.0), u, named)
 
-    other = _between(stage).to(x) if held_out and problem.points is None else x[:0]
-    rows = _rows("equation", equation, x, other)
-    if len(rows) > 1:
-        rows = [(f"equation {k + 1}", *row[1:]) for k, row in enumerate(rows)]
+        if problem.want != "laplacian":
+            return measured(_jet(stage, x, problem.want))
+        u = _jet(stage, x, "diagonal")
+        found = measured(Jet("laplacian", u.value, u.gradient, u.laplacian))
+        with contextlib.suppress(Exception):  # a user's function may read the Laplacian in ways of its own
+            finer = measured(u)  # the terms of a Laplacian may cancel in it
+            if all(torch.equal(a, b) for (a, _), (b, _) in zip(found, finer, strict=True)):
+                return finer
+        return found
+
+    others = x[:0]
+    if number and problem.points is None:
+        others = refine.candidates(problem, stage.net, number, torch.Generator().manual_seed(1), 1).to(x)
+    rows = _both("equation", False, equation, x, others)
     for condition in [*([] if stage.boundary == "hard" else problem.conditions()), *problem.side_conditions()]:
         at = condition.points(places.counts).to(x)
-        other = condition.points(tuple(n + n // 2 + 1 for n in places.counts)).to(x) if held_out else at
-        other = x[:0] if len(other) == len(at) else other  # measurements have no other points
-        rows += _rows(condition.name, lambda x, c=condition: _of_condition(stage, c, x), at, other)
+        others = condition.points(tuple(n + n // 2 + 1 for n in places.counts)).to(x) if number else at
+        others = x[:0] if len(others) == len(at) else others  # measurements have no other points
+        rows += _both(condition.name, True, lambda x, c=condition: _of_condition(stage, c, x), at, others)
     return rows
 
 
-def _rows(name: str, measured: Callable[[Tensor], list[tuple[Tensor, Tensor]]], x: Tensor, other: Tensor) -> list[_Row]:
-    """The equations of a block at its points, and elsewhere if its function can do that."""
-    found = measured(x)
+def _both(
+    name: str, condition: bool, measured: Callable[[Tensor], list[_Measured]], x: Tensor, others: Tensor
+) -> list[_Row]:
+    """The equations of a block at its points, and at others if its function can do that."""
+    found, nothing = measured(x), x.new_empty(0)
+    there = [(nothing, nothing)] * len(found)
+    if len(others):
+        with contextlib.suppress(Exception):  # a user's function may have a table for its own points
+            there = measured(others)
     names = [name] if len(found) == 1 else [f"{name} {k + 1}" for k in range(len(found))]
-    try:
-        elsewhere = [rows for rows, _ in measured(other)] if len(other) else []
-    except Exception:  # a user's function may have a table for its own points
-        elsewhere = []
-    elsewhere = elsewhere or [x.new_empty(0)] * len(found)
-    return [(name, *both, there) for name, both, there in zip(names, found, elsewhere, strict=True)]
+    return [_Row(n, condition, own, other) for n, own, other in zip(names, found, there, strict=True)]
 
 
-def _of_condition(stage: Stage, condition: Condition, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _of_condition(stage: Stage, condition: Condition, x: Tensor) -> list[_Measured]:
     u = _jet(stage, x, condition.want)
     size = 0.0
     if condition.period is not None:
@@ -370,7 +392,7 @@ def _of_condition(stage: Stage, condition: Condition, x: Tensor) -> list[tuple[T
     return [(rows, terms + size) for rows, terms in _of_block(block, u, {})]
 
 
-def _of_block(block: Block, u: Jet, unknowns: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+def _of_block(block: Block, u: Jet, unknowns: dict[str, Tensor]) -> list[_Measured]:
     residual, by_equation = linearise(block, (u,), unknowns)
     zero = block.residual((u.map(torch.zeros_like),), unknowns)
     found = []
@@ -381,23 +403,34 @@ def _of_block(block: Block, u: Jet, unknowns: dict[str, Tensor]) -> list[tuple[T
     return found
 
 
-def _joined(windows: Sequence[list[_Row]]) -> list[Misfit]:
+def _misfits(windows: Sequence[list[_Row]]) -> list[Misfit]:
     """The rows of all windows of time, by name; a condition that only some windows have is of these."""
-    by_name: dict[str, list[tuple[Tensor, ...]]] = {}
+    by_name: dict[str, list[_Row]] = {}
     for rows in windows:
-        for name, *parts in rows:
-            by_name.setdefault(name, []).append(tuple(parts))
+        for row in rows:
+            by_name.setdefault(row.name, []).append(row)
     misfits = []
     for name, parts in by_name.items():
-        residual, terms, elsewhere = (torch.cat(part) for part in zip(*parts, strict=True))
-        rms, size, held_out = (float(part.square().mean().sqrt()) for part in (residual, terms, elsewhere))
+        residual, terms = (torch.cat(part) for part in zip(*(row.own for row in parts), strict=True))
+        others = torch.cat([row.others[0] for row in parts])
+        rms, size, held_out = (float(part.square().mean().sqrt()) for part in (residual, terms, others))
         misfits.append(Misfit(name, rms, float(residual.abs().max()), size, held_out))
     return misfits
 
 
-def _between(stage: Stage) -> Tensor:
-    """Points of the equation that nothing was trained on."""
-    return refine.candidates(stage.problem, stage.net, _HELD_OUT, torch.Generator().manual_seed(1), 1)
+def _held_out(rows: Sequence[_Row]) -> float:
+    """Root mean square of the residual between the points, relative to that at the points; NaN if it has no other.
+
+    It is that of all equations, each relative to the size of its terms.
+    """
+    squares = torch.zeros(2, dtype=torch.float64)
+    for row in rows:
+        if not row.condition:
+            usual = torch.cat([row.own[1], row.others[1]]).mean().clamp_min(1e-300)
+            for k, (residual, terms) in enumerate((row.own, row.others)):
+                squares[k] += float((residual / (usual + terms)).square().mean())
+    own, others = squares.sqrt().tolist()
+    return others / own if own > 0 else math.nan
 
 
 def _reference_loss(stage: Stage) -> float:
@@ -405,24 +438,6 @@ def _reference_loss(stage: Stage) -> float:
     rows = blocks(stage.problem, stage.boundary, places.counts, places.x, places.condition_weight, places.weights)
     zero, _ = System(rows, stage.net, stage.unknowns).linearise()
     return float(zero @ zero)
-
-
-def _held_out(stage: Stage) -> float:
-    """Root mean square of the residual between the points, relative to that at the points; NaN if it has no other."""
-    if stage.problem.points is not None:
-        return math.nan
-    problem, x = stage.problem, _points(stage)
-    there = _between(stage).to(x)
-
-    def bumps(x: Tensor) -> Jet:
-        return stage.net.jet(x.to(stage.net.rows), want=problem.want).map(Tensor.double)
-
-    both = torch.cat([x, there])
-    named = {name: x.new_tensor(value) for name, value in stage.unknowns.items()}
-    residual, terms = refine.residual_and_terms(problem, bumps, stage.boundary, named, both)
-    residual = residual / (1 + terms / terms.mean().clamp_min(1e-300))
-    own, others = (float(part.square().mean().sqrt()) for part in residual.split([len(x), len(there)]))
-    return others / own if own > 0 else math.nan
 
 
 __all__ = ["Misfit", "Report", "at_the_start", "doubts", "is_large"]

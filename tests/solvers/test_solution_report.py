@@ -207,6 +207,27 @@ def test_equations_between_the_points():
     assert row.held_out == pytest.approx(row.rms, rel=0.5)
 
 
+@pytest.mark.parametrize(("read", "size"), [
+    (lambda u: u.laplacian, 4.0),
+    (lambda u: u.second, 0.0),  # only the sum can be had
+    (lambda u: u.second[:, 0], 0.0),
+])  # fmt: skip
+def test_the_terms_of_a_laplacian_are_those_that_cancel_in_it(read, size):
+    class Laplace(Problem):
+        """u = x^2 - y^2."""
+
+        name, want = "laplace", "laplacian"
+
+        def residual(self, x, u):
+            return read(u)
+
+        def boundary_values(self, x):
+            return x[:, 0] ** 2 - x[:, 1] ** 2
+
+    row = solve(Laplace(), (3, 3), boundary="soft", iterations=40).report().misfits[0]
+    assert row.name == "equation" and row.size == pytest.approx(size or row.rms, rel=0.1)
+
+
 def test_nothing_can_break_a_report(monkeypatch):
     def broken(*_, **__):
         raise ValueError("broken\nby me")
