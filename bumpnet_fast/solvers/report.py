@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import textwrap
 from collections.abc import Callable, Sequence
@@ -228,7 +229,7 @@ def _large_loss(
 
     ``misfits`` are those of the stage, unless they are not known yet.
     """
-    if not loss > LARGE_LOSS * reference:
+    if not math.inf > loss > LARGE_LOSS * reference:
         return []
     small = _SMALL_MISFIT if reference > 0 else _SMALL_WITHOUT
     if all(m.rms <= small * m.size for m in misfits or _misfits([_rows(stage)])):
@@ -273,7 +274,8 @@ def _report(solution: Any, estimate: bool) -> Report:
     stages = known(solution.stages, [])
     number = max(_LEAST, _HELD_OUT // max(1, len(stages)))
     rows = known(lambda: [_rows(stage, number) for stage in stages], [])
-    misfits, held_out = _misfits(rows), max(map(_held_out, rows), default=math.nan)
+    misfits, ratios = _misfits(rows), [ratio for ratio in map(_held_out, rows) if not math.isnan(ratio)]
+    held_out = max(ratios, default=math.nan)
     reference = known(lambda: max(map(_reference_loss, stages)), math.nan)
     if error is None or solution.stop in _STUCK:  # else the estimate says more
         warnings += known(lambda: _large_loss(stages[0], solution.loss, reference, misfits, solution.stop), [])
@@ -357,27 +359,30 @@ def _rows(stage: Stage, number: int = 0) -> list[_Row]:
                 return finer
         return found
 
-    others = x[:0]
-    if number and problem.points is None:
-        others = refine.candidates(problem, stage.net, number, torch.Generator().manual_seed(1), 1).to(x)
-    rows = _both("equation", False, equation, x, others)
+    def candidates() -> Tensor:
+        return refine.candidates(problem, stage.net, number, torch.Generator().manual_seed(1), 1)
+
+    between = number and problem.points is None
+    rows = _both("equation", False, equation, x, candidates if between else None)
     for condition in [*([] if stage.boundary == "hard" else problem.conditions()), *problem.side_conditions()]:
         at = condition.points(places.counts).to(x)
-        others = condition.points(tuple(n + n // 2 + 1 for n in places.counts)).to(x) if number else at
-        others = x[:0] if len(others) == len(at) else others  # measurements have no other points
-        rows += _both(condition.name, True, lambda x, c=condition: _of_condition(stage, c, x), at, others)
+        others = functools.partial(condition.points, tuple(n + n // 2 + 1 for n in places.counts)) if number else None
+        rows += _both(condition.name, True, functools.partial(_of_condition, stage, condition), at, others)
     return rows
 
 
 def _both(
-    name: str, condition: bool, measured: Callable[[Tensor], list[_Measured]], x: Tensor, others: Tensor
-) -> list[_Row]:
-    """The equations of a block at its points, and at others if its function can do that."""
+    name: str, condition: bool, measured: Callable[[Tensor], list[_Measured]], x: Tensor,
+    between: Callable[[], Tensor] | None,
+) -> list[_Row]:  # fmt: skip
+    """The equations of a block at its points, and at others if there are any and its function can do that."""
     found, nothing = measured(x), x.new_empty(0)
     there = [(nothing, nothing)] * len(found)
-    if len(others):
-        with contextlib.suppress(Exception):  # a user's function may have a table for its own points
-            there = measured(others)
+    if between is not None:
+        with contextlib.suppress(Exception):  # a user's functions may have tables for their own points
+            others = between().to(x)
+            if len(others) and not torch.equal(others, x):  # as those of measurements are
+                there = measured(others)
     names = [name] if len(found) == 1 else [f"{name} {k + 1}" for k in range(len(found))]
     return [_Row(n, condition, own, other) for n, own, other in zip(names, found, there, strict=True)]
 

@@ -250,6 +250,24 @@ def test_nothing_can_break_a_report(monkeypatch):
     assert "the solution is not finite" in str(replace(solution).report())
 
 
+def test_a_condition_at_points_of_its_own():
+    class Sampled(Scaled):
+        def side_conditions(self):
+            used = []
+
+            def points(counts):
+                if used and used[0] != counts:
+                    raise ValueError("there is a table for those points alone")
+                used.append(counts)
+                return torch.tensor([[0.25], [0.75]], dtype=torch.float64)
+
+            return [Condition("sampled", points, lambda x, u: u.value - torch.tensor([[-0.1], [-0.1]]).double())]
+
+    report = solve(Sampled(), 4, iterations=3).report()
+    assert names(report) == ["equation", "sampled"] and report.warnings[0].startswith("the error is")
+    assert math.isnan(report.misfits[1].held_out) and report.misfits[1].rms > 0 and report.misfits[0].held_out > 0
+
+
 def test_without_an_estimate():
     solution = solve(get("poisson"), (3, 3), iterations=1)
     report = solution.report(estimate=False)
