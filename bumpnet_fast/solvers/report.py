@@ -234,7 +234,7 @@ def _large_loss(
     small = _SMALL_MISFIT if reference > 0 else _SMALL_WITHOUT
     if all(m.rms <= small * m.size for m in misfits or _misfits([_rows(stage)])):
         return []
-    still = f"is still {loss / reference:.0%} of that of u = 0" if reference > 0 else "is large, and that of u = 0 is 0"
+    still = f"is still {loss / reference:.0%} of that of u = 0" if reference > 0 else "is large, and u = 0 has none"
     if stop not in _STUCK:
         return [f"the loss {still}: take more iterations or bumps"]
     hard = ", or boundary='hard'" if stage.boundary == "soft" and "hard" in stage.problem.forms else ""
