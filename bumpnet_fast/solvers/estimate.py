@@ -21,6 +21,7 @@ from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem
 from . import arguments, refine
+from .balance import balancing, factors_of, squares
 from .elimination import ridge_solve
 from .grad_mode import differentiating
 from .residual import Block, System, blocks, collocation
@@ -50,8 +51,6 @@ _EVEN = 0.5
 _STEPS, _MOSTLY, _HALVINGS, _CHORDS = 4, 2, 6, 4
 #: They are done when the rows are as predicted, up to a share of the predicted ones or of those at the start.
 _OFF_BEST, _OFF_FIRST = 1e-2, 1e-4
-#: Passes that give all kinds of rows the same norm.
-_BALANCING = 2
 #: Points of the lattices on which u is compared, in all.
 _LATTICE = 2601
 #: Two enrichments agree if their estimates differ by no more than this factor, and themselves by this share of these.
@@ -82,17 +81,28 @@ class Places:
         [N], factors of the rows of the equation.
     condition_weight : float
         Factor of the weights of all conditions.
+    balance : list of Tensor or None
+        Factors of the equations of every block of rows.
     """
 
     x: Tensor
     counts: tuple[int, ...]
     weights: Tensor | None = None
     condition_weight: float = 1.0
+    balance: list[Tensor] | None = None
 
     @classmethod
     def default(cls, problem: Problem, net: BumpNet) -> Places:
         """The points that a solve takes unless it is told otherwise."""
         return cls(*collocation(problem, net, None, "grid", 0))
+
+    def balanced(self, problem: Problem, net: BumpNet, boundary: str, unknowns: dict[str, float]) -> Places:
+        """The same with the factors of the equations, if these are not known."""
+        if self.balance is not None:
+            return self
+        rows = blocks(problem, boundary, self.counts, self.x, self.condition_weight, self.weights)
+        system = System(rows, net, unknowns)
+        return replace(self, balance=balancing(system, net.rows.detach().double(), system.guesses))
 
 
 @dataclass(frozen=True)
@@ -239,13 +249,13 @@ def _fitted(u: _Enriched, made: Callable[[Problem], list[Block]]) -> _Fit:
         _, coefficients = systems[0].linearise(jets, u.unknowns)
         A = torch.cat([s.design(n.rows.detach(), coefficients)[0] for s, n in zip(systems, u.nets, strict=True)])
         if weights is None:
-            balance = _balanced(A, rows.groups())
+            balance = factors_of(systems[0], squares(A, systems[0]))
             weights = rows.weights(balance)
             residual = residual * weights
             first = float(residual.norm())
         if len(u.unknowns):
             A = torch.cat([A, systems[0].sensitivity(jets, u.unknowns)])
-        step, predicted, fit, _ = ridge_solve(A.mul_(weights), -residual, _RIDGE)
+        step, predicted, fit, _ = ridge_solve(A.mul_(weights), -residual, _RIDGE, kinds=systems[0].kinds(len(A)))
         h, moved = u.amplitudes(), None
         for halving in range(_HALVINGS):
             shorter = 0.5**halving * step
@@ -272,17 +282,6 @@ def _fitted(u: _Enriched, made: Callable[[Problem], list[Block]]) -> _Fit:
             break
     deviations = _deviations(fit, residual, rows.groups(), len(u.unknowns))
     return _Fit(u, balance, converged, deviations)
-
-
-def _balanced(A: Tensor, groups: list[slice]) -> Tensor:
-    """Factors that make all groups of the rows A^T [n, R] count alike, whatever their units."""
-    squares = torch.stack([A[:, g].square().sum(1) for g in groups])
-    factors = squares.new_ones(len(groups))
-    for _ in range(_BALANCING if len(groups) > 1 else 0):
-        columns = (factors.square()[:, None] * squares).sum(0)
-        columns = columns.clamp_min(1e-12 * float(columns.max()) or 1.0)
-        factors = (squares / columns).sum(1).clamp_min(1e-300).rsqrt()
-    return factors / factors[0]
 
 
 def _deviations(fit, residual: Tensor, groups: list[slice], unknowns: int) -> Tensor:
@@ -351,6 +350,7 @@ class _Window:
         few = self.x[:_FEW] if problem.points is None else self.x
         self._few = System(blocks(problem, boundary, self.places.counts, few, 1.0), self.net, self._named())
         self.equations = self._few.equations[0]
+        self.places = self.places.balanced(problem, self.net, boundary, self._named())
 
     def _named(self) -> dict[str, float]:
         return dict(zip(self.problem.unknowns, self.u.unknowns.tolist(), strict=True))
@@ -389,7 +389,9 @@ class _Window:
         )
         everywhere = torch.cat([x, there, check])
         bumps = lambda at: self.u.bumps(at, problem.want)  # noqa: E731
-        residual, terms = refine.residual_and_terms(problem, bumps, self.boundary, self._named(), everywhere)
+        residual, terms = refine.residual_and_terms(
+            problem, bumps, self.boundary, self._named(), everywhere, self.places.balance[0]
+        )
         weights = 1 / (1 + terms / terms.mean().clamp_min(1e-300))
         size = (residual * weights)[len(x) : len(x) + len(there)].cpu().nan_to_num(0.0)
         density = (size / (size.max() or 1.0)).square()

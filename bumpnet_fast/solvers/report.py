@@ -304,7 +304,7 @@ def _about(error: ErrorEstimate) -> list[str]:
 
 def _stage(task: Any) -> Stage:
     """What a run has found."""
-    places = Places(task.x, task.counts, task.weights, task.condition_weight)
+    places = Places(task.x, task.counts, task.weights, task.condition_weight, task.balance)
     return Stage(task.problem, task.net, task.boundary, task.named_unknowns(), places)
 
 
@@ -439,8 +439,9 @@ def _held_out(rows: Sequence[_Row]) -> float:
 
 
 def _reference_loss(stage: Stage) -> float:
-    places = _places(stage)
-    rows = blocks(stage.problem, stage.boundary, places.counts, places.x, places.condition_weight, places.weights)
+    places = _places(stage).balanced(stage.problem, stage.net, stage.boundary, stage.unknowns)
+    about = stage.problem, stage.boundary, places.counts, places.x, places.condition_weight, places.weights
+    rows = blocks(*about, balance=places.balance)
     zero, _ = System(rows, stage.net, stage.unknowns).linearise()
     return float(zero @ zero)
 
