@@ -19,6 +19,7 @@ from .writing import check_writable, show, summary_of, write_results
 
 if TYPE_CHECKING:
     from ..solvers import Progress, run_state
+    from ..solvers.report import Report
     from ..solvers.solution import Result
     from .pictures import Pictures
 
@@ -111,6 +112,10 @@ class Command:
         """Entries of the summary beside the common ones."""
         return {}
 
+    def report(self, result: Any, arguments: argparse.Namespace) -> Report | None:
+        """What is known about the quality of a result."""
+        return None
+
     def warnings(self, result: Any, arguments: argparse.Namespace) -> Sequence[str]:
         """Warnings beside those of the library."""
         return ()
@@ -178,16 +183,17 @@ class Command:
         from ..io import save
 
         with (
-            progress(arguments, self.watched) as report,
-            self.watching(report, arguments, folder) as watch,
+            progress(arguments, self.watched) as tell,
+            self.watching(tell, arguments, folder) as watch,
             followed(watch, self.many) as callback,
         ):
             result = call(callback)
+        report = self.report(result, arguments)
         own = self.entries(result, arguments), self.warnings(result, arguments)
-        summary = summary_of(result, arguments, settings, *own)
+        summary = summary_of(result, arguments, settings, *own, report)
         drawn = self.pictures(result, arguments, folder)
         write_results(folder, arguments.json, lambda path: save(path, result), self.history(result), summary, drawn)
-        show(summary, folder, arguments)
+        show(summary, folder, arguments, report)
         if result.stop_reason == "interrupted":
             return INTERRUPTED
         return FAILED if result.stop_reason in self.failures else 0

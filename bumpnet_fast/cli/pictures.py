@@ -14,14 +14,21 @@ Pictures = dict[str, Callable[[BinaryIO], Any]]
 
 
 def of_solution(
-    solution: Solution | March, frames: Sequence[Frame] = (), at: Mapping[str, float] | None = None
-) -> Pictures:
-    """The overview; all outputs on slices if it does not show all; the training if there are ``frames`` of it."""
+    solution: Solution | March, frames: Sequence[Frame] = (), at: Mapping[str, float] | None = None,
+    estimate: bool = True,
+) -> Pictures:  # fmt: skip
+    """The overview; all outputs on slices if it does not show all; the training if there are ``frames`` of it.
+
+    ``estimate`` is whether to show the estimated error where the error is not known.
+    """
     from ..plotting import solution_figure
 
-    pictures: Pictures = {"solution.png": lambda image: solution_figure(solution).savefig(image, format="png")}
+    options = {} if estimate else {"estimate": False}
+    pictures: Pictures = {
+        "solution.png": lambda image: solution_figure(solution, **options).savefig(image, format="png")
+    }
     if at or len(solution.problem.lower) > 2 or solution.net.layout.outputs > 1:
-        pictures |= of_slices(solution, at)
+        pictures |= of_slices(solution, at, **options)
     if frames:
         from ..plotting import write_training
 
@@ -49,11 +56,11 @@ def over_time(result: Solution | March | Evolution) -> Pictures:
     return {"evolution.gif": lambda image: write_animation(result, image)}
 
 
-def of_slices(result: Solution | March | Evolution, at: Mapping[str, float] | None) -> Pictures:
-    """All outputs, with some coordinates fixed."""
+def of_slices(result: Solution | March | Evolution, at: Mapping[str, float] | None, **options: bool) -> Pictures:
+    """All outputs, with some coordinates fixed; the options are those of the figure."""
     from ..plotting import fields_figure
 
-    return {"fields.png": lambda image: fields_figure(result, at).savefig(image, format="png")}
+    return {"fields.png": lambda image: fields_figure(result, at, **options).savefig(image, format="png")}
 
 
 def of_operator(solution: OperatorSolution) -> Pictures:

@@ -38,6 +38,8 @@ def add_command(commands: Any) -> None:
     export = "write u, its gradient and its error for ParaView: an image, FILE.vti, or a series over time, FILE.pvd"
     add("--vtk", type=Path, metavar="FILE", help=export)
     add("--points", type=_points, metavar="N", help="points per axis of FILE; default: 65 of a block, 201 of a plane")
+    add("--report", action="store_true", help="also print how good the solution is, as solve does")
+    add("--no-estimate", action="store_true", help="do not estimate the error, for pictures and the report")
     add("--threads", type=threads, metavar="N", help="largest number of threads; default: torch's own")
     add("--quiet", action="store_true", help="do not list the files that were written")
     show.set_defaults(run=_show)
@@ -78,7 +80,16 @@ def _show(arguments: argparse.Namespace) -> int:
         for name, draw in drawn.items():
             write_picture(folder / name, draw)
             _tell(arguments, folder / name)
+        if arguments.report:
+            _report(result, arguments)
     return 0
+
+
+def _report(result: Solution | March, arguments: argparse.Namespace) -> None:
+    report = result.report(estimate=not arguments.no_estimate)
+    print(report.table())
+    for warning in report.warnings:
+        _warn(warning)
 
 
 def _load(path: Path) -> Any:
@@ -106,7 +117,10 @@ def _load(path: Path) -> Any:
 
 
 def _of_operator(solution: OperatorSolution, arguments: argparse.Namespace) -> pictures.Pictures:
-    options = {"--slice": arguments.slices, "--animate": arguments.animate, "--vtk": arguments.vtk}
+    options = {
+        "--slice": arguments.slices, "--animate": arguments.animate, "--vtk": arguments.vtk,
+        "--report": arguments.report,
+    }  # fmt: skip
     if wrong := next((flag for flag, value in options.items() if value), None):
         raise UsageError(f"{wrong} is for solutions and evolutions; {arguments.result} holds an operator")
     return pictures.of_operator(solution)
@@ -124,12 +138,14 @@ def _of_field(result: Solution | March | Evolution, arguments: argparse.Namespac
         raise UsageError(str(error)) from error
     moves = field.time is not None and len(field.names) > 1
     if isinstance(result, Evolution):
+        if arguments.report:
+            raise UsageError(f"--report is for solutions; {arguments.result} holds an evolution")
         return pictures.of_evolution(result, arguments.animate, at)
     frames = resume.recorded_frames(arguments.result) if arguments.animate else []
     if arguments.animate and not moves and not frames:
         wanted = "the problem has no time, and the training was not recorded, which solve --animate does"
         raise UsageError(f"there is nothing to animate in {arguments.result}: {wanted}")
-    drawn = pictures.of_solution(result, frames, at)
+    drawn = pictures.of_solution(result, frames, at, not arguments.no_estimate)
     return drawn | (pictures.over_time(result) if arguments.animate and moves else {})
 
 

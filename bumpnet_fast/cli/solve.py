@@ -15,7 +15,7 @@ from .common import UsageError, bump_counts, keywords_of, pairs, perturbation, p
 if TYPE_CHECKING:
     from ..nets.bumpnet import BumpNet
     from ..problems.base import Problem
-    from ..solvers import March, Progress, Solution, run_state
+    from ..solvers import March, Progress, Report, Solution, run_state
 
 #: For the help alone, which must not wait for torch: names of methods.
 METHODS = ("auto", "varpro", "gauss-newton", "lm", "adam", "varpro-adam", "lbfgs")
@@ -76,6 +76,7 @@ class Solve(Command):
     )
     recorded = ("problem", "method", "dtype", "seed", "reach", "prune_to", "animate")
     changeable = ("iterations", "max_seconds")
+    allowed = ("no_estimate", "no_report")
     failures = ("diverged", "error not reached")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -92,6 +93,8 @@ class Solve(Command):
         few.add_argument("--prune-to", type=positive, metavar="N", help=prune)
         moving = "record the training, and draw training.gif: how bumps move, and are added and removed"
         add("--animate", action="store_true", help=moving)
+        add("--no-estimate", action="store_true", help="do not estimate the error, which takes a fraction of a second")
+        add("--no-report", action="store_true", help="do not print how well the equations are solved")
 
     def problems(self) -> Mapping[str, type[Problem]]:
         from ..problems import PROBLEMS
@@ -171,11 +174,7 @@ class Solve(Command):
             yield watch
 
     def entries(self, result: Solution | March, arguments: argparse.Namespace) -> dict[str, Any]:
-        estimate = result.error_estimate
         return {
-            "error_estimate": max(estimate.rel_l2),
-            "error_estimate_reliable": estimate.reliable,
-            "error_estimate_reason": estimate.reason,
             "boundary": result.boundary,
             "parameters": result.net.rows.numel(),
             "windows": len(result.nets),
@@ -187,8 +186,10 @@ class Solve(Command):
             "reach": arguments.reach,
             "prune_to": arguments.prune_to,
             "events": [vars(event) for event in result.events],
-            "report": result.report().as_dict(),
         }
+
+    def report(self, result: Solution | March, arguments: argparse.Namespace) -> Report:
+        return result.report(estimate=not arguments.no_estimate)
 
     def warnings(self, result: Solution | March, arguments: argparse.Namespace) -> Sequence[str]:
         if result.stop_reason != "error not reached":
@@ -202,7 +203,8 @@ class Solve(Command):
         return with_events(result.history, result.events)
 
     def pictures(self, result: Solution | March, arguments: argparse.Namespace, folder: Path) -> pictures.Pictures:
-        return pictures.of_solution(result, resume.recorded_frames(folder) if arguments.animate else [])
+        frames = resume.recorded_frames(folder) if arguments.animate else []
+        return pictures.of_solution(result, frames, estimate=not arguments.no_estimate)
 
 
 add_command = Solve().add_command

@@ -16,6 +16,7 @@ from .. import __version__
 from .common import UsageError
 
 if TYPE_CHECKING:
+    from ..solvers.report import Report
     from ..solvers.solution import Result
 
 #: Entries of a summary that are printed, in this order, where known.
@@ -23,6 +24,8 @@ SHOWN = ("problem", "method", "shapes", "physics", "boundary", "bumps", "branch"
          "time", "rel_l2", "error_estimate", "train_rel_l2", "projection_rel_l2", "max_error", "fit_error", "residual",
          "loss", "setup_seconds", "seconds", "processor_seconds", "iterations", "steps", "solve_seconds", "stop_reason",
          "dtype", "backend", "threads")  # fmt: skip
+#: Those that a report has, too.
+REPORTED = ("unknowns", "error_estimate", "loss", "stop_reason")
 #: Columns of the summary where it goes to a file or a pipe.
 _WIDE = 4096
 
@@ -61,17 +64,21 @@ def summary_of(
     settings: dict[str, dict[str, Any]],
     more: dict[str, Any],
     warnings: Sequence[str],
+    report: Report | None = None,
 ) -> dict[str, Any]:
     """The summary of a result, with what it was computed with and where.
 
-    ``more`` are entries of the command, and ``warnings`` its warnings.
+    ``more`` are entries of the command, and ``warnings`` its warnings; ``report`` has those of the result.
     """
     import torch
 
     from ..core.functional import backend
     from ..io.saved import problem_settings
 
-    looks_wrong = [*result.warnings, *(warning for net in result.nets for warning in net.check()), *warnings]
+    if report is None:
+        looks_wrong = [*result.warnings, *(warning for net in result.nets for warning in net.check())]
+    else:
+        looks_wrong = list(report.warnings)
     return {
         "problem": arguments.problem,
         "method": result.method,
@@ -82,18 +89,30 @@ def summary_of(
         "stop_reason": result.stop_reason,
         "stop_message": result.stop.message,
         **more,
+        **({} if report is None else _reported(report)),
         "dtype": arguments.dtype,
         "backend": backend(),
         "threads": torch.get_num_threads(),
         "seed": arguments.seed,
         "settings": settings | {"problem": problem_settings(result.problem)},
-        "warnings": list(dict.fromkeys(looks_wrong)),
+        "warnings": list(dict.fromkeys([*looks_wrong, *warnings])),
         "versions": {
             "bumpnet_fast": __version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
     }
+
+
+def _reported(report: Report) -> dict[str, Any]:
+    """Entries of a summary by a report."""
+    error = report.error
+    estimate = {} if error is None else {
+        "error_estimate": max(error.rel_l2),
+        "error_estimate_reliable": error.reliable,
+        "error_estimate_reason": error.reason,
+    }  # fmt: skip
+    return estimate | {"report": report.as_dict()}
 
 
 def write_results(
@@ -130,8 +149,8 @@ def write_picture(path: Path, draw: Callable[[BinaryIO], Any]) -> None:
         draw(image)
 
 
-def show(summary: dict[str, Any], folder: Path, arguments: argparse.Namespace) -> None:
-    """Print the summary, unless quiet; to the standard error if JSON goes to the standard output."""
+def show(summary: dict[str, Any], folder: Path, arguments: argparse.Namespace, report: Report | None = None) -> None:
+    """Print the summary and the report, unless quiet; to the standard error if JSON goes to the standard output."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -145,14 +164,19 @@ def show(summary: dict[str, Any], folder: Path, arguments: argparse.Namespace) -
     if (estimate := summary.get("error_estimate")) is not None:
         verdict = "" if summary["error_estimate_reliable"] else f", not reliable: {summary['error_estimate_reason']}"
         told["error_estimate"] = f"{estimate:.1e}{verdict}"
+    told |= {"windows": None} if told.get("windows") == 1 else {}
+    if report is not None and arguments.no_report:
+        report = None
     for key in SHOWN:
-        if (value := told.get(key)) is not None:
+        if (value := told.get(key)) is not None and (report is None or key not in REPORTED):
             table.add_row(key.replace("_", " "), Text(_FORMATS.get(key, str)(value)))
     table.add_row("written to", Text(str(folder)))  # as text: brackets in a path are not markup
     console = Console(file=sys.stderr if arguments.json == "-" else sys.stdout, highlight=False)
     if not console.is_terminal:
         console.width = _WIDE  # a file or a pipe has no edge at which a path would have to be cut
     console.print(table)
+    if report is not None:
+        print(f"\n{report.table()}", file=console.file)
     for warning in summary["warnings"]:
         print(f"bumpnet: warning: {warning}", file=sys.stderr)
 

@@ -82,6 +82,22 @@ class Field:
             values = self.problem.reference(torch.from_numpy(points))
         return None if values is None else self._masked(points, _as_array(values.reshape(len(points), -1)))
 
+    def residual(self, points: np.ndarray) -> np.ndarray | None:
+        """Largest absolute residual of the equations at the points, [N, 1]; None if it is not known there."""
+        if self.problem.points is not None:
+            return None
+        try:
+            values = self._in_parts(points, lambda x: self.of.residual(x).abs().amax(1, True))
+        except Exception:  # of a problem that is not known any more, or of a user's function
+            return None
+        return self._masked(points, values)
+
+    def estimated_error(self, points: np.ndarray) -> np.ndarray | None:
+        """Absolute estimated error at the points, [N, K]; None if there is no estimate."""
+        if self.problem.points is not None or not self.of.error_estimate.enriched:
+            return None
+        return self._masked(points, self._in_parts(points, lambda x: self.of.estimated_error(x).abs()))
+
     def over(self, points: np.ndarray) -> Callable[[float], np.ndarray]:
         """u [N, K] at fixed points ``points`` [N, d - 1] as a function of time."""
         return lambda t: self.u(np.insert(points, self.time, t, axis=1))
@@ -151,6 +167,12 @@ class EvolutionField(Field):
             return None
         values = self._by_time(points, lambda x, t: self.problem.exact(x, t).reshape(len(x), -1))
         return self._masked(points, values)
+
+    def residual(self, points: np.ndarray) -> None:
+        return None
+
+    def estimated_error(self, points: np.ndarray) -> None:
+        return None
 
     def over(self, points: np.ndarray) -> Callable[[float], np.ndarray]:
         values = self.of.on(torch.from_numpy(points).to(self.of.states.device))

@@ -6,6 +6,8 @@ and a figure is freed when the caller drops it.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -35,9 +37,14 @@ from .style import (
     set_title,
 )
 
+#: Names of axes that show what is wrong.
+WRONG = ("error", "residual", "estimated error")
 
-def solution_figure(solution: FieldResult) -> Figure:
+
+def solution_figure(solution: FieldResult, *, estimate: bool = True) -> Figure:
     """Draw a solution: field, exact solution, error, bumps and convergence.
+
+    Where no exact solution is known, the residual and the estimated error are drawn instead of it and of the error.
 
     One dimension gives curves, two give pictures.  More give the plane of the first two coordinates through the point
     where the solution is largest; the bumps are then seen from above.
@@ -46,12 +53,14 @@ def solution_figure(solution: FieldResult) -> Figure:
     ----------
     solution : FieldResult
         Result of :func:`bumpnet_fast.solve` or :func:`bumpnet_fast.march`.  Its first output is drawn.
+    estimate : bool
+        Whether to draw the estimated error, which is computed unless it was before.
 
     Returns
     -------
     matplotlib.figure.Figure
-        With axes labelled "solution", "exact", "error" (the last two only where an exact solution is
-        known), "bumps" and "convergence" (where there is a history), besides the colour bars.
+        With axes labelled "solution", "exact", "error" (or "residual", "estimated error", as far as they are known),
+        "bumps" and "convergence" (where there is a history), besides the colour bars.
         ``figure.savefig(path)`` saves it.
 
     Examples
@@ -64,8 +73,8 @@ def solution_figure(solution: FieldResult) -> Figure:
     ['solution', 'exact', 'error', 'bumps', 'convergence']
     """
     field = field_of(solution)
-    figure, axes = _panels(field.box, field.exact(field.box[:1]) is not None, bool(solution.history))
-    figure.suptitle(_headline(solution), fontsize=TITLE + 1.5, color=INK)
+    figure, axes = _panels(field.box, _beside(field, estimate), bool(solution.history))
+    figure.suptitle(_headline(solution, estimate), fontsize=TITLE + 1.5, color=INK)
     (_curves if len(field.names) == 1 else _fields)(solution, field, axes)
     if solution.history:
         draw_convergence(axes["convergence"], solution)
@@ -75,32 +84,49 @@ def solution_figure(solution: FieldResult) -> Figure:
 # --- the page ------------------------------------------------------------------------------------
 
 
-def _panels(box: np.ndarray, known: bool, followed: bool) -> tuple[Figure, dict[str, Axes]]:
-    """The figure and its axes by name, with or without an exact solution and a history."""
-    flat = box.shape[1] == 1
-    if not known:
-        mosaic = [["solution", "bumps", "convergence"]]
-    elif flat:
-        mosaic = [["solution", "error"], ["bumps", "convergence"]]
+def _beside(field: Field, estimate: bool) -> list[str]:
+    """What is drawn beside the solution."""
+    at = field.box[:1]
+    if field.exact(at) is not None:
+        return ["error"] if len(field.names) == 1 else ["exact", "error"]  # curves include the exact ones
+    known = {"residual": field.residual(at), "estimated error": field.estimated_error(at) if estimate else None}
+    return [name for name, values in known.items() if values is not None]
+
+
+def _panels(box: np.ndarray, beside: list[str], followed: bool) -> tuple[Figure, dict[str, Axes]]:
+    """The figure and its axes by name: the solution, what is beside it, the bumps, and perhaps a history."""
+    last = ["bumps", *(["convergence"] if followed else [])]
+    if not beside:
+        mosaic = [["solution", *last]]
+    elif len(beside) == 1:
+        mosaic = [["solution", *beside], last] if followed else [["solution", *beside, *last]]
+    elif followed:
+        mosaic = [["solution", *beside], [*last, "convergence"]]
     else:
-        mosaic = [["solution", "exact", "error"], ["bumps", "convergence", "convergence"]]
-    if not followed:
-        mosaic = [["solution", "error", "bumps"]] if flat else [["solution", "exact"], ["error", "bumps"]]
-        mosaic = mosaic if known else [["solution", "bumps"]]
+        mosaic = [["solution", beside[0]], [beside[1], *last]]
     height = picture_height(box)
     return panels(mosaic, 4.3, [max(height, 3.0) if "convergence" in row else height for row in mosaic])
 
 
-def _headline(solution: FieldResult) -> str:
+def _headline(solution: FieldResult, estimate: bool) -> str:
     bumps, parameters = len(solution.net.rows), solution.net.rows.numel()
     parts = [solution.problem.name.capitalize(), f"{bumps} bumps, {parameters} parameters"]
-    parts += [] if solution.rel_l2 is None else [f"relative $L_2$ error {mathtext(solution.rel_l2)}"]
+    if solution.rel_l2 is not None:
+        parts.append(f"relative $L_2$ error {mathtext(solution.rel_l2)}")
+    elif estimate and math.isfinite(largest := max(solution.error_estimate.rel_l2)):
+        doubt = "" if solution.error_estimate.reliable else " (not reliable)"
+        parts.append(f"estimated relative $L_2$ error {mathtext(largest)}{doubt}")
     parts += [f"{solution.seconds:.1f} s"] if solution.history else []
     return "  ·  ".join(parts)
 
 
-def _error_title(solution: FieldResult) -> str:
-    return rf"Error $|u - u_\mathrm{{exact}}|$, max {mathtext(solution.max_error)}"
+def _values(solution: FieldResult, field: Field, points: np.ndarray, kind: str) -> tuple[np.ndarray, str]:
+    """What is wrong with the first output at points [N, d], of one kind, and its title."""
+    if kind == "error":
+        error = np.abs(field.u(points)[:, 0] - field.exact(points)[:, 0])
+        return error, rf"Error $|u - u_\mathrm{{exact}}|$, max {mathtext(solution.max_error)}"
+    values = (field.residual if kind == "residual" else field.estimated_error)(points)[:, 0]
+    return values, f"{kind.capitalize()}, max {mathtext(float(np.nanmax(values, initial=0.0)))}"
 
 
 # --- two and more dimensions ---------------------------------------------------------------------
@@ -115,16 +141,15 @@ def _fields(solution: FieldResult, field: Field, axes: dict[str, Axes]) -> None:
     norm = finite_norm(u) if exact is None else finite_norm(u, exact[:, 0])
     draw_image(axes["solution"], u, plane, norm, f"Solution $u${where}")
     if exact is not None:
-        exact = exact[:, 0].reshape(size)
-        draw_image(axes["exact"], exact, plane, norm, f"Exact solution{where}")
-        error = np.abs(u - exact)
-        draw_image(axes["error"], error, plane, error_norm(error), _error_title(solution), ERROR)
+        draw_image(axes["exact"], exact[:, 0].reshape(size), plane, norm, f"Exact solution{where}")
+    for kind in filter(axes.__contains__, WRONG):
+        values, title = _values(solution, field, points, kind)
+        draw_image(axes[kind], values.reshape(size), plane, error_norm(values), title, ERROR)
     whole = box.shape[1] != 2 or bool(inside.all())
     draw_boxes(axes["bumps"], solution.net, box, outline=whole, names=plane.names)
     if not whole:
-        for name in ("solution", "exact", "error", "bumps"):
-            if name in axes:
-                draw_edge(axes[name], ticks, inside.reshape(size))
+        for name in axes.keys() - {"convergence"}:
+            draw_edge(axes[name], ticks, inside.reshape(size))
 
 
 # --- one dimension -------------------------------------------------------------------------------
@@ -134,13 +159,12 @@ def _curves(solution: FieldResult, field: Field, axes: dict[str, Axes]) -> None:
     x = np.linspace(*field.box[:, 0], CURVE)
     u, exact = field.u(x[:, None])[:, 0], field.exact(x[:, None])
     draw_curves(axes["solution"], x, u, None if exact is None else exact[:, 0])
-    if exact is not None:
-        draw_error_curve(axes["error"], x, np.abs(u - exact[:, 0]), _error_title(solution))
+    for kind in filter(axes.__contains__, WRONG):
+        draw_error_curve(axes[kind], x, *_values(solution, field, x[:, None], kind))
     set_title(axes["solution"], "Solution $u$")
     draw_intervals(axes["bumps"], solution.net, field.box)
-    for name in ("solution", "error", "bumps"):
-        if name in axes:
-            label_axes(axes[name], field.names)
+    for name in axes.keys() - {"convergence"}:
+        label_axes(axes[name], field.names)
 
 
 __all__ = ["solution_figure"]

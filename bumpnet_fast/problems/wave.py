@@ -40,4 +40,3 @@ class Wave(Problem):
     def exact(self, x):
         modes = ((1, 1.0), (4, 0.5))
         return sum(a * torch.sin(k * math.pi * x[:, 0]) * torch.cos(k * math.pi * self.c * x[:, 1]) for k, a in modes)
-

@@ -126,6 +126,8 @@ class ErrorEstimate:
         Root mean square of the residual at points that were not solved on, after the enrichment relative to before.
     seconds : float
         Of the processor.
+    enriched : tuple
+        u with the added bumps, by window of time, for :meth:`Solution.estimated_error`; empty if it is not known.
     """
 
     rel_l2: tuple[float, ...]
@@ -135,6 +137,12 @@ class ErrorEstimate:
     unknowns: dict[str, float] = field(default_factory=dict)
     held_out: float = math.nan
     seconds: float = field(default=0.0, compare=False)
+    enriched: tuple[_Enriched, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether the enrichment changed nothing but the last digits of u."""
+        return max(self.rel_l2) < _ROUNDING
 
 
 class _Enriched:
@@ -582,6 +590,7 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
         lattice_most = max(64, _LATTICE // len(windows))
         compared = [w.compared(a, b, lattice_most) for w, a, b in zip(windows, small, large, strict=True)]
         found = _judged(compared, list(stages[0].problem.unknowns))
+        found = replace(found, enriched=tuple(fit.u for fit in large))
         if found.reliable or any(w.doubt for w in windows):
             break
         small, number = large, 2 * number

@@ -28,6 +28,7 @@ class StopReason(str, enum.Enum):
     """Why a run ended: a word, equal to its string, with a ``message`` that explains it."""
 
     CONVERGED = "converged", "the loss hardly decreases any more"
+    STALLED = "stalled", "the loss hardly decreases any more, but is still a large part of that of u = 0"
     ITERATIONS = "iterations", "the limit on iterations was reached"
     TIME = "time", "the limit on time was reached"
     INTERRUPTED = "interrupted", "the run was interrupted"
@@ -36,7 +37,7 @@ class StopReason(str, enum.Enum):
     DIVERGED = "diverged", "the loss is not finite"
     FINISHED = "finished", "the final time was reached"
     UNSTABLE = "unstable", "the solution is not finite or too large, or no time step is small enough"
-    MARCHED = "marched", "all windows of time are solved"
+    MARCHED = "marched", "the last window of time was reached"
     REACHED = "error reached", "the requested error is reached"
     NOT_REACHED = "error not reached", "the requested error is not reached"
     NO_RESIDUAL = "no residual to grow at", "the residual is zero at all points that were tried"
@@ -51,6 +52,10 @@ class StopReason(str, enum.Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+#: A loss that is a larger share of that of u = 0 is no solution.
+LARGE_LOSS = 0.01
 
 
 @dataclass(frozen=True)
@@ -284,6 +289,10 @@ class Work:
         """Relative L2 and maximum error of what there is now; None and None if they are not known."""
         return None, None
 
+    def ended(self, reason: StopReason, loss: float) -> StopReason:
+        """Why a run ended, judged by its best state and the loss of that: one that stalled has not converged."""
+        return reason
+
     def notes(self, now: dict[str, Tensor] | None) -> dict[str, Any]:
         """Further entries for the history."""
         return {}
@@ -387,17 +396,20 @@ class Run:
 
     def follow(self) -> StopReason:
         """Run all stages to the end or to a limit; the work then has its best state."""
-        reason = StopReason.ITERATIONS
         try:
-            while True:
-                reason = self._one_stage()
-                over = reason in (StopReason.TIME, StopReason.INTERRUPTED, StopReason.DIVERGED, StopReason.UNSTABLE)
-                if over or self.stage + 1 == len(self.methods):
-                    return reason
-                self.stage += 1
+            reason = self._all_stages()
         finally:
             if self.best["work"]:
                 self.work.put_back(self.best["work"])
+        return self.work.ended(reason, self.best["loss"])
+
+    def _all_stages(self) -> StopReason:
+        while True:
+            reason = self._one_stage()
+            over = reason in (StopReason.TIME, StopReason.INTERRUPTED, StopReason.DIVERGED, StopReason.UNSTABLE)
+            if over or self.stage + 1 == len(self.methods):
+                return reason
+            self.stage += 1
 
     def _one_stage(self) -> StopReason:
         method, resumed = self.method, self._resumed
@@ -558,4 +570,4 @@ class Run:
             raise ValueError("history or best have not the entries of a run")
 
 
-__all__ = ["Callback", "Ended", "Method", "Progress", "Run", "Stop", "StopReason", "Work"]
+__all__ = ["LARGE_LOSS", "Callback", "Ended", "Method", "Progress", "Run", "Stop", "StopReason", "Work"]

@@ -42,6 +42,8 @@ from .task import Task
 _BAD_LOSS = 4.0
 #: Number of points for that loss; they are not trained on.
 _HELD_OUT = 20_000
+#: Ends of a window that are the end of the march, too.
+_BAD_ENDS = (StopReason.DIVERGED, StopReason.STALLED)
 
 #: Arguments of :func:`march` beside the options of a solve.
 _RULES = {
@@ -210,7 +212,10 @@ class March(FieldResult):
 
     def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Jet of the solution at the points ``x`` [N, d]."""
-        return chained_jet(self.parts, x, want)
+        return self._over_time(self.parts, x, want)
+
+    def _over_time(self, parts: Sequence[Any], x: Tensor, want: Want) -> Jet:
+        return chained_jet(parts, x, want)
 
 
 def _joined(problem: Problem, nets: Sequence[BumpNet]) -> BumpNet:
@@ -432,11 +437,12 @@ class _Log:
 def _marched(problem: Problem, solutions: list[Solution], log: _Log) -> March:
     last = solutions[-1]
     reached = window(problem, problem.lower[problem.time], last.problem.upper[problem.time])
+    ends = [last.stop] if last.stop is StopReason.INTERRUPTED else [s.stop for s in solutions if s.stop in _BAD_ENDS]
     marched = March(
         problem=reached, boundary=last.boundary, parts=[Part(s.problem, s.net, s.boundary) for s in solutions],
         history=log.history, events=log.events, loss=max(s.loss for s in solutions), iterations=log.iterations,
         method=last.method,
-        stop=last.stop if last.stop is StopReason.INTERRUPTED else StopReason.MARCHED, seconds=log.journal.seconds(),
+        stop=next(iter(ends), StopReason.MARCHED), seconds=log.journal.seconds(),
         processor_seconds=log.journal.processor_seconds,
         warnings=list(dict.fromkeys(warning for s in solutions for warning in s.warnings)),
     )  # fmt: skip

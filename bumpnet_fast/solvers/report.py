@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
+import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,21 +20,21 @@ from . import refine
 from .estimate import ErrorEstimate, Places, Stage
 from .given_values import warned
 from .grad_mode import differentiating
-from .loop import StopReason
+from .loop import LARGE_LOSS, StopReason
 from .residual import Block, System, blocks, linearise
 
-#: A loss that is a larger share of that of u = 0 is no solution.
-_LARGE_LOSS = 0.01
-#: Unless all residuals are as small as this beside their terms.
-_SMALL_MISFIT = 1e-3
-#: Ends of a run that say that there is nothing to be gained.
-_ENDED = (StopReason.CONVERGED, StopReason.NO_DECREASE)
+#: A loss is not large where all residuals are as small as this beside their terms; as that where u = 0 has none.
+_SMALL_MISFIT, _SMALL_WITHOUT = 1e-3, 0.1
+#: Ends of a run at which there is nothing more to be gained in the same way.
+_STUCK = (StopReason.STALLED, StopReason.NO_DECREASE)
+#: Columns of the report as text, and longest name in it.
+_WIDE, _NAME = 100, 30
 #: A residual between the points that is so many times that at the points.
 _LARGE_HELD_OUT = 10.0
 #: A relative error that is worth a word.
 _LARGE_ERROR = 0.01
-#: Points that nothing was trained on.
-_HELD_OUT = 4096
+#: Points that nothing was trained on, of all windows together, and the least of a window.
+_HELD_OUT, _LEAST = 4096, 512
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,15 @@ class Misfit:
         Root mean square and largest absolute value of its residual, as the problem writes it.
     size : float
         Root mean square of its terms: the data, or what is added and subtracted to give the residual.
+    held_out : float
+        Root mean square of its residual at points that were not trained on; NaN where there are none.
     """
 
     name: str
     rms: float
     largest: float
     size: float
+    held_out: float = math.nan
 
     @property
     def relative(self) -> float:
@@ -71,8 +77,8 @@ class Report:
         The loss at the end, and that of u = 0 (of what the boundary alone makes of u, where it is built in).
     held_out : float
         Root mean square of the residual at points that were not trained on, relative to that at those of training.
-    error : ErrorEstimate
-        The estimated error of u.
+    error : ErrorEstimate or None
+        The estimated error of u; None if it was switched off.
     unknowns : dict of str to float
         Of the equation, as found.
     stop : StopReason
@@ -85,54 +91,88 @@ class Report:
     loss: float
     reference_loss: float
     held_out: float
-    error: ErrorEstimate
+    error: ErrorEstimate | None
     unknowns: dict[str, float]
     stop: StopReason
     warnings: tuple[str, ...] = field(default=())
 
     @classmethod
-    def of(cls, solution: Any) -> Report:
-        """That of a solution or a march."""
-        return _report(solution)
+    def of(cls, solution: Any, estimate: bool = True) -> Report:
+        """That of a solution or a march; it never raises.  ``estimate`` is whether to estimate the error of u."""
+        return _report(solution, estimate)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values."""
-        misfits = [
-            {"name": m.name, "rms": m.rms, "largest": m.largest, "size": m.size, "relative": m.relative}
-            for m in self.misfits
-        ]
-        error = {
+        misfits = [asdict(m) | {"relative": m.relative} for m in self.misfits]
+        error = self.error and {
             "rel_l2": list(self.error.rel_l2), "max": list(self.error.max), "reliable": self.error.reliable,
             "reason": self.error.reason, "unknowns": dict(self.error.unknowns),
         }  # fmt: skip
         return {
             "misfits": misfits, "loss": self.loss, "reference_loss": self.reference_loss, "held_out": self.held_out,
-            "error": error, "unknowns": dict(self.unknowns), "stop": self.stop.value, "warnings": list(self.warnings),
+            "error": error, "unknowns": dict(self.unknowns), "stop": self.stop.value,
+            "stop_message": self.stop.message, "warnings": list(self.warnings),
         }  # fmt: skip
 
     def __str__(self) -> str:
-        head = ("residual of", "root mean square", "largest", "size of its terms", "relative")
-        table = [head, *((m.name, *map(_number, (m.rms, m.largest, m.size, m.relative))) for m in self.misfits)]
+        return self.table(warnings=True)
+
+    def table(self, *, warnings: bool = False) -> str:
+        """The report as text, with or without the warnings."""
+        head = ("residual of", "root mean square", "between points", "largest", "size of terms", "relative")
+        table = [head]
+        for m in self.misfits:
+            held_out = _number(m.held_out) if math.isfinite(m.held_out) else "-"
+            table.append((_short(m.name), _number(m.rms), held_out, *map(_number, (m.largest, m.size, m.relative))))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table if self.misfits
         ]
-        about = [*self._lines(), *(("warning", warning) for warning in self.warnings)]
-        width = max(len(name) for name, _ in about)
-        return "\n".join([*lines, *([""] if lines else []), *(f"{name.ljust(width)}  {text}" for name, text in about)])
+        about = [*self._lines(), *(("warning", warning) for warning in self.warnings if warnings)]
+        return "\n".join([*lines, *([""] if lines else []), *_named(about)])
 
     def _lines(self) -> list[tuple[str, str]]:
         """What is below the table, each with its name."""
-        error, share = self.error, self.loss / self.reference_loss if self.reference_loss > 0 else math.nan
-        lines = [("loss", f"{_number(self.loss)}, relative to that of u = 0: {_number(share)}")]
-        lines.append(("between the points", f"the residual is {_number(self.held_out)} times that at the points"))
-        for k, (rel_l2, largest) in enumerate(zip(error.rel_l2, error.max, strict=True)):
-            name = f"error of output {k + 1}" if len(error.rel_l2) > 1 else "error"
-            lines.append((name, f"{_number(rel_l2)} relative L2, {_number(largest)} at most (estimated)"))
-        lines.append(("estimate", f"{'reliable' if error.reliable else 'NOT reliable'}: {error.reason}"))
+        lines = [("loss", f"{_number(self.loss)}, {self._beside_zero()}")]
+        if math.isfinite(self.held_out):
+            beside = f"the residual is {_number(self.held_out)} times that at the points"
+            lines.append(("between the points", beside))
+        lines += [("estimate", "switched off")] if self.error is None else self._estimated(self.error)
         for name, value in self.unknowns.items():
-            lines.append((name, f"{value:.6g} +- {_number(error.unknowns.get(name, math.nan))}"))
-        return [*lines, ("stopped", self.stop.message)]
+            deviation = math.nan if self.error is None else self.error.unknowns.get(name, math.nan)
+            lines.append((name, f"{value:.6g} +- {_number(deviation)}"))
+        return [*lines, ("stopped", f"{self.stop.value}: {self.stop.message}".removeprefix(": "))]
+
+    @staticmethod
+    def _estimated(error: ErrorEstimate) -> list[tuple[str, str]]:
+        lines = []
+        for k, (rel_l2, largest) in enumerate(zip(error.rel_l2, error.max, strict=True)):
+            if math.isfinite(rel_l2):
+                name = f"error of output {k + 1}" if len(error.rel_l2) > 1 else "error"
+                lines.append((name, f"{_number(rel_l2)} relative L2, {_number(largest)} at most (estimated)"))
+        return [*lines, ("estimate", f"{'reliable' if error.reliable else 'NOT reliable'}: {error.reason}")]
+
+    def _beside_zero(self) -> str:
+        if self.reference_loss == 0:
+            return "that of u = 0 is 0"
+        share = self.loss / self.reference_loss if self.reference_loss > 0 else math.nan
+        return f"relative to that of u = 0: {_number(share)}"
+
+
+def _named(lines: Sequence[tuple[str, str]]) -> list[str]:
+    """Texts beside their names, wrapped."""
+    width = max(len(_short(name)) for name, _ in lines)
+    found = []
+    for name, text in lines:
+        first, *others = textwrap.wrap(text, _WIDE - width - 2, break_on_hyphens=False)
+        found += [f"{_short(name).ljust(width)}  {first}", *(" " * (width + 2) + part for part in others)]
+    return found
+
+
+def _short(name: str) -> str:
+    """A name in one short line."""
+    name = " ".join(name.split())
+    return name if len(name) <= _NAME else f"{name[: _NAME - 3]}..."
 
 
 def _number(value: float) -> str:
@@ -140,6 +180,11 @@ def _number(value: float) -> str:
 
 
 # --- what looks wrong ----------------------------------------------------------------------------
+
+
+def is_large(task: Any, loss: float) -> bool:
+    """Whether the loss of what a run has found is a large part of that of u = 0; all ranks agree."""
+    return not task.ranks.every(not _large_loss(_stage(task), loss, task.reference_loss()))
 
 
 def doubts(task: Any, reason: StopReason, loss: float) -> list[str]:
@@ -153,22 +198,53 @@ def doubts(task: Any, reason: StopReason, loss: float) -> list[str]:
         )
     if not math.isfinite(loss) or reason is StopReason.DIVERGED:
         found.append("the loss is not finite: check the coefficients of the equation, or take smaller steps")
-    elif reason in _ENDED:
-        places = Places(task.x, task.counts, task.weights, task.condition_weight, task.balance)
-        stage = Stage(task.problem, task.net, task.boundary, task.named_unknowns(), places)
-        found += _large_loss(loss, task.reference_loss(), lambda: _joined([_misfits(stage)]))
+    elif reason in _STUCK:
+        found += _large_loss(_stage(task), loss, task.reference_loss())
     return found + _slipping(task.net)
 
 
-def _large_loss(loss: float, reference: float, misfits: Callable[[], Sequence[Misfit]]) -> list[str]:
-    """That a loss is large beside that of u = 0, unless u = 0 fits as well as that by itself."""
-    if not loss > _LARGE_LOSS * reference or all(m.relative < _SMALL_MISFIT for m in misfits()):
+def at_the_start(solution: Any) -> list[str]:
+    """A warning where the loss was rounding before any step was taken, unless the estimate of the error confirms it."""
+    if solution.stop is not StopReason.LOSS_FLOOR or solution.iterations:
         return []
-    share = f"{loss / reference:.0%}" if reference > 0 else "more"
-    advice = (
-        "take more bumps, another start, or boundary='hard'; check that the equations do not contradict one another"
-    )
-    return [f"the loss does not decrease any more, but is still {share} of that of u = 0: {advice}"]
+    if all(_is_zero(stage) for stage in solution.stages()):
+        return [_ZERO]
+    error = solution.error_estimate
+    if error.reliable or error.is_rounding:
+        return []
+    return ["the loss was rounding before any step was taken: take more points, and check the units of the equation"]
+
+
+#: A warning about an answer of zeros.
+_ZERO = (
+    "u = 0 solves the equation and its conditions, and nothing leads away from it: start from other amplitudes"
+    " if you look for another solution"
+)
+
+
+def _is_zero(stage: Stage) -> bool:
+    """Whether u is zero at all points."""
+    return not bool(_jet(stage, _points(stage), "value").value.any())
+
+
+def _large_loss(
+    stage: Stage, loss: float, reference: float, misfits: Sequence[Misfit] = (), stop: StopReason = StopReason.STALLED
+) -> list[str]:
+    """That a loss is large beside that of u = 0, unless u = 0 fits as well as that by itself.
+
+    ``misfits`` are those of the stage, unless they are not known yet.
+    """
+    if not math.inf > loss > LARGE_LOSS * reference:
+        return []
+    small = _SMALL_MISFIT if reference > 0 else _SMALL_WITHOUT
+    if all(m.rms <= small * m.size for m in misfits or _misfits([_rows(stage)])):
+        return []
+    still = f"is still {loss / reference:.0%} of that of u = 0" if reference > 0 else "is large, and u = 0 has none"
+    if stop not in _STUCK:
+        return [f"the loss {still}: take more iterations or bumps"]
+    hard = ", or boundary='hard'" if stage.boundary == "soft" and "hard" in stage.problem.forms else ""
+    advice = f"take more bumps, or another start{hard}; check that the equations do not contradict one another"
+    return [f"the loss does not decrease any more, but {still}: {advice}"]
 
 
 def _slipping(net: BumpNet) -> list[str]:
@@ -179,49 +255,70 @@ def _slipping(net: BumpNet) -> list[str]:
 # --- what is measured ----------------------------------------------------------------------------
 
 
+Found = TypeVar("Found")
+
+
 @differentiating
-def _report(solution: Any) -> Report:
-    stages, error = solution.stages(), solution.error_estimate
+@torch.no_grad()
+def _report(solution: Any, estimate: bool) -> Report:
     warnings = list(solution.warnings)
-    misfits, reference, held_out, homogeneous = [], math.nan, math.nan, False
-    try:
-        with torch.no_grad():
-            misfits = _joined([_misfits(stage) for stage in stages])
-            reference = max(_reference_loss(stage) for stage in stages)
-            held_out = max(_held_out(stage) for stage in stages)
-            homogeneous = reference == 0 and not bool(torch.cat([s.net.amplitudes.flatten() for s in stages]).any())
-    except Exception as problem:  # a problem that is not known any more, or holds at its own points only
-        text = f"{type(problem).__name__}: {problem}".split("\n")[0]
-        warnings.append(f"not everything could be measured: {text}")
-    if solution.stop in _ENDED:
-        warnings += _large_loss(solution.loss, reference, lambda: misfits)
-    for stage in stages:
-        warnings += _slipping(stage.net)
+
+    def known(what: Callable[[], Found], otherwise: Found) -> Found:
+        """What can be measured: a problem may not be known any more, or hold at its own points only."""
+        try:
+            return what()
+        except Exception as problem:
+            text = f"{type(problem).__name__}: {problem}".split("\n")[0]
+            warnings.append(f"not everything could be measured: {text}")
+            return otherwise
+
+    error = None
+    if estimate or "_error_estimate" in vars(solution):
+        unknown = (math.nan,) * solution.net.layout.outputs
+        error = known(lambda: solution.error_estimate, ErrorEstimate(unknown, unknown, False, "it cannot be computed"))
+    stages = known(solution.stages, [])
+    number = max(_LEAST, _HELD_OUT // max(1, len(stages)))
+    rows = known(lambda: [_rows(stage, number) for stage in stages], [])
+    misfits, ratios = _misfits(rows), [ratio for ratio in map(_held_out, rows) if not math.isnan(ratio)]
+    held_out = max(ratios, default=math.nan)
+    reference = known(lambda: max(map(_reference_loss, stages)), math.nan)
+    if error is None or solution.stop in _STUCK:  # else the estimate says more
+        warnings += known(lambda: _large_loss(stages[0], solution.loss, reference, misfits, solution.stop), [])
+    warnings += known(lambda: [found for stage in stages for found in _slipping(stage.net)], [])
     if held_out > _LARGE_HELD_OUT:
         warnings.append(
             f"the residual between the points is {held_out:.2g} times that at the points: take more points, or refine=2"
         )
-    if homogeneous:
-        warnings.append(
-            "u = 0 solves the equation and its conditions, and nothing leads away from it: start from other amplitudes"
-            " if you look for another solution"
-        )
-    if solution.stop is StopReason.LOSS_FLOOR and not solution.iterations and not error.reliable:
-        warnings.append("the loss was rounding before any step was taken: check the units of the equation")
-    if not error.reliable:
-        warnings.append("the error is not known reliably: solve again with more bumps and points, and compare")
-    elif max(error.rel_l2) > _LARGE_ERROR:
-        warnings.append(f"the error is about {max(error.rel_l2):.1%}: take more bumps, points or iterations")
-    warnings = list(dict.fromkeys(warnings))
+    if reference == 0 and known(lambda: all(map(_is_zero, stages)), False):
+        warnings.append(_ZERO)
+    if error is not None:
+        warnings += known(lambda: at_the_start(solution), []) + _about(error)
     return Report(
-        tuple(misfits), solution.loss, reference, held_out, error, dict(getattr(solution, "unknowns", {})),
-        solution.stop, tuple(warnings),
+        tuple(misfits), solution.loss, reference, held_out, error, dict(solution.unknowns), solution.stop,
+        tuple(dict.fromkeys(warnings)),
     )  # fmt: skip
 
 
+def _about(error: ErrorEstimate) -> list[str]:
+    """What the estimate says against a solution."""
+    if not error.reliable:
+        return ["the error is not known reliably: solve again with more bumps and points, and compare"]
+    largest = max(error.rel_l2)
+    return [f"the error is about {largest:.1%}: take more bumps, points or iterations"] * (largest > _LARGE_ERROR)
+
+
+def _stage(task: Any) -> Stage:
+    """What a run has found."""
+    places = Places(task.x, task.counts, task.weights, task.condition_weight, task.balance)
+    return Stage(task.problem, task.net, task.boundary, task.named_unknowns(), places)
+
+
 def _places(stage: Stage) -> Places:
-    places = Places.default(stage.problem, stage.net) if stage.places is None else stage.places
-    return places.balanced(stage.problem, stage.net, stage.boundary, stage.unknowns)
+    return Places.default(stage.problem, stage.net) if stage.places is None else stage.places
+
+
+def _points(stage: Stage) -> Tensor:
+    return _places(stage).x.to(stage.net.rows.device)
 
 
 def _jet(stage: Stage, x: Tensor, want: str) -> Jet:
@@ -233,36 +330,80 @@ def _jet(stage: Stage, x: Tensor, want: str) -> Jet:
     return stage.problem.extend(bumps, x, want, stage.boundary)
 
 
-def _misfits(stage: Stage) -> list[tuple[str, Tensor, Tensor]]:
-    """By equation and condition: its name, its residual [n] and the sizes of its terms [n]."""
+#: Residual [n] of an equation or condition, and the sizes of its terms [n].
+_Measured = tuple[Tensor, Tensor]
+
+
+@dataclass
+class _Row:
+    """One equation or condition in one window of time."""
+
+    name: str
+    condition: bool
+    own: _Measured  # at the points of training
+    others: _Measured  # at others, of which there may be none
+
+
+def _rows(stage: Stage, number: int = 0) -> list[_Row]:
+    """All equations and conditions; those that can be had there also at about ``number`` points between the others."""
     problem, places = stage.problem, _places(stage)
-    x = places.x.to(stage.net.rows.device)
+    x = _points(stage)
     named = {name: x.new_tensor(value) for name, value in stage.unknowns.items()}
-    block = Block(problem.name, x, problem.want, lambda u, **k: call_residual(problem.residual, x, u, k), 1.0)
-    found = _of_block(block, _jet(stage, x, problem.want), named)
-    names = ["equation"] if len(found) == 1 else [f"equation {k + 1}" for k in range(len(found))]
-    rows = [(name, *values) for name, values in zip(names, found, strict=True)]
-    conditions = [*([] if stage.boundary == "hard" else problem.conditions()), *problem.side_conditions()]
-    for condition in conditions:
-        rows += _of_condition(stage, condition, condition.points(places.counts).to(x), named)
+
+    def equation(x: Tensor) -> list[_Measured]:
+        def measured(u: Jet) -> list[_Measured]:
+            residual = lambda u, **k: call_residual(problem.residual, x, u, k)  # noqa: E731
+            return _of_block(Block(problem.name, x, u.want, residual, 1.0), u, named)
+
+        if problem.want != "laplacian":
+            return measured(_jet(stage, x, problem.want))
+        u = _jet(stage, x, "diagonal")
+        found = measured(Jet("laplacian", u.value, u.gradient, u.laplacian))
+        with contextlib.suppress(Exception):  # a user's function may read the Laplacian in ways of its own
+            finer = measured(u)  # the terms of a Laplacian may cancel in it
+            if all(torch.equal(a, b) for (a, _), (b, _) in zip(found, finer, strict=True)):
+                return finer
+        return found
+
+    def candidates() -> Tensor:
+        return refine.candidates(problem, stage.net, number, torch.Generator().manual_seed(1), 1)
+
+    between = number and problem.points is None
+    rows = _both("equation", False, equation, x, candidates if between else None)
+    for condition in [*([] if stage.boundary == "hard" else problem.conditions()), *problem.side_conditions()]:
+        at = condition.points(places.counts).to(x)
+        others = functools.partial(condition.points, tuple(n + n // 2 + 1 for n in places.counts)) if number else None
+        rows += _both(condition.name, True, functools.partial(_of_condition, stage, condition, named), at, others)
     return rows
 
 
-def _of_condition(
-    stage: Stage, condition: Condition, x: Tensor, named: dict[str, Tensor]
-) -> list[tuple[str, Tensor, Tensor]]:
+def _both(
+    name: str, condition: bool, measured: Callable[[Tensor], list[_Measured]], x: Tensor,
+    between: Callable[[], Tensor] | None,
+) -> list[_Row]:  # fmt: skip
+    """The equations of a block at its points, and at others if there are any and its function can do that."""
+    found, nothing = measured(x), x.new_empty(0)
+    there = [(nothing, nothing)] * len(found)
+    if between is not None:
+        with contextlib.suppress(Exception):  # a user's functions may have tables for their own points
+            others = between().to(x)
+            if len(others) and not torch.equal(others, x):  # as those of measurements are
+                there = measured(others)
+    names = [name] if len(found) == 1 else [f"{name} {k + 1}" for k in range(len(found))]
+    return [_Row(n, condition, own, other) for n, own, other in zip(names, found, there, strict=True)]
+
+
+def _of_condition(stage: Stage, condition: Condition, named: dict[str, Tensor], x: Tensor) -> list[_Measured]:
     u = _jet(stage, x, condition.want)
     size = 0.0
     if condition.period is not None:
         there = _jet(stage, x + x.new_tensor(condition.period), condition.want)
         u, size = u - there, u.value.abs().amax(1)
     block = Block(condition.name, x, condition.want, lambda u, **k: call_residual(condition.residual, x, u, k), 1.0)
-    found = _of_block(block, u, named)
-    names = [condition.name] if len(found) == 1 else [f"{condition.name} {k + 1}" for k in range(len(found))]
-    return [(name, rows, terms + size) for name, (rows, terms) in zip(names, found, strict=True)]
+    return [(rows, terms + size) for rows, terms in _of_block(block, u, named)]
 
 
-def _of_block(block: Block, u: Jet, unknowns: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+def _of_block(block: Block, u: Jet, unknowns: dict[str, Tensor]) -> list[_Measured]:
     residual, by_equation = linearise(block, (u,), unknowns)
     zero = block.residual((u.map(torch.zeros_like),), unknowns)
     found = []
@@ -273,45 +414,42 @@ def _of_block(block: Block, u: Jet, unknowns: dict[str, Tensor]) -> list[tuple[T
     return found
 
 
-def _joined(windows: Sequence[list[tuple[str, Tensor, Tensor]]]) -> list[Misfit]:
+def _misfits(windows: Sequence[list[_Row]]) -> list[Misfit]:
     """The rows of all windows of time, by name; a condition that only some windows have is of these."""
-    by_name: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    by_name: dict[str, list[_Row]] = {}
     for rows in windows:
-        for name, residual, terms in rows:
-            by_name.setdefault(name, []).append((residual, terms))
+        for row in rows:
+            by_name.setdefault(row.name, []).append(row)
     misfits = []
     for name, parts in by_name.items():
-        residual, terms = (torch.cat(part) for part in zip(*parts, strict=True))
-        rms, size = (float(part.square().mean().sqrt()) for part in (residual, terms))
-        misfits.append(Misfit(name, rms, float(residual.abs().max()), size))
+        residual, terms = (torch.cat(part) for part in zip(*(row.own for row in parts), strict=True))
+        others = torch.cat([row.others[0] for row in parts])
+        rms, size, held_out = (float(part.square().mean().sqrt()) for part in (residual, terms, others))
+        misfits.append(Misfit(name, rms, float(residual.abs().max()), size, held_out))
     return misfits
 
 
+def _held_out(rows: Sequence[_Row]) -> float:
+    """Root mean square of the residual between the points, relative to that at the points; NaN if it has no other.
+
+    It is that of all equations, each relative to the size of its terms.
+    """
+    squares = torch.zeros(2, dtype=torch.float64)
+    for row in rows:
+        if not row.condition:
+            usual = torch.cat([row.own[1], row.others[1]]).mean().clamp_min(1e-300)
+            for k, (residual, terms) in enumerate((row.own, row.others)):
+                squares[k] += float((residual / (usual + terms)).square().mean())
+    own, others = squares.sqrt().tolist()
+    return others / own if own > 0 else math.nan
+
+
 def _reference_loss(stage: Stage) -> float:
-    places = _places(stage)
+    places = _places(stage).balanced(stage.problem, stage.net, stage.boundary, stage.unknowns)
     about = stage.problem, stage.boundary, places.counts, places.x, places.condition_weight, places.weights
     rows = blocks(*about, balance=places.balance)
     zero, _ = System(rows, stage.net, stage.unknowns).linearise()
     return float(zero @ zero)
 
 
-def _held_out(stage: Stage) -> float:
-    """Root mean square of the residual between the points, relative to that at the points; NaN if it has no other."""
-    if stage.problem.points is not None:
-        return math.nan
-    problem, places = stage.problem, _places(stage)
-    x = places.x.to(stage.net.rows.device)
-    there = refine.candidates(problem, stage.net, _HELD_OUT, torch.Generator().manual_seed(1), 1).to(x)
-
-    def bumps(x: Tensor) -> Jet:
-        return stage.net.jet(x.to(stage.net.rows), want=problem.want).map(Tensor.double)
-
-    both = torch.cat([x, there])
-    named = {name: x.new_tensor(value) for name, value in stage.unknowns.items()}
-    residual, terms = refine.residual_and_terms(problem, bumps, stage.boundary, named, both, places.balance[0])
-    residual = residual / (1 + terms / terms.mean().clamp_min(1e-300))
-    own, others = (float(part.square().mean().sqrt()) for part in residual.split([len(x), len(there)]))
-    return others / own if own > 0 else math.nan
-
-
-__all__ = ["Misfit", "Report", "doubts"]
+__all__ = ["Misfit", "Report", "at_the_start", "doubts", "is_large"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,9 +174,48 @@ class FieldResult(Result):
         integer().check("seed", seed)
         return estimated(self.stages(), bumps=bumps, seed=seed)
 
-    def report(self) -> Report:
-        """What is known about the quality of the solution, as a table: ``print(solution.report())``."""
-        return Report.of(self)
+    def estimated_error(self, x: Any) -> Tensor:
+        """What is missing from u at points, [N, K]: the better solution of :attr:`error_estimate` minus u.
+
+        NaN where there is no estimate.  It is as reliable as the estimate is.
+
+        Parameters
+        ----------
+        x : Tensor, array or nested lists
+            [N, d]; as for :meth:`predict`.
+        """
+        points, _ = as_points(x, self.like.detach().double(), len(self.problem.lower))
+        with torch.no_grad():
+            u, enriched = self.predict(points), self.error_estimate.enriched
+            return self._over_time(enriched, points, "value").value - u if enriched else torch.full_like(u, math.nan)
+
+    def residual(self, x: Any) -> Tensor:
+        """The residual of all equations at points, [N, E], as the problem writes it.
+
+        Parameters
+        ----------
+        x : Tensor, array or nested lists
+            [N, d]; as for :meth:`predict`.
+        """
+        points, _ = as_points(x, self.like.detach().double(), len(self.problem.lower))
+        with torch.no_grad():
+            u = self.jet(points.to(self.like), self.problem.want).map(Tensor.double)
+            named = {name: points.new_tensor(value) for name, value in self.unknowns.items()}
+            return self.problem.residual(points, u, **named).reshape(len(points), -1)
+
+    def report(self, *, estimate: bool = True) -> Report:
+        """What is known about the quality of the solution, as a table: ``print(solution.report())``.
+
+        Parameters
+        ----------
+        estimate : bool
+            Whether to estimate the error of u, unless that is done already.
+        """
+        return Report.of(self, estimate)
+
+    def _over_time(self, parts: Sequence[Any], x: Tensor, want: Want) -> Jet:
+        """The jet of a function that is given by window of time."""
+        return parts[0].jet(x, want)
 
     def stages(self) -> list[Stage]:
         """What was solved, one after the other in time."""

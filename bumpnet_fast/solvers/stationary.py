@@ -20,7 +20,7 @@ from .arguments import check, check_fit, check_options, check_problem, choice, i
 from .grad_mode import differentiating
 from .levenberg_marquardt import LeastSquares
 from .loop import Callback, Method, Run, Stop
-from .report import doubts
+from .report import at_the_start, doubts
 from .solution import Solution
 from .task import Task
 from .threads import few_threads
@@ -164,12 +164,14 @@ def solve(
             warnings = [*run.warnings, *doubts(task, reason, run.best["loss"])]
             rel_l2, max_error = run.errors()
             names = dict.fromkeys(m.name_for(task) for m in run.methods)
-    return Solution(
+    solution = Solution(
         net=net, problem=problem, boundary=task.boundary, history=run.history, loss=run.best["loss"], rel_l2=rel_l2,
         max_error=max_error, seconds=run.seconds, processor_seconds=run.processor_seconds, iterations=run.done,
         stop=reason, method="+".join(names), unknowns=task.named_unknowns(),
         events=task.events, warnings=warnings, places=task.places(),
     )  # fmt: skip
+    solution.warnings += at_the_start(solution)
+    return solution
 
 
 def train(

@@ -12,12 +12,12 @@ from ..core.ranks import Ranks
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
 from ..problems.base import Problem
-from . import arguments, refine, run_state
+from . import arguments, refine, report, run_state
 from .balance import balancing
 from .elimination import Projected, Separable
 from .estimate import Places
 from .given_values import contradictions, eased, enforcement
-from .loop import Work
+from .loop import StopReason, Work
 from .objective import RowsObjective
 from .residual import System, blocks, check_local, collocation, linearise
 from .solution import NetErrorMeasure
@@ -253,6 +253,10 @@ class Task(Work):
     @torch.no_grad()
     def measure(self, now: dict[str, Tensor] | None) -> float | None:
         return self.measured(self._rows(now))[0]
+
+    def ended(self, reason: StopReason, loss: float) -> StopReason:
+        large = reason is StopReason.CONVERGED and report.is_large(self, loss)
+        return StopReason.STALLED if large else reason
 
     def notes(self, now: dict[str, Tensor] | None) -> dict[str, Any]:
         return {"bumps": len(self._rows(now))}

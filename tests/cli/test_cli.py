@@ -37,7 +37,7 @@ def solve(*arguments, problem="poisson"):
 @pytest.fixture
 def no_picture(monkeypatch):
     """Leave the picture out, which takes most of the time of a small run."""
-    monkeypatch.setattr(plotting, "solution_figure", lambda solution: Figure((1, 1)))
+    monkeypatch.setattr(plotting, "solution_figure", lambda solution, **_: Figure((1, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,14 @@ def test_the_summary(solved):
     expected = {
         "problem": "helmholtz", "method": "varpro", "boundary": "hard", "bumps": 9, "parameters": 63, "iterations": 3,
         "stop_reason": "iterations", "dtype": "float64", "backend": backend(), "threads": 1, "seed": 5,
-        "stop_message": StopReason.ITERATIONS.message, "warnings": [],
+        "stop_message": StopReason.ITERATIONS.message,
     }  # fmt: skip
     assert {key: summary[key] for key in expected} == expected
     assert all(summary[key] > 0 for key in ("rel_l2", "max_error", "loss", "seconds", "processor_seconds"))
+    report = summary["report"]
+    assert [row["name"] for row in report["misfits"]] == ["equation"] and report["loss"] == summary["loss"]
+    assert summary["error_estimate"] == max(report["error"]["rel_l2"]) > 0
+    assert summary["warnings"] == report["warnings"] and "the error is about" in summary["warnings"][-1]
     assert summary["versions"]["bumpnet_fast"] == __version__
     assert summary["versions"]["torch"] == str(torch.__version__)
     settings = summary["settings"]
@@ -125,12 +129,34 @@ def test_the_summary_for_people(no_picture, tmp_path, capsys):
     assert main(["solve", "poisson", *TINY, "--out", str(tmp_path), "--json", str(tmp_path / "more.json")]) == 0
     summary = json.loads((tmp_path / "more.json").read_text())
     output, errors = capsys.readouterr()
-    assert errors == ""  # nobody watches, so no progress
-    lines = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in output.splitlines())
+    assert errors.splitlines() == [f"bumpnet: warning: {warning}" for warning in summary["warnings"]]  # and no progress
+    first, table, last = output.split("\n\n")
+    lines = dict(
+        re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in f"{first}\n{last}".splitlines() if line[0] != " "
+    )  # it is wrapped
     assert (lines["problem"], lines["bumps"], lines["parameters"]) == ("poisson", "9", "63")
-    assert lines["stop reason"] == f"iterations: {StopReason.ITERATIONS.message}"
+    assert lines["stopped"] == f"iterations: {StopReason.ITERATIONS.message}"
     assert float(lines["rel l2"]) == pytest.approx(summary["rel_l2"], rel=0.01)
-    assert lines["written to"] == str(tmp_path)
+    assert lines["written to"] == str(tmp_path) and "stop reason" not in lines
+    head, equation = table.splitlines()
+    assert head.startswith("residual of") and equation.startswith("equation")
+    assert len(output.splitlines()) < 30 and output.count("estimate") == 2, "all is said once"
+
+
+def test_report_and_estimate_can_be_switched_off(no_picture, tmp_path, capsys):
+    line = ["solve", "poisson", *TINY, "--out", str(tmp_path)]
+    assert main([*line, "--no-report"]) == 0
+    output = capsys.readouterr().out
+    assert "residual of" not in output and "stop reason" in output and "error estimate" in output
+    assert main([*line, "--no-estimate"]) == 0
+    output, errors = capsys.readouterr()
+    assert "estimate            switched off" in output and "residual of" in output
+    assert errors == "bumpnet: warning: the loss is still 1% of that of u = 0: take more iterations or bumps\n"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["report"]["error"] is None and "error_estimate" not in summary
+    assert main(["solve", "--resume", str(tmp_path), "--no-report", "--no-estimate"]) == 0
+    output = capsys.readouterr().out
+    assert "residual of" not in output and "error estimate" not in output
 
 
 def test_with_json_on_the_output_the_summary_for_people_moves_aside(no_picture, tmp_path, capsys):
@@ -308,7 +334,7 @@ def test_brackets_in_a_path_are_no_markup(name, no_picture, tmp_path, monkeypatc
     for choices in (("poisson", *TINY, "--out", str(folder)), ("--resume", str(folder))):
         assert main(["solve", *choices]) == 0
         output, errors = capsys.readouterr()
-        assert re.search(rf"written to +{re.escape(str(folder))} *\n", output) and not errors
+        assert re.search(rf"written to +{re.escape(str(folder))} *\n", output) and "error:" not in errors
     assert (folder / "model.pt").exists()
     assert main(["solve", "poisson", "--json", str(folder), "--out", str(folder)]) == 2
     assert f"cannot write the file {folder}:" in capsys.readouterr().err

@@ -76,6 +76,17 @@ def test_the_pictures_of_a_run_are_drawn_again_to_the_last_byte(name, flags, pic
         assert (tmp_path / "new" / picture).read_bytes() == (folders[name] / picture).read_bytes(), picture
 
 
+def test_how_good_a_run_is(folders, no_picture, tmp_path):
+    code, output, errors = run("show", folders["in time"], "--report", "--out", tmp_path)
+    assert code == 0 and output[2].startswith("residual of") and output[3].startswith("equation")
+    assert output[-1].startswith("stopped") and errors[-1].startswith("bumpnet: warning: the error is about")
+    code, output, errors = run("show", folders["in time"], "--report", "--no-estimate", "--out", tmp_path)
+    assert code == 0 and any(line.startswith("estimate") and line.endswith("switched off") for line in output)
+    for name, kind in (("operator", "an operator"), ("evolution", "an evolution")):
+        code, _, errors = run("show", folders[name], "--report", "--out", tmp_path)
+        assert code == 2 and "--report is for solutions" in errors[0] and errors[0].endswith(kind)
+
+
 def test_by_default_they_are_drawn_in_the_folder(folders, no_picture, tmp_path):
     folder = shutil.copytree(folders["pruned"], tmp_path / "run")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -30,7 +30,7 @@ FILES = {"model.pt", "history.json", "summary.json", "solution.png", "run.pt"}
 
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
-    monkeypatch.setattr(plotting, "solution_figure", lambda solution: Figure((1, 1)))
+    monkeypatch.setattr(plotting, "solution_figure", lambda solution, **_: Figure((1, 1)))
 
 
 def solve(*arguments, out):
@@ -301,7 +301,7 @@ def test_a_run_that_the_library_resumed_in_between(tmp_path):
 def stopped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plotting, "solution_figure", lambda solution: Figure((1, 1)))
+        patch.setattr(plotting, "solution_figure", lambda solution, **_: Figure((1, 1)))
         solve("--method", "adam", "--set", "iterations=20", out=folder)
     return folder
 

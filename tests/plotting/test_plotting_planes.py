@@ -1,5 +1,6 @@
 """The picture of a field: every output on every slice, where its titles say, beside what is exact."""
 
+import functools
 import io
 import itertools
 
@@ -14,13 +15,20 @@ from test_plotting_solution import product, solution_of
 from bumpnet_fast.io.fields import field_of, mid_planes
 from bumpnet_fast.plotting import fields_figure
 
+
+@functools.cache
+def unknown():
+    return solution_of(product(1.0, 1.0, 1.0, known=False), 6)
+
+
 CASES = {
     "line": (lambda: result("line"), None, ["u 0", "error 0"]),
     "outputs": (lambda: result("outputs"), None, [f"{kind} {i}" for i in range(3) for kind in ("u", "exact", "error")]),
     "masked": (lambda: result("masked"), None, ["u 0", "exact 0", "error 0"]),
     "block": (lambda: result("block"), None, [f"{kind} {i}" for i in range(3) for kind in ("u", "exact", "error")]),
     "cut to a line": (lambda: result("block"), {"t": 0.1, "y": 0.5}, ["u 0", "error 0"]),
-    "unknown": (lambda: solution_of(product(1.0, 1.0, 1.0, known=False), 6), None, ["u 0", "u 1", "u 2"]),
+    "unknown": (unknown, None, [f"{kind} {i}" for i in range(3) for kind in ("u", "estimated error")]),
+    "an unknown line": (unknown, {"x": 0.9, "y": 0.9}, ["u 0", "estimated error 0"]),
     "evolution": (evolution, {"t": 0.1}, ["u 0", "exact 0", "error 0"]),
 }
 
@@ -61,10 +69,19 @@ def test_pictures_are_u_where_they_say(name):
         )
         for key, value in plane.held.items():
             assert f"${key} = {value:.3g}$" in axes[f"u {i}"].get_title()
-        if name != "unknown":
+        if name == "unknown":
+            error, at = axes[f"estimated error {i}"].images[0].get_array(), torch.from_numpy(plane.points(ticks))
+            estimated = make().estimated_error(at)[:, output].abs().reshape(height, width)
+            np.testing.assert_allclose(error, estimated, rtol=1e-9)
+        else:
             exact, error = (axes[f"{kind} {i}"].images[0].get_array().filled(np.nan) for kind in ("exact", "error"))
             np.testing.assert_allclose(error, np.abs(u - exact), rtol=1e-9)
             assert (np.isfinite(exact) == np.isfinite(u)).all()
+
+
+def test_without_an_estimate_there_is_u_alone():
+    labels = [ax.get_label() for ax in fields_figure(unknown(), estimate=False).axes]
+    assert [label for label in labels if not label.startswith("<")] == ["u 0", "u 1", "u 2"]
 
 
 def test_slices_of_an_output_share_their_colours():

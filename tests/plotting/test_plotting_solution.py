@@ -17,6 +17,7 @@ from scipy.spatial import ConvexHull
 from bumpnet_fast import BumpNet, problems
 from bumpnet_fast.plotting import solution_figure
 from bumpnet_fast.problems.base import Problem
+from bumpnet_fast.problems.regression import Regression
 from bumpnet_fast.solvers import prune, solve
 
 
@@ -38,7 +39,8 @@ def product(*widths, known=True):
 
 def solution_of(problem, bumps, dtype="float64", **options):
     net = BumpNet(len(problem.lower), bumps, problem.domain, dtype=dtype)
-    return solve(problem, net.perturb_(0.1, torch.Generator().manual_seed(0)), iterations=8, points=300, **options)
+    options = {"iterations": 8, "points": 300} | options
+    return solve(problem, net.perturb_(0.1, torch.Generator().manual_seed(0)), **options)
 
 
 PROBLEMS = {
@@ -92,7 +94,7 @@ def test_the_axes(name):
     if "curve" in name:  # which shows the exact solution together with the other
         wanted.remove("exact")
     if "unknown" in name:
-        wanted = ["solution", "bumps", "convergence"]
+        wanted = ["solution", "residual", "estimated error", "bumps", "convergence"]
     assert labels[: len(wanted)] == wanted
 
 
@@ -109,6 +111,31 @@ def test_the_fields_are_those_of_the_solution():
     assert (shown[0].vmin, shown[0].vmax) == (shown[1].vmin, shown[1].vmax)
     assert shown[0].vmin <= min(u.min(), exact.min())
     assert shown[0].vmax >= max(u.max(), exact.max())
+
+
+def test_where_the_error_is_not_known_there_are_residual_and_estimate():
+    solution, axes = solved("square, unknown"), drawn("square, unknown")[1]
+    residual, x = values_at_pixels(axes["residual"])
+    np.testing.assert_allclose(residual, solution.residual(x)[:, 0].abs(), rtol=1e-9, atol=1e-12)
+    error, _ = values_at_pixels(axes["estimated error"])
+    true = (solution.predict(x)[:, 0] - field(x)).abs().numpy()
+    assert np.abs(error - true).max() < 0.1 * true.max() and solution.error_estimate.reliable
+    assert f"max {error.max():.2g}" in axes["estimated error"].get_title()
+    assert f"{solution.error_estimate.rel_l2[0]:.2g}" in drawn("square, unknown")[0].get_suptitle()
+    curve = drawn("curve, unknown")[1]["estimated error"].lines[0]
+    at = torch.from_numpy(curve.get_xdata())[:, None]
+    np.testing.assert_array_equal(curve.get_ydata(), solved("curve, unknown").estimated_error(at)[:, 0].abs())
+
+
+def test_without_an_estimate_there_is_the_residual():
+    solution = replace(solved("curve, unknown"))
+    labels = list(axes_of(solution_figure(solution, estimate=False)))
+    assert labels == ["solution", "residual", "bumps", "convergence"] and "_error_estimate" not in vars(solution)
+    x = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
+    data = solution_of(Regression.through(x, x[:, 0]), 3, points=None)
+    assert list(axes_of(solution_figure(data))) == ["solution", "bumps", "convergence"], "it holds at its points alone"
+    wide = replace(solved("square, unknown"), history=[])
+    assert list(axes_of(solution_figure(wide))) == ["solution", "residual", "estimated error", "bumps"]
 
 
 def test_outside_of_the_domain_nothing_is_shown():

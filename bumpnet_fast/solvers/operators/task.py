@@ -15,7 +15,7 @@ from ...problems.operators.base import Operator, OperatorData
 from .. import gradient as trainer
 from .. import threads
 from ..arguments import number, option, positive
-from ..loop import Method, Work
+from ..loop import LARGE_LOSS, Method, StopReason, Work
 from . import branch as branches
 from . import gradient
 from .check import Options
@@ -118,6 +118,11 @@ class OperatorTask(Work):
     def begin(self, stage: int) -> bool:
         """The trunk has another loss, that of the leading modes, than the other stages, that of the functions."""
         return self.two_step and stage == 1
+
+    def ended(self, reason: StopReason, loss: float) -> StopReason:
+        """The trunk stage converges when it fits the leading modes; the functions may have others."""
+        large = reason is StopReason.CONVERGED and self.measure(None) ** 2 > LARGE_LOSS
+        return StopReason.STALLED if large else reason
 
     def snapshot(self) -> dict[str, Tensor]:
         """Parameters and buffers by name and, where the branch outputs coordinates, ``mix``."""

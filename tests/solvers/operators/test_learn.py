@@ -56,6 +56,12 @@ def test_two_steps_reach_what_is_promised(name, settings, bumps, parameters, err
     assert solution.seconds < 60 and solution.stop_reason in ("converged", "no further decrease")
 
 
+def test_a_trunk_that_stalls_has_not_converged():
+    operator = get_operator("antiderivative")
+    solution = learn(operator, net_for(operator, 1), functions=50)
+    assert solution.rel_l2 > 0.1 and solution.stop_reason == "stalled"
+
+
 def test_the_errors_are_those_of_the_net():
     operator = get_operator("antiderivative")
     solution = learn(operator, net_for(operator), **SMALL)
