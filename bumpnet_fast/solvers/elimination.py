@@ -18,8 +18,12 @@ from .residual import System
 
 #: Steps of the inner solve: from a cold start, and from the tangent of a point nearby.
 _INNER_COLD, _INNER_WARM = 30, 4
-#: The inner solve ends when its next step would lower the loss by less than this fraction.
-_INNER_TOLERANCE = 0.05
+#: The inner solve ends when its next step would lower the loss by less than this fraction of it.  From the tangent of a
+#: point nearby it need not be exact: every move begins with a step of it.  From a cold start it must: away from the
+#: best amplitudes the shapes may have no gradient, as at amplitudes 0, and a first step may gain little.
+_COLD_TOLERANCE, _WARM_TOLERANCE = 1e-9, 0.05
+#: What solving for the inner parameters once more must gain to be worth a new descent.
+_WORTH = 1e-3
 #: Smallest ridge, on columns of length 1: rounding.  Without any ridge columns of zeros are undetermined.
 _LEAST_RIDGE = 1e-32
 #: Halvings of an inner step.
@@ -97,6 +101,10 @@ class _Model:
         J, gradient = self.jacobian(point)
         return Normal(self.ranks.total(lower_gram(J)), gradient, J)
 
+    def settled(self, point: Point) -> Point | None:
+        """A better point with the same shapes; None if there is none."""
+        return None
+
     def unknowns(self, point: Point) -> Tensor:
         """Values of the unknowns [T]."""
         return point.inner[len(point.inner) - len(self.system.guesses) :]
@@ -168,7 +176,12 @@ class Projected(_Model):
 
     def start(self, rows: Tensor) -> Point:
         shapes, inner = self._split(rows)
-        return self._fitted(shapes, inner, _INNER_COLD)
+        return self._fitted(shapes, inner, _INNER_COLD, _COLD_TOLERANCE)
+
+    def settled(self, point: Point) -> Point | None:
+        """``point`` with its inner parameters solved for as from a cold start; None if that gains nothing."""
+        again = self._fitted(point.x, point.inner, _INNER_COLD, _COLD_TOLERANCE)
+        return again if again.loss < (1 - _WORTH) * point.loss else None
 
     def rows(self, point: Point) -> Tensor:
         return self._joined(point.x, point.inner)
@@ -183,7 +196,7 @@ class Projected(_Model):
         rows = self._joined(shapes, inner)
         return rows, self.system.jets(rows), inner[len(inner) - len(self.system.guesses) :]
 
-    def _fitted(self, shapes: Tensor, inner: Tensor, most: int) -> Point:
+    def _fitted(self, shapes: Tensor, inner: Tensor, most: int, tolerance: float) -> Point:
         """The point at ``shapes``, with the inner parameters solved for, starting at a guess."""
         length, best = None, None
         for left in range(most, -1, -1):
@@ -192,7 +205,7 @@ class Projected(_Model):
                 return best
             length = best.fit.length
             gain = 1 - (self._square(after) + self._penalty(inner + step, length)) / max(best.loss, 1e-300)
-            if left == 0 or not gain > _INNER_TOLERANCE:
+            if left == 0 or not gain > tolerance:
                 break
             shorter = self._descended(best, step)
             if shorter is None:
@@ -231,7 +244,7 @@ class Projected(_Model):
         fit = point.fit
         off = self.ranks.total(point.residual @ fit.basis)
         guess = point.inner - fit.solve(off) + self._tangent(point, step)
-        return self._fitted(point.x + step, guess, _INNER_WARM)
+        return self._fitted(point.x + step, guess, _INNER_WARM, _WARM_TOLERANCE)
 
     def ahead(self, point: Point, step: Tensor) -> Tensor:
         """Rows [R] after a step along the tangent."""
