@@ -207,7 +207,7 @@ class Projected(_Model):
             gain = 1 - (self._square(after) + self._penalty(inner + step, length)) / max(best.loss, 1e-300)
             if left == 0 or not gain > tolerance:
                 break
-            shorter = self._descended(best, step)
+            shorter = self._descended(best, step, exact=tolerance < _WARM_TOLERANCE)
             if shorter is None:
                 break
             inner = shorter
@@ -226,15 +226,20 @@ class Projected(_Model):
     def _penalty(self, inner: Tensor, length: Tensor) -> float:
         return self.ridge * float((length * inner).square().sum())
 
-    def _descended(self, point: Point, step: Tensor) -> Tensor | None:
-        """Inner parameters with a smaller loss, along ``step``."""
+    def _descended(self, point: Point, step: Tensor, exact: bool) -> Tensor | None:
+        """Inner parameters with a smaller loss, along ``step``; with ``exact`` those after the best of the halvings."""
+        least, found = point.loss, None
         for halving in range(_HALVINGS):
             inner = point.inner + 0.5**halving * step
             _, jets, unknowns = self._rows_at(point.x, inner)
-            residual = self.system.residual(jets, unknowns)
-            if self._square(residual) + self._penalty(inner, point.fit.length) < point.loss:
-                return inner
-        return None
+            loss = self._square(self.system.residual(jets, unknowns)) + self._penalty(inner, point.fit.length)
+            if loss < least:
+                least, found = loss, inner
+            elif found is not None:
+                break
+            if found is not None and not exact:
+                break
+        return found
 
     def _tangent(self, point: Point, step: Tensor) -> Tensor:
         """Change of the inner parameters that best compensates a step in the shapes."""

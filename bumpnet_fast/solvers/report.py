@@ -22,6 +22,8 @@ from .residual import Block, System, blocks, linearise
 
 #: A loss that is a larger share of that of u = 0 is no solution.
 _LARGE_LOSS = 0.01
+#: A loss so many times that of u = 0 is not compared with it.
+_MEANINGLESS = 1e6
 #: Unless all residuals are as small as this beside their terms.
 _SMALL_MISFIT = 1e-3
 #: Ends of a run that say that there is nothing to be gained.
@@ -159,6 +161,8 @@ def _large_loss(loss: float, reference: float, misfits: Callable[[], Sequence[Mi
     """That a loss is large beside that of u = 0, unless u = 0 fits as well as that by itself."""
     if not loss > _LARGE_LOSS * reference or all(m.relative < _SMALL_MISFIT for m in misfits()):
         return []
+    if loss > _MEANINGLESS * reference:  # u = 0 solves it, and says nothing about other solutions
+        return []
     share = f"{loss / reference:.0%}" if reference > 0 else "more"
     advice = (
         "take more bumps, another start, or boundary='hard'; check that the equations do not contradict one another"
@@ -178,13 +182,12 @@ def _slipping(net: BumpNet) -> list[str]:
 def _report(solution: Any) -> Report:
     stages, error = solution.stages(), solution.error_estimate
     warnings = list(solution.warnings)
-    misfits, reference, held_out, homogeneous = [], math.nan, math.nan, False
+    misfits, reference, held_out = [], math.nan, math.nan
     try:
         with torch.no_grad():
             misfits = _joined([_misfits(stage) for stage in stages])
             reference = max(_reference_loss(stage) for stage in stages)
             held_out = max(_held_out(stage) for stage in stages)
-            homogeneous = reference == 0 and not bool(torch.cat([s.net.amplitudes.flatten() for s in stages]).any())
     except Exception as problem:  # a problem that is not known any more, or holds at its own points only
         text = f"{type(problem).__name__}: {problem}".split("\n")[0]
         warnings.append(f"not everything could be measured: {text}")
@@ -195,11 +198,6 @@ def _report(solution: Any) -> Report:
     if held_out > _LARGE_HELD_OUT:
         warnings.append(
             f"the residual between the points is {held_out:.2g} times that at the points: take more points, or refine=2"
-        )
-    if homogeneous:
-        warnings.append(
-            "u = 0 solves the equation and its conditions, and nothing leads away from it: start from other amplitudes"
-            " if you look for another solution"
         )
     if solution.stop is StopReason.LOSS_FLOOR and not solution.iterations and not error.reliable:
         warnings.append("the loss was rounding before any step was taken: check the units of the equation")
