@@ -22,6 +22,8 @@ _INNER_COLD, _INNER_WARM = 30, 4
 #: point nearby it need not be exact: every move begins with a step of it.  From a cold start it must: away from the
 #: best amplitudes the shapes may have no gradient, as at amplitudes 0, and a first step may gain little.
 _COLD_TOLERANCE, _WARM_TOLERANCE = 1e-9, 0.05
+#: A start with unknowns held first is taken if its loss is a smaller share of that of the usual one.
+_MUCH_BETTER = 0.5
 #: What solving for the inner parameters once more must gain to be worth a new descent.
 _WORTH = 1e-3
 #: Smallest ridge, on columns of length 1: rounding.  Without any ridge columns of zeros are undetermined.
@@ -176,7 +178,13 @@ class Projected(_Model):
 
     def start(self, rows: Tensor) -> Point:
         shapes, inner = self._split(rows)
-        return self._fitted(shapes, inner, _INNER_COLD, _COLD_TOLERANCE)
+        point = self._fitted(shapes, inner, _INNER_COLD, _COLD_TOLERANCE)
+        if not self.system.names:
+            return point
+        # From u = 0 a step in all can ruin the unknowns: it may be better to solve for u with their guesses first.
+        held = self._fitted(shapes, inner, _INNER_COLD, _COLD_TOLERANCE, held=True).inner
+        other = self._fitted(shapes, held, _INNER_COLD, _COLD_TOLERANCE)
+        return other if other.loss < _MUCH_BETTER * point.loss or not math.isfinite(point.loss) else point
 
     def settled(self, point: Point) -> Point | None:
         """``point`` with its inner parameters solved for as from a cold start; None if that gains nothing."""
@@ -196,11 +204,14 @@ class Projected(_Model):
         rows = self._joined(shapes, inner)
         return rows, self.system.jets(rows), inner[len(inner) - len(self.system.guesses) :]
 
-    def _fitted(self, shapes: Tensor, inner: Tensor, most: int, tolerance: float) -> Point:
-        """The point at ``shapes``, with the inner parameters solved for, starting at a guess."""
+    def _fitted(self, shapes: Tensor, inner: Tensor, most: int, tolerance: float, held: bool = False) -> Point:
+        """The point at ``shapes``, with the inner parameters solved for, starting at a guess.
+
+        If ``held``, unknowns keep their values.
+        """
         length, best = None, None
         for left in range(most, -1, -1):
-            best, step, after = self._at(shapes, inner, length)
+            best, step, after = self._at(shapes, inner, length, held)
             if step is None:
                 return best
             length = best.fit.length
@@ -213,18 +224,22 @@ class Projected(_Model):
             inner = shorter
         return best
 
-    def _at(self, shapes: Tensor, inner: Tensor, length: Tensor | None) -> tuple[Point, Tensor | None, Tensor | None]:
+    def _at(
+        self, shapes: Tensor, inner: Tensor, length: Tensor | None, held: bool = False
+    ) -> tuple[Point, Tensor | None, Tensor | None]:
         """A point, its best step of the inner parameters, and the rows after that step; None if not finite."""
         rows, jets, unknowns = self._rows_at(shapes, inner)
         residual, A = self._inner_matrix(rows, jets, unknowns)
         if not self.ranks.every(bool(torch.isfinite(A).all())):
             return Point(shapes, math.inf, residual, inner), None, None
-        step, after, fit, _ = ridge_solve(A, -residual, self.ridge, inner, length, self.ranks)
+        free = len(inner) - len(unknowns) if held else len(inner)
+        step, after, fit, _ = ridge_solve(A[:free], -residual, self.ridge, inner[:free], length, self.ranks)
+        step = torch.cat([step, step.new_zeros(len(inner) - free)])
         loss = self._square(residual) + self._penalty(inner, fit.length)
         return Point(shapes, loss, residual, inner, fit), step, after
 
     def _penalty(self, inner: Tensor, length: Tensor) -> float:
-        return self.ridge * float((length * inner).square().sum())
+        return self.ridge * float((length * inner[: len(length)]).square().sum())
 
     def _descended(self, point: Point, step: Tensor, exact: bool) -> Tensor | None:
         """Inner parameters with a smaller loss, along ``step``; with ``exact`` those after the best of the halvings."""
@@ -246,10 +261,12 @@ class Projected(_Model):
         return -point.fit.solve(step @ point.fit.reach)
 
     def move(self, point: Point, step: Tensor) -> Point:
-        fit = point.fit
+        fit, tangent = point.fit, self._tangent(point, step)
         off = self.ranks.total(point.residual @ fit.basis)
-        guess = point.inner - fit.solve(off) + self._tangent(point, step)
-        return self._fitted(point.x + step, guess, _INNER_WARM, _WARM_TOLERANCE)
+        moved = self._fitted(point.x + step, point.inner - fit.solve(off) + tangent, _INNER_WARM, _WARM_TOLERANCE)
+        if moved.loss < point.loss or float(off @ off) <= _WARM_TOLERANCE * point.loss:
+            return moved
+        return self._fitted(point.x + step, point.inner + tangent, _INNER_WARM, _WARM_TOLERANCE)  # no step that far
 
     def ahead(self, point: Point, step: Tensor) -> Tensor:
         """Rows [R] after a step along the tangent."""

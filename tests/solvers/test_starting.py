@@ -127,7 +127,7 @@ def refused(error, text, **options):
     (lambda x: x.new_zeros(len(x), 2), ValueError, r"start must give a tensor of shape .* got \(\d+, 2\)"),
     (lambda x: x.new_zeros(3), ValueError, r"got \(3,\)"),
     (lambda x: x[:, 0] > 0.5, TypeError, "start must give real numbers"),
-    (lambda x: torch.log(x[:, 0] - 0.5), ValueError, r"start must give finite numbers, got others at \d+ of \d+ points"),
+    (lambda x: torch.log(x[:, 0] - 0.5), ValueError, r"must give finite numbers, got others at \d+ of \d+ points"),
     (lambda x: None, TypeError, "got NoneType"),
 ])  # fmt: skip
 def test_what_is_no_first_u(start, error, text):
