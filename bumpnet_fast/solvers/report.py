@@ -199,6 +199,9 @@ def _report(solution: Any) -> Report:
         warnings.append(
             f"the residual between the points is {held_out:.2g} times that at the points: take more points, or refine=2"
         )
+    if free := [name for name, deviation in error.unknowns.items() if deviation == math.inf]:
+        advice = "their values mean nothing: add measurements, or fix some of them"
+        warnings.append(f"equation and data do not determine {', '.join(free)}; {advice}")
     if solution.stop is StopReason.LOSS_FLOOR and not solution.iterations and not error.reliable:
         warnings.append("the loss was rounding before any step was taken: check the units of the equation")
     if not error.reliable:
