@@ -116,14 +116,16 @@ def _checked(given: Any, name: str, n: int, outputs: int) -> Tensor:
 def trivial(task: Task) -> list[str]:
     """What is wrong with a result that never left a stationary start, or that solves the problem only trivially."""
     u, bumps, given = _sizes(task)
-    linear, homogeneous = task.is_linear(), False
+    constant = bool((u.amax(0) - u.amin(0) <= _CONSTANT * u.abs().amax(0)).all())
     size, rounding = given, _ROUNDING
+    if given > 0 and not constant and all(float(part.abs().amax()) > rounding * size for part in (bumps, u)):
+        return []
+    linear, homogeneous = task.is_linear(), False
     usual = _usual_loss(task, given)
     if task.reference_loss() <= _FLOOR * usual and float((u - bumps).abs().amax()) <= _ROUNDING * given:
         homogeneous = True
         size, rounding = (given, 0.0) if linear else (nonlinear_height(task), _SMALL)
     still, zero = (float(part.abs().amax()) <= rounding * size for part in (bumps, u))
-    constant = bool((u.amax(0) - u.amin(0) <= _CONSTANT * u.abs().amax(0)).all())
     if zero and homogeneous:
         found = "u = 0 solves the equation and its conditions, and nothing leads away from it"
         if linear:
