@@ -9,7 +9,7 @@ import torch
 from cases import Cubic, Rotation
 
 from bumpnet_fast import BumpNet, Problem, Stop, resume, solve
-from bumpnet_fast.problems import Condition, get
+from bumpnet_fast.problems import Condition, get, sampling
 from bumpnet_fast.solvers import march, prune, train
 
 
@@ -69,9 +69,7 @@ def test_a_first_u_is_fitted_with_its_boundary_values(name, boundary):
     """Several outputs, periodic axes, a start in time."""
     problem = get(name) if name != "advection" else get(name, nu=1)
     first = train(problem, net_for(problem, (6, 6)), boundary=boundary, start=problem.exact, iterations=0)
-    x = problem.domain[0] + (problem.domain[1] - problem.domain[0]) * torch.rand(
-        200, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
+    x = sampling.interior(problem.domain, (200, 1), "uniform")
     exact = problem.exact(x).reshape(200, -1)
     assert float((first.predict(x) - exact).norm() / exact.norm()) < 0.15
 
@@ -213,6 +211,31 @@ def test_an_eigenvalue_is_found(guess):
 
     solution = solve(Guessed(), 10, iterations=40)
     assert solution.unknowns["E"] == pytest.approx(math.pi**2, rel=1e-6) and middle(solution) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("guess", [{"r": 5.0, "K": 5.0}, {"r": 20.0, "K": 20.0}, {"r": 1.0, "K": 0.2}])
+def test_two_unknowns_are_found_from_guesses_that_are_far_off(guess):
+    """Growth u' = r u (1 - u / K) with r = 3, K = 2, measured, from nothing else."""
+
+    @dataclass
+    class Growth(Problem):
+        name, want, dirichlet = "growth", "gradient", ()
+        lower: tuple = (0.0,)
+        upper: tuple = (2.0,)
+        unknowns = guess
+
+        def exact(self, x):
+            return 2 / (1 + 19 * torch.exp(-3 * x[:, 0]))
+
+        def residual(self, x, u, r, K):
+            return u.d(0) - r * u.value * (1 - u.value / K)
+
+        def side_conditions(self):
+            at = torch.linspace(0, 2, 25, dtype=torch.float64)[:, None]
+            return [Condition("measured", lambda counts: at, lambda x, u: u.value[:, 0] - self.exact(x))]
+
+    found = solve(Growth(), 8, iterations=30).unknowns
+    assert found["r"] == pytest.approx(3, rel=1e-4) and found["K"] == pytest.approx(2, rel=1e-4)
 
 
 # --- several starts ----------------------------------------------------------------------------------
