@@ -22,6 +22,8 @@ _INNER_COLD, _INNER_WARM = 30, 4
 #: point nearby it need not be exact: every move begins with a step of it.  From a cold start it must: away from the
 #: best amplitudes the shapes may have no gradient, as at amplitudes 0, and a first step may gain little.
 _COLD_TOLERANCE, _WARM_TOLERANCE = 1e-9, 0.05
+#: Without unknowns the looser one is enough once the loss is a smaller share of that of u = 0.
+_LEFT = 0.1
 #: A start with unknowns held first is taken if its loss is a smaller share of that of the usual one.
 _MUCH_BETTER = 0.5
 #: What solving for the inner parameters once more must gain to be worth a new descent.
@@ -216,7 +218,8 @@ class Projected(_Model):
                 return best
             length = best.fit.length
             gain = 1 - (self._square(after) + self._penalty(inner + step, length)) / max(best.loss, 1e-300)
-            if left == 0 or not gain > tolerance:
+            far = bool(self.system.names) or best.loss > _LEFT * self.reference_loss
+            if left == 0 or not gain > (tolerance if far else _WARM_TOLERANCE):
                 break
             shorter = self._descended(best, step, exact=tolerance < _WARM_TOLERANCE)
             if shorter is None:
