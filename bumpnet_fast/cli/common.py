@@ -124,7 +124,7 @@ def _setting(key: str, value: Any) -> Any:
 def keywords_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Keyword-only parameters without a flag of their own that can be set, with their defaults."""
     flags = {"method", "boundary", "seed", "dtype", "device"}
-    flags |= {"callback", "callbacks", "checkpoint", "stop", "group", "net", "test"}  # not numbers or words
+    flags |= {"callback", "callbacks", "checkpoint", "stop", "group", "net", "test", "start"}  # not numbers or words
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in flags}
 

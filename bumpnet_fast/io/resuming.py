@@ -91,6 +91,8 @@ def resume(path: str | os.PathLike | run_state.File, *, problem: Any = None, **o
     if wrong := [key for key in options if key not in (*changeable, *_FOLLOWING)]:
         there = ", ".join((*changeable, *_FOLLOWING))
         raise ValueError(f"a run of {name!r} that is resumed takes {there}, got {wrong[0]}")
+    if options.get("iterations") is not None and content["settings"].get("restarts"):
+        raise ValueError("iterations of a run with restarts cannot be changed: its first starts are finished")
     store = run_state.Store(file, every, content)
     start = _operator_start(store, options) if name == "operator" else _start(store)
     with store.reading():

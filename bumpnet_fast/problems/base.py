@@ -197,6 +197,14 @@ class Problem:
         """
         return None
 
+    def guess(self, x: Tensor) -> Tensor | None:
+        """A first u, [N] or [N, K], from which a nonlinear problem is solved; None, the default, for none.
+
+        It needs not fulfil anything.  It says which of several solutions is looked for, or leads away from u = 0 where
+        that is a solution or a stationary point.
+        """
+        return None
+
     def boundary_values(self, x: Tensor) -> Tensor:
         """Given values, [N] or [N, K], at points of the boundary: the exact solution, or else zero.
 

@@ -18,8 +18,16 @@ from .residual import System
 
 #: Steps of the inner solve: from a cold start, and from the tangent of a point nearby.
 _INNER_COLD, _INNER_WARM = 30, 4
-#: The inner solve ends when its next step would lower the loss by less than this fraction.
-_INNER_TOLERANCE = 0.05
+#: The inner solve ends when its next step would lower the loss by less than this fraction of it.  From the tangent of a
+#: point nearby it need not be exact: every move begins with a step of it.  From a cold start it must: away from the
+#: best amplitudes the shapes may have no gradient, as at amplitudes 0, and a first step may gain little.
+_COLD_TOLERANCE, _WARM_TOLERANCE = 1e-9, 0.05
+#: Without unknowns the looser one is enough once the loss is a smaller share of that of u = 0.
+_LEFT = 0.1
+#: A start with unknowns held first is taken if its loss is a smaller share of that of the usual one.
+_MUCH_BETTER = 0.5
+#: What solving for the inner parameters once more must gain to be worth a new descent.
+_WORTH = 1e-3
 #: Smallest ridge, on columns of length 1: rounding.  Without any ridge columns of zeros are undetermined.
 _LEAST_RIDGE = 1e-32
 #: Halvings of an inner step.
@@ -97,6 +105,10 @@ class _Model:
         J, gradient = self.jacobian(point)
         return Normal(self.ranks.total(lower_gram(J)), gradient, J)
 
+    def settled(self, point: Point) -> Point | None:
+        """A better point with the same shapes; None if there is none."""
+        return None
+
     def unknowns(self, point: Point) -> Tensor:
         """Values of the unknowns [T]."""
         return point.inner[len(point.inner) - len(self.system.guesses) :]
@@ -170,7 +182,18 @@ class Projected(_Model):
 
     def start(self, rows: Tensor) -> Point:
         shapes, inner = self._split(rows)
-        return self._fitted(shapes, inner, _INNER_COLD)
+        point = self._fitted(shapes, inner, _INNER_COLD, _COLD_TOLERANCE)
+        if not self.system.names:
+            return point
+        # From u = 0 a step in all can ruin the unknowns: it may be better to solve for u with their guesses first.
+        held = self._fitted(shapes, inner, _INNER_COLD, _COLD_TOLERANCE, held=True).inner
+        other = self._fitted(shapes, held, _INNER_COLD, _COLD_TOLERANCE)
+        return other if other.loss < _MUCH_BETTER * point.loss or not math.isfinite(point.loss) else point
+
+    def settled(self, point: Point) -> Point | None:
+        """``point`` with its inner parameters solved for as from a cold start; None if that gains nothing."""
+        again = self._fitted(point.x, point.inner, _INNER_COLD, _COLD_TOLERANCE)
+        return again if again.loss < (1 - _WORTH) * point.loss else None
 
     def rows(self, point: Point) -> Tensor:
         return self._joined(point.x, point.inner)
@@ -185,57 +208,71 @@ class Projected(_Model):
         rows = self._joined(shapes, inner)
         return rows, self.system.jets(rows), inner[len(inner) - len(self.system.guesses) :]
 
-    def _fitted(self, shapes: Tensor, inner: Tensor, most: int) -> Point:
-        """The point at ``shapes``, with the inner parameters solved for, starting at a guess."""
+    def _fitted(self, shapes: Tensor, inner: Tensor, most: int, tolerance: float, held: bool = False) -> Point:
+        """The point at ``shapes``, with the inner parameters solved for, starting at a guess.
+
+        If ``held``, unknowns keep their values.
+        """
         length, best = None, None
         for left in range(most, -1, -1):
-            best, step, after = self._at(shapes, inner, length)
+            best, step, after = self._at(shapes, inner, length, held)
             if step is None:
                 return best
             length = best.fit.length
             gain = 1 - (self._square(after) + self._penalty(inner + step, length)) / max(best.loss, 1e-300)
-            if left == 0 or not gain > _INNER_TOLERANCE:
+            far = bool(self.system.names) or best.loss > _LEFT * self.reference_loss
+            if left == 0 or not gain > (tolerance if far else _WARM_TOLERANCE):
                 break
-            shorter = self._descended(best, step)
+            shorter = self._descended(best, step, exact=tolerance < _WARM_TOLERANCE)
             if shorter is None:
                 break
             inner = shorter
         return best
 
-    def _at(self, shapes: Tensor, inner: Tensor, length: Tensor | None) -> tuple[Point, Tensor | None, Tensor | None]:
+    def _at(
+        self, shapes: Tensor, inner: Tensor, length: Tensor | None, held: bool = False
+    ) -> tuple[Point, Tensor | None, Tensor | None]:
         """A point, its best step of the inner parameters, and the rows after that step; None if not finite."""
         rows, jets, unknowns = self._rows_at(shapes, inner)
         residual, A = self._inner_matrix(rows, jets, unknowns)
         if not self.ranks.every(bool(torch.isfinite(A).all())):
             return Point(shapes, math.inf, residual, inner), None, None
-        step, after, fit, _ = ridge_solve(
-            A, -residual, self.ridge, inner, length, self.ranks, self.system.kinds(len(A))
-        )
+        free = len(inner) - len(unknowns) if held else len(inner)
+        kinds = self.system.kinds(len(inner))[:free]
+        step, after, fit, _ = ridge_solve(A[:free], -residual, self.ridge, inner[:free], length, self.ranks, kinds)
+        step = torch.cat([step, step.new_zeros(len(inner) - free)])
         loss = self._square(residual) + self._penalty(inner, fit.length)
         return Point(shapes, loss, residual, inner, fit), step, after
 
     def _penalty(self, inner: Tensor, length: Tensor) -> float:
-        return self.ridge * float((length * inner).square().sum())
+        return self.ridge * float((length * inner[: len(length)]).square().sum())
 
-    def _descended(self, point: Point, step: Tensor) -> Tensor | None:
-        """Inner parameters with a smaller loss, along ``step``."""
+    def _descended(self, point: Point, step: Tensor, exact: bool) -> Tensor | None:
+        """Inner parameters with a smaller loss, along ``step``; with ``exact`` those after the best of the halvings."""
+        least, found = point.loss, None
         for halving in range(_HALVINGS):
             inner = point.inner + 0.5**halving * step
             _, jets, unknowns = self._rows_at(point.x, inner)
-            residual = self.system.residual(jets, unknowns)
-            if self._square(residual) + self._penalty(inner, point.fit.length) < point.loss:
-                return inner
-        return None
+            loss = self._square(self.system.residual(jets, unknowns)) + self._penalty(inner, point.fit.length)
+            if loss < least:
+                least, found = loss, inner
+            elif found is not None:
+                break
+            if found is not None and not exact:
+                break
+        return found
 
     def _tangent(self, point: Point, step: Tensor) -> Tensor:
         """Change of the inner parameters that best compensates a step in the shapes."""
         return -point.fit.solve(step @ point.fit.reach)
 
     def move(self, point: Point, step: Tensor) -> Point:
-        fit = point.fit
+        fit, tangent = point.fit, self._tangent(point, step)
         off = self.ranks.total(point.residual @ fit.basis)
-        guess = point.inner - fit.solve(off) + self._tangent(point, step)
-        return self._fitted(point.x + step, guess, _INNER_WARM)
+        moved = self._fitted(point.x + step, point.inner - fit.solve(off) + tangent, _INNER_WARM, _WARM_TOLERANCE)
+        if moved.loss < point.loss or float(off @ off) <= _WARM_TOLERANCE * point.loss:
+            return moved
+        return self._fitted(point.x + step, point.inner + tangent, _INNER_WARM, _WARM_TOLERANCE)  # no step that far
 
     def ahead(self, point: Point, step: Tensor) -> Tensor:
         """Rows [R] after a step along the tangent."""

@@ -64,6 +64,8 @@ _LARGE, _GONE, _LARGEST = 0.5, 0.01, 5.0
 _FALLEN, _FALLING, _FELL = 0.1, 0.7, 1e-3
 #: Seconds of the processor for a window, or a share of those of the solve if that is more; flops in such a second.
 _SECONDS, _SHARE, _SPEED = 0.2, 0.2, 18e9
+#: An unknown is not determined if its effect differs by less than this share from what u and others can make.
+_UNDETERMINED = 1e-5
 #: A relative change as small as this is rounding: smooth bumps cancel.
 _ROUNDING = 1e-11
 
@@ -122,6 +124,7 @@ class ErrorEstimate:
         What the checks found, in words.
     unknowns : dict of str to float
         Standard deviations of the unknowns of the equation: what the misfit of the data and the error of u leave open.
+        Infinite where equation and data do not determine an unknown.
     held_out : float
         Root mean square of the residual at points that were not solved on, after the enrichment relative to before.
     seconds : float
@@ -286,10 +289,15 @@ def _fitted(u: _Enriched, made: Callable[[Problem], list[Block]]) -> _Fit:
 
 
 def _deviations(fit, residual: Tensor, groups: list[slice], unknowns: int) -> Tensor:
-    """Standard deviations [T] of the unknowns, from the misfit of every group of rows (White's sandwich estimator)."""
+    """Standard deviations [T] of the unknowns, from the misfit of every group of rows (White's sandwich estimator).
+
+    They are infinite where neither equation nor data determine an unknown, as a product of two unknowns does not.
+    """
     if not unknowns:
         return residual.new_empty(0)
     n = fit.upper.shape[0]
+    own = torch.linalg.svd(fit.upper[n - unknowns :, n - unknowns :])
+    undetermined = (own.Vh[own.S < _UNDETERMINED].abs() > 0.1).any(0)
     wanted = torch.eye(n, dtype=residual.dtype, device=residual.device)[:, n - unknowns :]
     G = fit.basis @ torch.linalg.solve_triangular(fit.upper.T, wanted, upper=False) / fit.length[n - unknowns :]
     total = residual.new_zeros(unknowns)
@@ -297,7 +305,7 @@ def _deviations(fit, residual: Tensor, groups: list[slice], unknowns: int) -> Te
     for g in groups:
         free = max(1.0, g.stop - g.start - float(leverage[g].sum()))
         total += G[g].square().sum(0) * float(residual[g].square().sum()) / free
-    return total.sqrt()
+    return torch.where(undetermined, math.inf, total.sqrt())
 
 
 # --- what is added, and where it is solved for ---------------------------------------------------

@@ -18,7 +18,6 @@ from ..problems.base import Problem
 from . import run_state
 from .loop import StopReason
 from .solution import Solution
-from .stationary import solve
 
 #: Fields of a solution that neither the caller nor the net's rows provide.
 _FOUND = ("boundary", "history", "loss", "rel_l2", "max_error", "seconds", "processor_seconds", "iterations", "stop",
@@ -30,6 +29,8 @@ class Journal:
 
     Parameters
     ----------
+    solve : callable
+        :func:`bumpnet_fast.solvers.solve`.
     store : run_state.Store
         The file of the run.
     start : float
@@ -46,9 +47,14 @@ class Journal:
     """
 
     def __init__(
-        self, store: run_state.Store, start: float, unfinished: Sequence[StopReason] = (StopReason.INTERRUPTED,)
+        self,
+        solve: Callable[..., Solution],
+        store: run_state.Store,
+        start: float,
+        unfinished: Sequence[StopReason] = (StopReason.INTERRUPTED,),
     ):
         self.store, self.done, self.at, self.ended = store, [], 0, 0.0
+        self._solve = solve
         self.unfinished, self.processor_seconds = tuple(unfinished), 0.0
         self._now: dict[str, Any] | None = None
         self._start = start
@@ -66,7 +72,7 @@ class Journal:
         if self.at < len(self.done):
             solution = self._again(problem, net)
         else:
-            solution = solve(problem, net, checkpoint=_Part(self, self._now), **options)
+            solution = self._solve(problem, net, checkpoint=_Part(self, self._now), **options)
             solution.places = None  # as of a finished solve: what is said of the result must not depend on a resumption
             self._now, self.ended = None, self.seconds()
             self.processor_seconds += solution.processor_seconds
@@ -123,6 +129,9 @@ class _Part(run_state.Store):
 
     def forget(self) -> None:
         self.journal.store.forget()
+
+    def settle(self) -> None:
+        self.journal.store.settle()
 
     def flush(self) -> None:
         """The store of the journal writes, but the method is about to leave the state that was kept."""

@@ -195,6 +195,16 @@ class LeastSquares(Descent):
     def first_point(self) -> Point:
         return self.model.start(self.work.net.rows.detach().double())
 
+    @torch.no_grad()
+    def step(self, most: int) -> int:
+        if super().step(most):
+            return 1
+        better = self.model.settled(self.point)
+        if better is None:
+            return 0
+        self._point, self._steps = better, None
+        return 1
+
     def best(self) -> dict[str, Tensor]:
         return {"rows": self.model.rows(self.point), "unknowns": self.model.unknowns(self.point)}
 

@@ -35,7 +35,8 @@ from .loop import Callback, Progress, Stop, StopReason
 from .placement import drop_outside, grade
 from .refine import held_out_loss
 from .solution import ErrorMeasure, FieldResult, Solution
-from .stationary import as_settings
+from .starting import Start, check_start
+from .stationary import as_settings, solve
 from .task import Task
 
 #: A window is solved again, from another start, if its loss is this many times that of the window before.
@@ -242,6 +243,7 @@ def march(
     stop: Stop | None = None,
     max_seconds: float | None = None,
     seed: int = 0,
+    start: Start | None = None,
     checkpoint: str | os.PathLike | None = None,
     every_seconds: float = run_state.EVERY,
     callbacks: Iterable[Callback] = (),
@@ -271,6 +273,9 @@ def march(
         Shorthand for ``stop=Stop(seconds=...)``.
     seed : int
         Seed of everything random.
+    start : callable or Solution, optional
+        A first u of the first window, as for :func:`~bumpnet_fast.solvers.solve`.  A checkpoint cannot hold it; the
+        problem's :meth:`~bumpnet_fast.problems.Problem.guess` goes with the problem.
     checkpoint, every_seconds
         As for :func:`~bumpnet_fast.solvers.solve`; a finished window is never solved again.
     callbacks, callback
@@ -302,6 +307,9 @@ def march(
         max_seconds = stop.seconds
     given = {"windows": windows, "graded": graded, "perturb": perturb, "max_seconds": max_seconds, "seed": seed}
     _check_march(problem, given, options)
+    check_start(problem, start)
+    if start is not None and checkpoint is not None:
+        raise ValueError("start cannot be kept in the checkpoint of a march: define guess(x) of the problem instead")
     boundary = enforcement(problem, options.get("boundary"), contradictions(problem))
     if boundary != problem.forms[0]:  # alike in all windows, although only the first one may have contradictions
         options["boundary"] = boundary
@@ -315,15 +323,15 @@ def march(
     solutions: list[Solution] = []
     worst = math.inf
     with store:
-        log = _Log(Journal(store, began), windows, (*callbacks, *([] if callback is None else [callback])))
-        for k, (start, stop) in enumerate(itertools.pairwise(_edges(problem, windows))):
-            part = window(problem, start, stop, _end(solutions[-1]) if solutions else None)
+        log = _Log(Journal(solve, store, began), windows, (*callbacks, *([] if callback is None else [callback])))
+        for k, (begin, end) in enumerate(itertools.pairwise(_edges(problem, windows))):
+            part = window(problem, begin, end, _end(solutions[-1]) if solutions else None)
             fresh = BumpNet(len(part.lower), bumps, part.domain, part.outputs, **net)
             regular = _placed(copy.deepcopy(fresh), part, graded)
             if perturb:  # before grading: relative to the spacing, which is small where the solution is steep
                 fresh.perturb_(perturb, torch.Generator().manual_seed(seed))
             fresh = _placed(fresh, part, graded)
-            now, log.window = dict(options, seed=seed, callback=log), k
+            now, log.window = dict(options, seed=seed, callback=log, start=None if solutions else start), k
             if max_seconds is not None:
                 now["max_seconds"] = max(1e-9, max_seconds + began - time.perf_counter()) / (windows - k)
             before = solutions[-1] if solutions else None

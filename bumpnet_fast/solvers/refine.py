@@ -69,6 +69,18 @@ def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict,
     return float((residual * weights).square().mean())
 
 
+def held_out_share(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, number: int, seed: int) -> float:
+    """Root mean square of the residual at the points of :func:`held_out_loss`, relative to that of its terms."""
+    x = candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(net.frame.device)
+
+    def bumps(x: Tensor) -> Jet:
+        return net.jet(x.to(net.rows), want=problem.want).map(Tensor.double)
+
+    with torch.no_grad():
+        residual, terms = residual_and_terms(problem, bumps, boundary, unknowns, x)
+    return float(residual.norm() / (terms.norm() + residual.norm()).clamp_min(1e-300))
+
+
 def candidates(problem: Problem, net: BumpNet, number: int, generator: torch.Generator, seed: int) -> Tensor:
     """Points inside the domain, half of them spread evenly and half near the bumps."""
     half = number // 2

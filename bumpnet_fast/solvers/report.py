@@ -29,6 +29,8 @@ _SMALL_MISFIT, _SMALL_WITHOUT = 1e-3, 0.1
 _STUCK = (StopReason.STALLED, StopReason.NO_DECREASE)
 #: Columns of the report as text, and longest name in it.
 _WIDE, _NAME = 100, 30
+#: A loss so many times that of u = 0 is not compared with it.
+_MEANINGLESS = 1e6
 #: A residual between the points that is so many times that at the points.
 _LARGE_HELD_OUT = 10.0
 #: A relative error that is worth a word.
@@ -207,19 +209,12 @@ def at_the_start(solution: Any) -> list[str]:
     """A warning where the loss was rounding before any step was taken, unless the estimate of the error confirms it."""
     if solution.stop is not StopReason.LOSS_FLOOR or solution.iterations:
         return []
-    if all(_is_zero(stage) for stage in solution.stages()):
-        return [_ZERO]
+    if all(_is_zero(stage) for stage in solution.stages()):  # which has a warning of its own
+        return []
     error = solution.error_estimate
     if error.reliable or error.is_rounding:
         return []
     return ["the loss was rounding before any step was taken: take more points, and check the units of the equation"]
-
-
-#: A warning about an answer of zeros.
-_ZERO = (
-    "u = 0 solves the equation and its conditions, and nothing leads away from it: start from other amplitudes"
-    " if you look for another solution"
-)
 
 
 def _is_zero(stage: Stage) -> bool:
@@ -236,10 +231,11 @@ def _large_loss(
     """
     if not math.inf > loss > LARGE_LOSS * reference:
         return []
-    small = _SMALL_MISFIT if reference > 0 else _SMALL_WITHOUT
+    meaningless = loss > _MEANINGLESS * reference  # u = 0 solves it, and says nothing about other solutions
+    small = _SMALL_WITHOUT if meaningless else _SMALL_MISFIT
     if all(m.rms <= small * m.size for m in misfits or _misfits([_rows(stage)])):
         return []
-    still = f"is still {loss / reference:.0%} of that of u = 0" if reference > 0 else "is large, and u = 0 has none"
+    still = "is large, and u = 0 has none" if meaningless else f"is still {loss / reference:.0%} of that of u = 0"
     if stop not in _STUCK:
         return [f"the loss {still}: take more iterations or bumps"]
     hard = ", or boundary='hard'" if stage.boundary == "soft" and "hard" in stage.problem.forms else ""
@@ -289,8 +285,6 @@ def _report(solution: Any, estimate: bool) -> Report:
         warnings.append(
             f"the residual between the points is {held_out:.2g} times that at the points: take more points, or refine=2"
         )
-    if reference == 0 and known(lambda: all(map(_is_zero, stages)), False):
-        warnings.append(_ZERO)
     if error is not None:
         warnings += known(lambda: at_the_start(solution), []) + _about(error)
     return Report(
@@ -301,10 +295,15 @@ def _report(solution: Any, estimate: bool) -> Report:
 
 def _about(error: ErrorEstimate) -> list[str]:
     """What the estimate says against a solution."""
+    found = []
+    if free := [name for name, deviation in error.unknowns.items() if deviation == math.inf]:
+        advice = "their values mean nothing: add measurements, or fix some of them"
+        found.append(f"equation and data do not determine {', '.join(free)}; {advice}")
     if not error.reliable:
-        return ["the error is not known reliably: solve again with more bumps and points, and compare"]
-    largest = max(error.rel_l2)
-    return [f"the error is about {largest:.1%}: take more bumps, points or iterations"] * (largest > _LARGE_ERROR)
+        found.append("the error is not known reliably: solve again with more bumps and points, and compare")
+    elif max(error.rel_l2) > _LARGE_ERROR:
+        found.append(f"the error is about {max(error.rel_l2):.1%}: take more bumps, points or iterations")
+    return found
 
 
 def _stage(task: Any) -> Stage:

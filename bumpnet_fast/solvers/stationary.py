@@ -21,7 +21,9 @@ from .grad_mode import differentiating
 from .levenberg_marquardt import LeastSquares
 from .loop import Callback, Method, Run, Stop
 from .report import at_the_start, doubts
+from .restarts import restarted
 from .solution import Solution
+from .starting import Start, check_start, first_rows, trivial
 from .task import Task
 from .threads import few_threads
 
@@ -31,6 +33,7 @@ _RULES = {
     "condition_weight": positive(),
     "refine": integer(),
     "seed": integer(),
+    "restarts": integer(),
 }
 
 
@@ -47,6 +50,8 @@ def solve(
     condition_weight: float = 1.0,
     refine: int = 0,
     seed: int = 0,
+    start: Start | None = None,
+    restarts: int = 0,
     checkpoint: str | os.PathLike | run_state.Store | None = None,
     every_seconds: float = run_state.EVERY,
     callbacks: Iterable[Callback] = (),
@@ -89,7 +94,15 @@ def solve(
     refine : int
         For least squares: how often, during the run, half as many points are added where the residual is large.
     seed : int
-        Seed of scattered points and of batches.
+        Seed of scattered points, of batches and of restarts.
+    start : callable or Solution, optional
+        A first u: a function of points [N, d] that gives [N] or [N, K], or a result.  The amplitudes are fitted to it
+        before anything else.  Default: the problem's :meth:`~bumpnet_fast.problems.Problem.guess`, if the net has no
+        amplitudes yet.  Methods that solve linear problems for the amplitudes do not depend on it.
+    restarts : int
+        How many further solves start from other shapes, and for nonlinear problems from other amplitudes and unknowns.
+        The net gets the best rows by the residual at points that nothing was trained on.  ``iterations`` are those of
+        every solve, ``max_seconds`` of all together.
     checkpoint : str or path, optional
         File for the state of the run; see :func:`bumpnet_fast.resume`.
     every_seconds : float
@@ -132,36 +145,57 @@ def solve(
     (True, torch.Size([2, 1]))
     """
     started = time.perf_counter()
+    _RULES["restarts"].check("restarts", restarts)
+    check_problem(problem)
+    callbacks = (*callbacks, *([] if callback is None else [callback]))
+    if restarts:
+        own = {"method": method, "boundary": boundary, "points": points, "sampling": sampling,
+               "condition_weight": condition_weight, "refine": refine, "seed": seed}  # fmt: skip
+        check(_RULES, own | {"restarts": restarts})
+        methods, limits = configured(method, stop, options)
+        own |= {key: value for key, value in options.items() if key != "max_seconds"}
+        own |= {"iterations": limits.iterations}
+        settings = {key: value for key, value in own.items() if key in _RULES or key in ("boundary", "points")}
+        settings |= {"method": described(methods), "iterations": limits.iterations}
+        return restarted(
+            solve, problem, net if isinstance(net, BumpNet) else new_net(problem, net), restarts, start, settings,
+            own | {"max_seconds": limits.seconds}, checkpoint, every_seconds, callbacks, group,
+        )  # fmt: skip
     with torch.no_grad():
-        check_problem(problem)
         settings = {"boundary": boundary, "points": points, "sampling": sampling, "condition_weight": condition_weight,
                     "refine": refine, "seed": seed}  # fmt: skip
 
-        def prepared() -> tuple[list[Method], Stop, run_state.Store]:
+        def prepared() -> tuple[list[Method], Stop, torch.Tensor | None]:
             """Check and interpret the arguments, before any work."""
-            check(_RULES, settings)
+            check(_RULES, settings | {"restarts": 0})
             check_fit(problem, net, boundary)
+            check_start(problem, start)
             methods, limits = configured(method, stop, options)
             settings.update(method=described(methods), iterations=limits.iterations, boundary=task.boundary)
+            stored = checkpoint.on if isinstance(checkpoint, run_state.Store) else checkpoint is not None
+            _check_methods(methods, limits, settings, stored=stored, ranks=task.ranks.count)
+            return methods, limits, first_rows(problem, net, task.boundary, start)
+
+        def opened() -> run_state.Store:
             content = functools.partial(run_state.content, "solve", problem, net, settings)
-            store = run_state.opened(checkpoint, every_seconds, content)
-            _check_methods(methods, limits, settings, stored=store.on, ranks=task.ranks.count)
-            return methods, limits, store
+            return run_state.opened(checkpoint, every_seconds, content)
 
         net = net if isinstance(net, BumpNet) else new_net(problem, net)
         task = Task(problem, net, boundary, group)
-        methods, stop, store = task.ranks.checked(prepared)
+        methods, stop, rows = task.ranks.checked(prepared)
+        if rows is not None:
+            net.rows.copy_(task.ranks.agreed(rows))
+        store = task.ranks.checked(opened)
         task.check_same("solve", settings)
         task.collocate(points, sampling, condition_weight, refine, seed)
         task.check()
         for m in methods:
             m.check_work(task)
         methods, stop = _rounds(methods, stop, refine)
-        callbacks = (*callbacks, *([] if callback is None else [callback]))
         with store, few_threads(task.entries):
             run = Run(task, methods, stop, callbacks, store, started)
             reason = run.follow()
-            warnings = [*run.warnings, *doubts(task, reason, run.best["loss"])]
+            warnings = [*run.warnings, *doubts(task, reason, run.best["loss"]), *trivial(task)]
             rel_l2, max_error = run.errors()
             names = dict.fromkeys(m.name_for(task) for m in run.methods)
     solution = Solution(

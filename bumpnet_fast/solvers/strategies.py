@@ -28,7 +28,8 @@ from .grad_mode import differentiating
 from .journal import Journal
 from .loop import Callback, Progress, StopReason
 from .solution import Solution
-from .stationary import as_settings
+from .starting import check_start, first_rows
+from .stationary import as_settings, solve
 from .task import Task
 
 #: Share of the bumps that is added or removed at a time.
@@ -161,15 +162,21 @@ def _searched(
 
     Ctrl-C between two solves, while bumps are scored or placed, ends it with the last solution.
     """
-    start = time.perf_counter()
-    Task(problem, net, None, options.get("group")).check_same(name, settings)
+    began, start = time.perf_counter(), options.pop("start", None)
+    task = Task(problem, net, options.get("boundary"), options.get("group"))
+    task.check_same(name, settings)
+    check_start(problem, start)
     positive(optional=True).check("max_seconds", follow.max_seconds)
+
+    if (rows := first_rows(problem, net, task.boundary, start)) is not None:
+        with torch.no_grad():
+            net.rows.copy_(task.ranks.agreed(rows))
 
     def content() -> dict[str, Any]:
         return run_state.content(name, problem, net, as_settings(options) | settings)
 
     with run_state.opened(follow.checkpoint, follow.every_seconds, content) as store:
-        trace = _Trace(Journal(store, start, _CUT_SHORT), follow, options)
+        trace = _Trace(Journal(solve, store, began, _CUT_SHORT), follow, options)
         try:
             return search(trace)
         except KeyboardInterrupt:

@@ -48,7 +48,7 @@ def started(kind, problem, boundary="hard", bumps=5, **options):
     model = model_for(kind, problem, net, boundary, **options)
     if kind is Projected:
         shapes, inner = model._split(net.rows.detach())
-        return model, model._fitted(shapes, noise(len(inner), seed=1), most=0)
+        return model, model._fitted(shapes, noise(len(inner), seed=1), most=0, tolerance=0.0)
     return model, model.start(net.rows.detach())
 
 
@@ -164,6 +164,33 @@ def test_the_cold_start_solves_for_nonlinear_amplitudes():
     assert point.loss < 0.5 * model.reference_loss
     assert reachable @ reachable < 0.05 * point.loss
     assert model.start(model.rows(point)).loss <= point.loss
+
+
+class Contradicted(Cubic):
+    """With a second equation that nothing fulfils, and that is most of the loss."""
+
+    def residual(self, x, u):
+        return torch.cat([super().residual(x, u), 100 + 0 * u.value], 1)
+
+
+def test_the_cold_start_does_not_stop_where_the_loss_that_can_be_gained_is_a_small_part_of_it():
+    """At amplitudes 0 the shapes have no gradient: nothing would move away from there."""
+    amplitudes = []
+    for problem in (Cubic(), Contradicted()):
+        net = net_for(problem, 12)
+        model = model_for(Projected, problem, net)
+        amplitudes.append(model.start(net.rows.detach()).inner)
+    torch.testing.assert_close(*amplitudes, rtol=0, atol=float(1e-2 * amplitudes[0].abs().max()))
+
+
+def test_a_point_is_settled_where_its_inner_parameters_are_not_the_best():
+    problem = Cubic()
+    net = net_for(problem, 12)
+    model = model_for(Projected, problem, net)
+    best = model.start(net.rows.detach())
+    off = model._fitted(best.x, best.inner + 0.1, most=0, tolerance=0.0)
+    assert model.settled(best) is None
+    assert model.settled(off).loss == pytest.approx(best.loss, rel=1e-3)
 
 
 # --- the amplitudes ------------------------------------------------------------------------------

@@ -229,6 +229,53 @@ def test_a_net_in_float32():
 # --- unknowns of the equation ------------------------------------------------------------------------------
 
 
+@dataclass
+class Reaction(Problem):
+    """u'' = (a unknown) u^3 - f, zero at the ends, u measured; ``kind`` says where the unknowns are."""
+
+    name, want, unknowns = "reaction", "laplacian", {"a": 1.0, "b": 2.0}
+    kind: str = "determined"
+    lower: tuple = (0.0,)
+    upper: tuple = (1.0,)
+
+    def exact(self, x):
+        return torch.sin(math.pi * x[:, 0])
+
+    def residual(self, x, u, a, b):
+        e, v = self.exact(x), u.value[:, 0]
+        rate = {"determined": a, "product": a * b, "unused": a + 0 * b, "nowhere": a}[self.kind]
+        rest = b * v if self.kind == "determined" else 0.0
+        return u.laplacian[:, 0] - rate * v**3 + math.pi**2 * e + 20 * e**3 - rest
+
+    def side_conditions(self):
+        at = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)[:, None]
+        measured = Condition("measured", lambda counts: at, lambda x, u: u.value[:, 0] - self.exact(x))
+        return [] if self.kind == "nowhere" else [measured]
+
+
+@pytest.mark.parametrize(("kind", "free"), [
+    ("determined", []), ("product", ["a", "b"]), ("unused", ["b"]), ("nowhere", ["a", "b"]),
+])  # fmt: skip
+def test_an_unknown_that_nothing_determines_has_no_finite_deviation(kind, free):
+    solution = solve(Reaction(kind=kind), 10, iterations=60)
+    deviations = solution.error_estimate.unknowns
+    assert [name for name, deviation in deviations.items() if deviation == math.inf] == free
+    told = [warning for warning in solution.report().warnings if warning.startswith("equation and data do not")]
+    assert len(told) == bool(free) and all(", ".join(free) in warning for warning in told)
+    if not free:
+        assert abs(solution.unknowns["a"] - 20) < 3 * deviations["a"] < 1
+
+
+@pytest.mark.parametrize(("bumps", "weight"), [(4, 0.01), (7, 1.0), (7, 100.0), (8, 0.01)])
+def test_a_diffusivity_from_data_of_any_weight(bumps, weight):
+    class Weighted(type(get("inverse-heat"))):
+        def side_conditions(self):
+            return [replace(condition, weight=weight) for condition in super().side_conditions()]
+
+    solution = solve(Weighted(), (bumps, bumps), iterations=30)
+    assert abs(solution.unknowns["k"] - 0.2) < 3 * solution.error_estimate.unknowns["k"] < 1e-3
+
+
 def test_the_unknown_has_a_standard_deviation():
     exact = solve(get("inverse-heat"), (4, 4), iterations=8)
     assert abs(exact.unknowns["k"] - 0.2) < 2 * exact.error_estimate.unknowns["k"] < 1e-4

@@ -9,7 +9,7 @@ from cases import Cubic
 
 from bumpnet_fast import Jet
 from bumpnet_fast.problems import get, sampling
-from bumpnet_fast.solvers import journal, march, marching
+from bumpnet_fast.solvers import march, marching
 
 
 def spread(problem, count=60):
@@ -113,14 +113,14 @@ def test_the_history_counts_on():
 
 def starts_where(monkeypatch, failing, **options):
     """What the windows of a march started from, if the solves of these numbers fail where nothing was trained."""
-    starts, solve = [], journal.solve
+    starts, solve = [], marching.solve
 
     def followed(part, net, **settings):
         starts.append(net.rows.detach().clone())
         return solve(part, net, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "solve", followed)
+        patch.setattr(marching, "solve", followed)
         patch.setattr(marching, "held_out_loss", lambda *_: 1e6 if len(starts) in failing else 0.0)
         march(get("heat"), (3, 3), windows=2, iterations=3, **options)
     return starts
