@@ -49,7 +49,7 @@ def descend(model: Any, point: Any, damping: float, step_cap: float) -> Iterator
         scale = diagonal if scale is None else torch.maximum(diagonal, _FADE * scale)
         # Amplitudes have the units of u, which shapes have not.
         parts = [part for part in scale.split([model.stepped, len(scale) - model.stepped]) if len(part)]
-        metric = torch.cat([part.clamp_min(1e-14 * float(part.max())) for part in parts])
+        metric = torch.cat([part.clamp_min(1e-14 * float(part.max() or scale.max())) for part in parts])
         metric[: model.stepped] *= _AMPLITUDE_DAMPING
         while True:
             if damping > _DAMPING_MOST:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -31,6 +31,8 @@ _STUCK = (StopReason.STALLED, StopReason.NO_DECREASE)
 _WIDE, _NAME = 100, 30
 #: A loss so many times that of u = 0 is not compared with it.
 _MEANINGLESS = 1e6
+#: An unknown that is so many times its first guess has run away.
+_RUN_AWAY = 1e6
 #: A residual between the points that is so many times that at the points.
 _LARGE_HELD_OUT = 10.0
 #: A relative error that is worth a word.
@@ -198,11 +200,19 @@ def doubts(task: Any, reason: StopReason, loss: float) -> list[str]:
             f"{which} is determined up to a constant only, as its derivatives alone occur: give its value at a point,"
             " by a Condition in side_conditions()"
         )
+    found += _run_away(task.problem.unknowns, task.named_unknowns())
     if not math.isfinite(loss) or reason is StopReason.DIVERGED:
         found.append("the loss is not finite: check the coefficients of the equation, or take smaller steps")
     elif reason in _STUCK:
         found += _large_loss(_stage(task), loss, task.reference_loss())
     return found + _slipping(task.net)
+
+
+def _run_away(guesses: Mapping[str, float], found: dict[str, float]) -> list[str]:
+    """Unknowns that have left every scale: the equation does not depend on them there."""
+    gone = [name for name, guess in guesses.items() if guess and not abs(found[name]) < _RUN_AWAY * abs(guess)]
+    advice = "this is no solution of the inverse problem: take another first guess, or restarts=5"
+    return [f"the unknown {name} has run from {guesses[name]:g} to {found[name]:.3g}; {advice}" for name in gone]
 
 
 def at_the_start(solution: Any) -> list[str]:

@@ -41,7 +41,7 @@ class Flow(Problem):
 
     name, want, outputs = "flow in units", "diagonal", 3
     length: float = 1.0
-    velocity: float = 1.0
+    speed: float = 1.0
     viscosity: float = 1.0
     lower: tuple = (0.0, 0.0)
     upper: tuple = (1.0, 1.0)
@@ -52,14 +52,14 @@ class Flow(Problem):
 
     def exact(self, x):
         a, b = (math.pi * x / self.length).unbind(1)
-        v = self.velocity
+        v = self.speed
         flow = [v * torch.sin(a) * torch.cos(b), -v * torch.cos(a) * torch.sin(b)]
         return torch.stack([*flow, self.viscosity * v / self.length * torch.cos(a) * torch.cos(b)], 1)
 
     def residual(self, x, u):
         k, nu = math.pi / self.length, self.viscosity
         a, b = (k * x).unbind(1)
-        v, p = self.velocity, nu * self.velocity / self.length
+        v, p = self.speed, nu * self.speed / self.length
         force = [2 * nu * k**2 * v * torch.sin(a) * torch.cos(b) - k * p * torch.sin(a) * torch.cos(b)]
         force.append(-2 * nu * k**2 * v * torch.cos(a) * torch.sin(b) - k * p * torch.cos(a) * torch.sin(b))
         laplacian = u.dd(0) + u.dd(1)
