@@ -179,6 +179,10 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if math.isfinite(value) else "unknown"
 
 
+#: For the reports of other results.
+beside_names, number = _named, _number
+
+
 # --- what looks wrong ----------------------------------------------------------------------------
 
 
@@ -426,4 +430,4 @@ def _held_out(stage: Stage) -> float:
     return others / own if own > 0 else math.nan
 
 
-__all__ = ["Misfit", "Report", "at_the_start", "doubts", "is_large"]
+__all__ = ["Misfit", "Report", "at_the_start", "beside_names", "doubts", "is_large", "number"]

@@ -83,7 +83,7 @@ def test_how_good_a_run_is(folders, no_picture, tmp_path):
     code, output, errors = run("show", folders["in time"], "--report", "--no-estimate", "--out", tmp_path)
     assert code == 0 and any(line.startswith("estimate") and line.endswith("switched off") for line in output)
     code, output, _ = run("show", folders["evolution"], "--report", "--out", tmp_path)
-    assert code == 0 and any(line.startswith("estimate     reliable") for line in output), output
+    assert code == 0 and any(line.startswith("estimate    reliable") for line in output), output
     code, _, errors = run("show", folders["operator"], "--report", "--out", tmp_path)
     assert code == 2 and "--report is for solutions" in errors[0] and errors[0].endswith("an operator")
 

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +27,6 @@ from ..residual import Block, linearise
 from ..threads import few_threads
 from .integrators import Exponential, Rosenbrock, ScipyMarcher, StepTooSmall
 from .method import OverTime
-
-if TYPE_CHECKING:
-    from .result import Evolution
 
 #: Nodes of the first grid along an axis relative to the bumps, by kind of axis, and how much finer every next one is.
 _PERIODIC, _HELD, _FINER = 1.0, 1.4, 1.5
@@ -363,7 +360,7 @@ def _solved(
 
 
 @differentiating
-def estimated(run: Evolution, seconds: float = math.inf) -> EvolutionEstimate:
+def estimated(run: Any, seconds: float = math.inf) -> EvolutionEstimate:
     """The error of an evolution; it never raises, and changes nothing.
 
     Parameters
@@ -383,12 +380,12 @@ def estimated(run: Evolution, seconds: float = math.inf) -> EvolutionEstimate:
     return replace(found, seconds=time.process_time() - began)
 
 
-def _unknown(run: Evolution, reason: str) -> EvolutionEstimate:
+def _unknown(run: Any, reason: str) -> EvolutionEstimate:
     nothing = (math.nan,) * run.problem.outputs
     return EvolutionEstimate(nothing, nothing, False, reason)
 
 
-def _estimated(run: Evolution, seconds: float) -> EvolutionEstimate:
+def _estimated(run: Any, seconds: float) -> EvolutionEstimate:
     problem, clock = run.problem, _Clock(seconds)
     ticks = _ticks(problem, _COMPARED[min(len(problem.lower), 3) - 1])
     last = float(run.times[-1])
@@ -433,7 +430,7 @@ def _estimated(run: Evolution, seconds: float) -> EvolutionEstimate:
     return found or _unknown(run, trouble)
 
 
-def _counts(run: Evolution, finer: float) -> tuple[int, ...]:
+def _counts(run: Any, finer: float) -> tuple[int, ...]:
     """Nodes along each axis."""
     problem, bumps = run.problem, len(run.net.rows)
     widths = arguments.widths(problem.domain, run.net)

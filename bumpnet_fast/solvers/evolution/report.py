@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ...problems.sampling import lattice
 from ..given_values import contradictions
 from ..loop import StopReason
-from ..report import _named, _number
+from ..report import beside_names, number
 from .estimate import SMALL, EvolutionEstimate
 from .models import FixedBasis, MovingBasis
 from .models import Report as Sample
-
-if TYPE_CHECKING:
-    from .result import Evolution
 
 #: An error relative to u that is worth a word.
 LARGE_ERROR = 0.01
@@ -65,7 +62,7 @@ class EvolutionReport:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, run: Evolution, estimate: bool = True) -> EvolutionReport:
+    def of(cls, run: Any, estimate: bool = True) -> EvolutionReport:
         """That of an evolution; it never raises.  ``estimate`` is whether to estimate the error of u."""
         error = run.error_estimate if estimate else None
         residual = max((entry["residual"] for entry in run.history), default=math.nan)
@@ -89,12 +86,12 @@ class EvolutionReport:
     def table(self, *, warnings: bool = False) -> str:
         """The report as text, with or without the warnings."""
         lines = [
-            ("start", f"the bumps fit it up to {_number(self.fit_error)}, relative"),
-            ("rate", f"the bumps miss up to {_number(self.residual)} of u_t"),
+            ("start", f"the bumps fit it up to {number(self.fit_error)}, relative"),
+            ("rate", f"the bumps miss up to {number(self.residual)} of u_t"),
         ]
         lines += [("estimate", "switched off")] if self.error is None else self._estimated(self.error)
         lines.append(("stopped", f"at t = {self.time:g}, {self.stop.value}: {self.stop.message}"))
-        return "\n".join(_named([*lines, *(("warning", warning) for warning in self.warnings if warnings)]))
+        return "\n".join(beside_names([*lines, *(("warning", warning) for warning in self.warnings if warnings)]))
 
     @staticmethod
     def _estimated(error: EvolutionEstimate) -> list[tuple[str, str]]:
@@ -102,18 +99,18 @@ class EvolutionReport:
         for k, (rel_l2, largest) in enumerate(zip(error.rel_l2, error.max, strict=True)):
             if math.isfinite(rel_l2):
                 name = f"error of output {k + 1}" if len(error.rel_l2) > 1 else "error"
-                text = f"{_number(rel_l2)} relative L2, {_number(largest)} at most, at the end (estimated)"
+                text = f"{number(rel_l2)} relative L2, {number(largest)} at most, at the end (estimated)"
                 lines.append((name, text))
         if error.over_time:
             worst, t = max(zip(error.over_time, error.times, strict=True))
-            lines.append(("on the way", f"up to {_number(worst)} relative L2, at t = {t:.3g}"))
+            lines.append(("on the way", f"up to {number(worst)} relative L2, at t = {t:.3g}"))
         return [*lines, ("estimate", f"{'reliable' if error.reliable else 'NOT reliable'}: {error.reason}")]
 
 
 # --- what looks wrong ----------------------------------------------------------------------------
 
 
-def by_error(run: Evolution, error: EvolutionEstimate, every: bool = False) -> list[str]:
+def by_error(run: Any, error: EvolutionEstimate, every: bool = False) -> list[str]:
     """What is wrong by the estimated error; with ``every``, an unknown error alone is worth a word, too."""
     worst, known = max(error.rel_l2), run.rel_l2 is not None  # then that is told
     if not error.reliable:
