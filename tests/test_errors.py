@@ -36,6 +36,8 @@ def test_every_public_function_is_there():
     results = {
         "ErrorEstimate",
         "Evolution",
+        "EvolutionEstimate",
+        "EvolutionReport",
         "Jet",
         "March",
         "OperatorSolution",

@@ -19,6 +19,7 @@ from .writing import check_writable, show, summary_of, write_results
 
 if TYPE_CHECKING:
     from ..solvers import Progress, run_state
+    from ..solvers.evolution.report import EvolutionReport
     from ..solvers.report import Report
     from ..solvers.solution import Result
     from .pictures import Pictures
@@ -112,7 +113,7 @@ class Command:
         """Entries of the summary beside the common ones."""
         return {}
 
-    def report(self, result: Any, arguments: argparse.Namespace) -> Report | None:
+    def report(self, result: Any, arguments: argparse.Namespace) -> Report | EvolutionReport | None:
         """What is known about the quality of a result."""
         return None
 

@@ -14,7 +14,7 @@ from .common import bump_counts, keywords_of, pairs, perturbation, print_settabl
 if TYPE_CHECKING:
     from ..nets.bumpnet import BumpNet
     from ..problems.evolution.base import EvolutionProblem
-    from ..solvers import Evolution, run_state
+    from ..solvers import Evolution, EvolutionReport, run_state
 
 #: For the help alone, which must not wait for torch: names of methods and choices.
 METHODS = ("auto", "expm", "cn", "rk4", "etdrk4", "dop853", "radau", "bdf")
@@ -49,7 +49,7 @@ class Evolve(Command):
     kind = "evolution problem"
     folder = "runs/evolve-{}"
     recorded = ("problem", "method", "shapes", "dtype", "seed")
-    allowed = ("no_animation",)
+    allowed = ("no_animation", "no_estimate", "no_report")
     watched = ("time", "steps")
     failures = ("diverged", "unstable")
 
@@ -60,6 +60,8 @@ class Evolve(Command):
         add("--method", default="auto", help=method)
         add("--shapes", choices=SHAPES, default="frozen", help="fixed or moving; default: %(default)s")
         add("--no-animation", action="store_true", help="do not draw evolution.gif, which takes a few seconds")
+        add("--no-estimate", action="store_true", help="do not estimate the error, which takes a fraction of a second")
+        add("--no-report", action="store_true", help="do not print how good the evolution is")
 
     def problems(self) -> Mapping[str, type[EvolutionProblem]]:
         from ..problems.evolution import EVOLUTIONS
@@ -107,6 +109,9 @@ class Evolve(Command):
             "stages": result.stages,
             "solve_seconds": result.solve_seconds,
         }
+
+    def report(self, result: Evolution, arguments: argparse.Namespace) -> EvolutionReport:
+        return result.report(estimate=not arguments.no_estimate)
 
     def pictures(self, result: Evolution, arguments: argparse.Namespace, folder: Path) -> pictures.Pictures:
         return pictures.of_evolution(result, not arguments.no_animation)

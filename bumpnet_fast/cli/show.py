@@ -85,7 +85,7 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _report(result: Solution | March, arguments: argparse.Namespace) -> None:
+def _report(result: Solution | March | Evolution, arguments: argparse.Namespace) -> None:
     report = result.report(estimate=not arguments.no_estimate)
     print(report.table())
     for warning in report.warnings:
@@ -138,8 +138,6 @@ def _of_field(result: Solution | March | Evolution, arguments: argparse.Namespac
         raise UsageError(str(error)) from error
     moves = field.time is not None and len(field.names) > 1
     if isinstance(result, Evolution):
-        if arguments.report:
-            raise UsageError(f"--report is for solutions; {arguments.result} holds an evolution")
         return pictures.of_evolution(result, arguments.animate, at)
     frames = resume.recorded_frames(arguments.result) if arguments.animate else []
     if arguments.animate and not moves and not frames:

@@ -16,6 +16,7 @@ from .. import __version__
 from .common import UsageError
 
 if TYPE_CHECKING:
+    from ..solvers.evolution.report import EvolutionReport
     from ..solvers.report import Report
     from ..solvers.solution import Result
 
@@ -64,7 +65,7 @@ def summary_of(
     settings: dict[str, dict[str, Any]],
     more: dict[str, Any],
     warnings: Sequence[str],
-    report: Report | None = None,
+    report: Report | EvolutionReport | None = None,
 ) -> dict[str, Any]:
     """The summary of a result, with what it was computed with and where.
 
@@ -104,7 +105,7 @@ def summary_of(
     }
 
 
-def _reported(report: Report) -> dict[str, Any]:
+def _reported(report: Report | EvolutionReport) -> dict[str, Any]:
     """Entries of a summary by a report."""
     error = report.error
     estimate = {} if error is None else {
@@ -149,7 +150,10 @@ def write_picture(path: Path, draw: Callable[[BinaryIO], Any]) -> None:
         draw(image)
 
 
-def show(summary: dict[str, Any], folder: Path, arguments: argparse.Namespace, report: Report | None = None) -> None:
+def show(
+    summary: dict[str, Any], folder: Path, arguments: argparse.Namespace,
+    report: Report | EvolutionReport | None = None,
+) -> None:  # fmt: skip
     """Print the summary and the report, unless quiet; to the standard error if JSON goes to the standard output."""
     from rich.console import Console
     from rich.table import Table

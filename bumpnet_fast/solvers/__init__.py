@@ -1,7 +1,7 @@
 """Solvers: train a net to solve a problem.  No solver knows a problem by name."""
 
 from .estimate import ErrorEstimate
-from .evolution import Evolution, evolve, uniform_net
+from .evolution import Evolution, EvolutionEstimate, EvolutionReport, evolve, uniform_net
 from .gradient import LBFGS, Adam, VarProAdam
 from .levenberg_marquardt import GaussNewton, LeastSquares, LevenbergMarquardt, VarPro
 from .loop import Method, Progress, Stop, StopReason
@@ -18,6 +18,8 @@ __all__ = [
     "Adam",
     "ErrorEstimate",
     "Evolution",
+    "EvolutionEstimate",
+    "EvolutionReport",
     "GaussNewton",
     "LeastSquares",
     "LevenbergMarquardt",

@@ -152,7 +152,7 @@ class Separable(_Model):
         bumps = len(x) // self.system.layout.shape_columns
         A, _ = self.system.design(self._joined(x, x.new_zeros(bumps * outputs)), self.coefficients)
         h, residual, fit, loss = ridge_solve(
-            A, self.target, self.ridge, ranks=self.ranks, kinds=self.system.kinds(len(A))
+            A, self.target, self.ridge, ranks=self.ranks, kinds=kinds_of(self.system, len(A))
         )
         return Point(x, loss, residual, h, fit)
 
@@ -238,7 +238,7 @@ class Projected(_Model):
         if not self.ranks.every(bool(torch.isfinite(A).all())):
             return Point(shapes, math.inf, residual, inner), None, None
         free = len(inner) - len(unknowns) if held else len(inner)
-        kinds = self.system.kinds(len(inner))[:free]
+        kinds = kinds_of(self.system, len(inner))[:free]
         step, after, fit, _ = ridge_solve(A[:free], -residual, self.ridge, inner[:free], length, self.ranks, kinds)
         step = torch.cat([step, step.new_zeros(len(inner) - free)])
         loss = self._square(residual) + self._penalty(inner, fit.length)
@@ -298,7 +298,7 @@ class Joint(_Model):
         shapes, inner = self._split(rows)
         self.stepped = len(inner)
         residual, A = self._inner_matrix(rows, self.system.jets(rows), self.system.guesses)
-        change, *_ = ridge_solve(A, -residual, self.ridge, ranks=self.ranks, kinds=self.system.kinds(len(A)))
+        change, *_ = ridge_solve(A, -residual, self.ridge, ranks=self.ranks, kinds=kinds_of(self.system, len(A)))
         points = [self.evaluate(torch.cat([z, shapes])) for z in (inner, inner + change)]
         return min(points, key=lambda p: p.loss if math.isfinite(p.loss) else math.inf)
 
@@ -400,6 +400,13 @@ def ridge_solve(
     if start is not None:
         residual[R:] += weight * length * start
     return fit.solve(y), residual[:R], fit, float(ranks.total(residual @ residual))
+
+
+def kinds_of(system: Any, inner: int) -> Tensor:
+    """For each of so many inner parameters, which output's amplitude or which unknown it is: their units differ."""
+    outputs, unknowns, device = system.layout.outputs, len(system.guesses), system.guesses.device
+    of_amplitudes = torch.arange(inner - unknowns, device=device) % outputs
+    return torch.cat([of_amplitudes, outputs + torch.arange(unknowns, device=device)])
 
 
 def _longest(length: Tensor, kinds: Tensor) -> Tensor:

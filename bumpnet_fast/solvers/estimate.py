@@ -22,7 +22,7 @@ from ..problems import sampling
 from ..problems.base import Problem, call_residual
 from . import arguments, refine
 from .balance import balancing, factors_of, squares
-from .elimination import ridge_solve
+from .elimination import kinds_of, ridge_solve
 from .given_values import contradictions
 from .grad_mode import differentiating
 from .residual import Block, System, blocks, collocation
@@ -259,7 +259,7 @@ def _fitted(u: _Enriched, made: Callable[[Problem], list[Block]]) -> _Fit:
             first = float(residual.norm())
         if len(u.unknowns):
             A = torch.cat([A, systems[0].sensitivity(jets, u.unknowns)])
-        step, predicted, fit, _ = ridge_solve(A.mul_(weights), -residual, _RIDGE, kinds=systems[0].kinds(len(A)))
+        step, predicted, fit, _ = ridge_solve(A.mul_(weights), -residual, _RIDGE, kinds=kinds_of(systems[0], len(A)))
         h, moved = u.amplitudes(), None
         for halving in range(_HALVINGS):
             shorter = 0.5**halving * step

@@ -183,6 +183,10 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if math.isfinite(value) else "unknown"
 
 
+#: For the reports of other results.
+beside_names, number = _named, _number
+
+
 # --- what looks wrong ----------------------------------------------------------------------------
 
 
@@ -461,4 +465,4 @@ def _reference_loss(stage: Stage) -> float:
     return float(zero @ zero)
 
 
-__all__ = ["Misfit", "Report", "at_the_start", "doubts", "is_large"]
+__all__ = ["Misfit", "Report", "at_the_start", "beside_names", "doubts", "is_large", "number"]

@@ -197,12 +197,6 @@ class System:
             check_broadcast(block, number, [self._constant(block, 1.0, generator) for _ in range(2)], named)
         return number
 
-    def kinds(self, inner: int) -> Tensor:
-        """For each of so many inner parameters, which output's amplitude or which unknown it is: their units differ."""
-        outputs, unknowns = self.layout.outputs, len(self.names)
-        of_amplitudes = torch.arange(inner - unknowns, device=self.guesses.device) % outputs
-        return torch.cat([of_amplitudes, outputs + torch.arange(unknowns, device=self.guesses.device)])
-
     def named(self, unknowns: Tensor | None = None) -> dict[str, Tensor]:
         """The unknowns of the equation by name; by default the first guesses."""
         values = self.guesses if unknowns is None else unknowns

@@ -61,6 +61,8 @@ def test_the_summary(evolved):
     assert all(summary[key] > 0 for key in positive)
     assert summary["settings"]["problem"]["nu"] == 0.5 and summary["settings"]["solver"] == {"times": 4}
     assert set(summary["versions"]) == {"bumpnet_fast", "torch", "python"}
+    assert summary["error_estimate_reliable"] and summary["report"]["time"] == 0.5
+    assert 1 / 3 < summary["error_estimate"] / summary["rel_l2"] < 3
 
 
 def test_the_files(evolved):
@@ -122,10 +124,13 @@ def test_the_summary_for_people(no_picture, tmp_path, capsys):
     summary = json.loads(more.read_text())
     output, errors = capsys.readouterr()
     assert errors == ""  # nobody watches, so no progress
-    lines = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in output.splitlines())
+    lines = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in output.splitlines() if line)
     assert (lines["problem"], lines["method"], lines["time"]) == ("heat", "expm", "0.5")
     assert float(lines["rel l2"]) == pytest.approx(summary["rel_l2"], rel=0.01)
+    assert lines["estimate"].startswith("reliable") and lines["error"].endswith("at the end (estimated)")
     assert not (tmp_path / "evolution.gif").exists()
+    assert main(["evolve", "heat", *TINY, "--no-estimate", "--no-report", "--out", str(tmp_path)]) == 0
+    assert "estimate" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("quiet", [False, True])

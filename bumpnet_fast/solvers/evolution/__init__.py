@@ -2,5 +2,7 @@
 
 from .basis import uniform_net
 from .ednn import Evolution, evolve
+from .estimate import EvolutionEstimate
+from .report import EvolutionReport
 
-__all__ = ["Evolution", "evolve", "uniform_net"]
+__all__ = ["Evolution", "EvolutionEstimate", "EvolutionReport", "evolve", "uniform_net"]

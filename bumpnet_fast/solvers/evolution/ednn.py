@@ -24,7 +24,6 @@ from ...problems.evolution.base import EvolutionProblem
 from ...problems.sampling import lattice
 from .. import run_state
 from ..arguments import check, check_data, check_net, choice, positive
-from ..given_values import contradictions
 from ..grad_mode import differentiating
 from ..loop import Callback, Run, Stop, StopReason
 from ..solution import errors
@@ -33,6 +32,7 @@ from .basis import Space, quadrature, uniform_net
 from .method import METHODS, Advance, check_method
 from .models import FixedBasis, MovingBasis, Report, fitted_shapes
 from .older import from_version_2
+from .report import ADVICE, LARGE_ERROR, POOR_RESIDUAL, by_error, doubts, missed
 from .result import ROUNDING, Evolution
 from .task import Evolving
 
@@ -51,8 +51,6 @@ _RULES = {
 _TOLERANCE, _TOLERANCE_MOVING = 1e-8, 1e-3
 #: Factor by which bumps may widen before their images no longer add up to rounding.
 _SLACK = 1.5
-#: A misfit of the initial values, or a missed part of u_t, beyond this gives a warning.
-_POOR_FIT, _POOR_RESIDUAL = 1e-2, 0.3
 #: Points along each axis at which the values on the faces are checked.
 _ON_FACES = 17
 #: Largest number of output times; all states are kept.
@@ -240,27 +238,31 @@ def _evolution(run: Run, reason: StopReason, measure: bool) -> Evolution:
     rel_l2 = max_error = None
     if known is not None:
         rel_l2, max_error = errors(model.space.jet(x, reports[-1].rows, "value").value, known)
-    return Evolution(
+    result = Evolution(
         net=work.net, problem=problem, history=run.history, stop=reason, seconds=advance.seconds,
-        processor_seconds=run.processor_seconds, warnings=run.warnings + _doubts(model, reports),
+        processor_seconds=run.processor_seconds, warnings=list(run.warnings),
         times=torch.tensor(times, dtype=torch.float64), states=torch.stack([r.rows for r in reports]),
         rates=torch.stack([r.rates for r in reports]), space=model.space, fit_error=model.fit_error, rel_l2=rel_l2,
         max_error=max_error, setup_seconds=advance.setup_seconds, steps=advance.marcher.steps, stages=model.stages,
         solve_seconds=work.solve_seconds, method=advance.name,
         shapes="frozen" if isinstance(model, FixedBasis) else "evolve",
     )  # fmt: skip
+    return _warned(result, model, reports)
 
 
-def _doubts(model: FixedBasis | MovingBasis, reports: Sequence[Report]) -> list[str]:
-    """Warnings of an evolution whose bumps are too few."""
-    found = [str(one) for one in contradictions(model.problem)]
-    if model.fit_error > _POOR_FIT:
-        found.append(f"the bumps fit the start to {model.fit_error:.1g} only: use more")
-    slow = 1 / model.problem.final_time  # the residual of motion too slow to matter by the end is ignored
-    worst = max(r.residual / (max(r.rate, slow * r.norm) or 1.0) for r in reports)
-    if worst > _POOR_RESIDUAL:
-        found.append(f"the bumps cannot follow u_t (they miss up to {worst:.0%} of it): use more")
-    return found
+def _warned(run: Evolution, model: FixedBasis | MovingBasis, samples: list[Report]) -> Evolution:
+    """The evolution, with what looks wrong: by its error where that is known, else by an estimate if in doubt."""
+    times = run.times.tolist()
+    run.warnings += doubts(model, times, samples)
+    share, doubtful = missed(model, times, samples)
+    if run.rel_l2 is not None:
+        if not run.rel_l2 <= LARGE_ERROR:
+            run.warnings.append(f"the error at the end is {run.rel_l2:.1%} of u: {ADVICE}")
+    elif doubtful and run.stop is StopReason.FINISHED:
+        run.warnings += by_error(run, run.error_estimate)
+    elif share > POOR_RESIDUAL:
+        run.warnings.append(f"the bumps cannot follow u_t (they miss up to {share:.0%} of it): use more")
+    return run
 
 
 def _times(times: int | Sequence[float], final: float) -> list[float]:

@@ -6,6 +6,7 @@ given steps, or with steps chosen by comparing one step with two halves.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable, Iterator
@@ -274,6 +275,103 @@ class Marcher:
                 i, n, one = 2 * i, 2 * n, half
 
 
+#: Rodas5P of Steinebach (BIT 63, 2023): gamma, and the coefficients of stages, of their combinations, and of time.
+_GAMMA = 0.21193756319429014
+_STAGES = (
+    (),
+    (3.0,),
+    (2.849394379747939, 0.45842242204463923),
+    (-6.954028509809101, 2.489845061869568, -10.358996098473584),
+    (2.8029986275628964, 0.5072464736228206, -0.3988312541770524, -0.04721187230404641),
+    (-7.502846399306121, 2.561846144803919, -11.627539656261098, -0.18268767659942256, 0.030198172008377946),
+)
+_STAGES += ((*_STAGES[5], 1.0), (*_STAGES[5], 1.0, 1.0))
+_COMBINED = (
+    (),
+    (-14.155112264123755,),
+    (-17.97296035885952, -2.859693295451294),
+    (147.12150275711716, -1.41221402718213, 71.68940251302358),
+    (165.43517024871676, -0.4592823456491126, 42.90938336958603, -5.961986721573306),
+    (24.854864614690072, -3.0009227002832186, 47.4931110020768, 5.5814197821558125, -0.6610691825249471),
+    (30.91273214028599, -3.1208243349937974, 77.79954646070892, 34.28646028294783, -19.097331116725623,
+     -28.087943162872662),
+    (37.80277123390563, -3.2571969029072276, 112.26918849496327, 66.9347231244047, -40.06618937091002,
+     -54.66780262877968, -9.48861652309627),
+)  # fmt: skip
+_TIMES = (0.0, 0.6358126895828704, 0.4095798393397535, 0.9769306725060716, 0.4288403609558664, 1.0, 1.0, 1.0)
+_BY_TIME = (
+    0.21193756319429014, -0.42387512638858027, -0.3384627126235924, 1.8046452872882734, 2.325825639765069, 0.0, 0.0, 0.0
+)  # fmt: skip
+
+
+class Rosenbrock:
+    """Rodas5P with steps chosen by its embedded error: order 5, for stiff equations, one factorisation per step.
+
+    Parameters
+    ----------
+    slope, jacobian : callable
+        Functions of t and y.
+    horizon : float
+        The whole time.
+    tolerance : float
+        Largest error of a step, as a root mean square over y.
+    step : float or None
+        Longest step.
+    """
+
+    def __init__(self, slope: Slope, jacobian: Slope, horizon: float, tolerance: float, step: float | None = None):
+        self.slope, self.jacobian, self.horizon, self.tolerance = slope, jacobian, horizon, tolerance
+        self.longest = math.inf if step is None else step
+        self.last, self.steps = 1e-3 * horizon, 0
+
+    def advance(self, t: float, y: Tensor, until: float, watch: Watch) -> Tensor:
+        """The state at ``until``, from ``y`` at ``t``; ``watch`` gets every intermediate state."""
+        known = None
+        while t < until:
+            h, rest = self.last, until - t
+            ending = h >= rest * (1 - 1e-9)
+            h = rest if ending else h
+            known = known or (self.slope(t, y), self._by_time(t, y), self.jacobian(t, y))
+            new, error = self._step(t, y, h, *known)
+            factor = 0.9 * max(error, 1e-8) ** -0.2 if math.isfinite(error) else 0.0
+            if error <= 1:
+                t, y, known = until if ending else t + h, new, None
+                self.steps += 1
+                watch(t, y)
+            elif h < _SHORTEST * self.horizon:
+                raise StepTooSmall
+            proposed = min(h * min(4.0, max(0.2, factor)), self.longest)
+            self.last = max(self.last, proposed) if ending and error <= 1 else proposed
+        return y
+
+    def _by_time(self, t: float, y: Tensor) -> Tensor:
+        later = 1e-7 * self.horizon
+        return (self.slope(t + later, y) - self.slope(t, y)) / later
+
+    def _step(self, t, y, h, slope, by_time, jacobian) -> tuple[Tensor, float]:
+        """The state a step later, and its error relative to the tolerance."""
+        matrix = -jacobian
+        matrix.diagonal().add_(1 / (_GAMMA * h))
+        factors = torch.linalg.lu_factor(matrix)
+        k = y.new_empty(len(_STAGES), len(y))
+        a, c = (_lower(rows).to(y) for rows in (_STAGES, _COMBINED))
+        for i, (at, by) in enumerate(zip(_TIMES, _BY_TIME, strict=True)):
+            right = slope if i == 0 else self.slope(t + at * h, y + a[i, :i] @ k[:i]) + (c[i, :i] / h) @ k[:i]
+            right = torch.add(right, by_time, alpha=by * h) if by else right
+            k[i] = torch.linalg.lu_solve(*factors, right[:, None])[:, 0]
+        new = y + a[-1, :-1] @ k[:-1] + k[-1]
+        return new, float(torch.linalg.vector_norm(k[-1])) / math.sqrt(len(y)) / self.tolerance
+
+
+@functools.cache
+def _lower(rows: tuple[tuple[float, ...], ...]) -> Tensor:
+    """A strictly lower triangular matrix from its rows."""
+    matrix = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for i, row in enumerate(rows):
+        matrix[i, :i] = torch.tensor(row, dtype=torch.float64)
+    return matrix
+
+
 class ScipyMarcher:
     """An integrator of scipy, step by step.
 
@@ -422,6 +520,7 @@ __all__ = [
     "Exponential",
     "ExponentialRungeKutta4",
     "Marcher",
+    "Rosenbrock",
     "RungeKutta4",
     "ScipyMarcher",
     "StepTooSmall",

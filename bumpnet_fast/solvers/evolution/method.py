@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,6 +36,8 @@ RK4_STABLE = 2.7
 _STEPS_CHEAP = 400
 #: A stiff linear part is integrated exactly if the rest is this much less stiff, or not stiff.
 _REST = 0.3
+#: Times at which rhs is looked at for changes; from one to the next, a larger share of its range is an abrupt change.
+_LOOKS, _ABRUPT = 200, 0.15
 #: Factor by which a solution may exceed the growth that its problem allows.
 _MARGIN = 1.5
 #: Reason given where a solution is not finite or too large.
@@ -158,16 +160,49 @@ class Linearity:
     at_zero: Any
 
     @classmethod
-    def of(cls, model: FixedBasis, final: float) -> Linearity:
+    def of(cls, model: FixedBasis, final: float, over_time: OverTime) -> Linearity:
         zero = model.random_jet(0) * 0.0
         at_zero = model.linearise(0.0, zero)
-        later = [model.linearise(s * final, zero) for s in (0.371, 1.0)]
+        later = [model.linearise(t, zero) for t in (0.371 * final, final, over_time.other or final)]
         linear = model.problem.linear
         if linear is None:
             linear = all(_same(at_zero[1], model.linearise(0.0, model.random_jet(i))[1]) for i in (1, 2))
         constant = all(_same(at_zero[1], other[1]) for other in later)
         steady = all(torch.allclose(at_zero[0], other[0], 1e-9, 0.0) for other in later)
         return cls(linear, constant, steady, at_zero)
+
+
+@dataclass(frozen=True)
+class OverTime:
+    """How the right-hand side of a given u depends on t.
+
+    Attributes
+    ----------
+    other : float or None
+        A time at which it is not what it is at the start; None if it never changes.
+    longest : float or None
+        Longest step that does not miss a change: a pulse that begins and ends within one step leaves no trace in its
+        error.  None if all changes are slow.
+    """
+
+    other: float | None
+    longest: float | None
+
+    @classmethod
+    def of(cls, rate: Callable[[float], Tensor], final: float) -> OverTime:
+        """That of ``rate``, a function of t alone."""
+        times = [final * (i + 0.5) / _LOOKS for i in range(_LOOKS)]
+        start, least, most = rate(0.0), None, None
+        before, other, fastest = start, None, start.new_zeros(())
+        for t in times:
+            now = rate(t)
+            if other is None and not torch.allclose(now, start, 1e-9, 1e-9 * float(start.abs().max())):
+                other = t
+            fastest = torch.maximum(fastest, (now - before).abs().amax())
+            least, most = (now, now) if least is None else (torch.minimum(least, now), torch.maximum(most, now))
+            before = now
+        abrupt = other is not None and float(fastest) > _ABRUPT * float((most - least).amax())
+        return cls(other, final / _LOOKS if abrupt else None)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -193,12 +228,16 @@ def marcher(model: FixedBasis | MovingBasis, method: str, step: float | None, to
     common = {"step": step, "tolerance": size, "distance": model.distance, "settle": model.settle}
     if isinstance(model, MovingBasis):
         return Marcher(RungeKutta4(model.slope), final, **common), "rk4"
-    facts = Linearity.of(model, final)
+    jet, over_time = model.random_jet(0), OverTime(None, None)
+    if method in ("auto", "expm", "cn", *SCIPY):
+        over_time = OverTime.of(lambda t: model.rhs(t, jet), final)
+    facts = Linearity.of(model, final, over_time)
     _check_serves(model, method, facts)
     if method == "auto":
         method = _choice(model, facts, final, step)
     if method in SCIPY:
-        return ScipyMarcher(method, model.slope, model.jacobian, final, tolerance, model.size or 1.0, step), method
+        longest = over_time.longest if step is None else step
+        return ScipyMarcher(method, model.slope, model.jacobian, final, tolerance, model.size or 1.0, longest), method
     one_step, radius = _one_step(model, method, facts)
     return Marcher(one_step, final, first=1 / radius if radius > 0 else math.inf, **common), method
 
@@ -248,4 +287,4 @@ def _one_step(model: FixedBasis, method: str, facts: Linearity) -> tuple[Any, fl
     return CrankNicolson(A, lambda t: model.slope(t, zero)), 0.0
 
 
-__all__ = ["METHODS", "RK4_STABLE", "Advance", "Linearity", "check_method", "marcher", "spectral_radius"]
+__all__ = ["METHODS", "RK4_STABLE", "Advance", "Linearity", "OverTime", "check_method", "marcher", "spectral_radius"]

@@ -101,3 +101,41 @@ class Porous(EvolutionProblem):
 
     def rhs(self, x, u, t):
         return u.value * u.laplacian + u.d(0) ** 2
+
+
+@dataclass
+class Decay(EvolutionProblem):
+    """u_t = nu u_xx with u = 0 at the ends of [-1, 1], from one of several starts; ``pulse`` heats for a short time."""
+
+    name, want, periodic = "decay", "laplacian", False
+    start: str = "tent"
+    nu: float = 0.1
+    pulse: float = 0.0
+
+    def initial(self, x):
+        s = x[:, 0]
+        starts = {
+            "tent": 1 - s.abs(), "ones": torch.ones_like(s), "zero": 0 * s, "wave": torch.cos(0.5 * math.pi * s),
+            "peak": torch.cos(0.5 * math.pi * s) + torch.exp(-(((s - 0.3) / 3e-3) ** 2)),
+        }  # fmt: skip
+        return starts[self.start]
+
+    def rhs(self, x, u, t):
+        heat = self.pulse * math.exp(-(((t - 0.53) / 5e-3) ** 2)) * torch.exp(-((x[:, 0] / 0.2) ** 2))
+        return self.nu * u.laplacian[:, 0] + heat
+
+
+@dataclass
+class Steep(EvolutionProblem):
+    """Burgers' equation with u = 0 at the ends."""
+
+    name, want, periodic = "steep", "laplacian", False
+    lower: tuple = (0.0,)
+    final_time: float = 0.5
+    nu: float = 0.02
+
+    def initial(self, x):
+        return torch.sin(2 * math.pi * x[:, 0]) + 0.5 * torch.sin(math.pi * x[:, 0])
+
+    def rhs(self, x, u, t):
+        return self.nu * u.laplacian - u.value * u.d(0)

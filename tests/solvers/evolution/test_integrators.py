@@ -15,6 +15,7 @@ from bumpnet_fast.solvers.evolution.integrators import (
     Exponential,
     ExponentialRungeKutta4,
     Marcher,
+    Rosenbrock,
     RungeKutta4,
     ScipyMarcher,
     StepTooSmall,
@@ -213,3 +214,26 @@ def test_torchdiffeq_itself(method, step):
     pytest.importorskip("torchdiffeq", reason="torchdiffeq is not installed")
     y = at_the_end(TorchdiffeqMarcher(method, nonlinear, 1e-8, step))
     torch.testing.assert_close(y, precise(nonlinear), rtol=0, atol=1e-5)
+
+
+def test_rodas_has_order_five_and_keeps_its_tolerance():
+    def slope(t, y):
+        return torch.stack([y[1], -(1 + 0.1 * t) * y[0] - y[0] ** 3])
+
+    def jacobian(t, y):
+        return y.new_tensor([[0.0, 1.0], [-(1 + 0.1 * t) - 3 * float(y[0]) ** 2, 0.0]])
+
+    start = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    exact = ScipyMarcher("dop853", slope, jacobian, 2.0, 1e-12, 1.0, None).advance(0.0, start, 2.0, lambda t, y: None)
+    errors = []
+    for n in (10, 20):
+        method, y, h = Rosenbrock(slope, jacobian, 2.0, 1.0), start, 2.0 / n
+        for i in range(n):
+            t = i * h
+            y, _ = method._step(t, y, h, slope(t, y), method._by_time(t, y), jacobian(t, y))
+        errors.append(float((y - exact).norm()))
+    assert errors[1] < 1e-6 and math.log2(errors[0] / errors[1]) > 4.5
+    seen = []
+    chosen = Rosenbrock(slope, jacobian, 2.0, 1e-8, step=0.1)
+    y = chosen.advance(0.0, start, 2.0, lambda t, y: seen.append(t))
+    assert float((y - exact).norm()) < 1e-7 and seen[-1] == 2.0 and chosen.steps == len(seen) >= 20
