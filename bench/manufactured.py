@@ -112,7 +112,8 @@ def _evolving(draw: random.Random, d: int, linear: bool) -> Equation:
                 "wave", "diagonal", lambda xi, v: v.dd(t) - a * a * v.laplacian(n), time=True, time_order=2
             ),
             Equation(
-                "advection", "gradient", lambda xi, v: v.d(t) + a * sum(v.d(j) for j in range(n)), time=True, inflow=start
+                "advection", "gradient", lambda xi, v: v.d(t) + a * sum(v.d(j) for j in range(n)), time=True,
+                inflow=start,
             ),
         ]  # fmt: skip
         return draw.choice(choices)
@@ -249,10 +250,12 @@ def _l_edges(counts: Sequence[int]) -> Tensor:
 #: What is inside, and points of the edge, by name.
 MASKS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Sequence[int]], Tensor]]] = {
     "disc": (lambda xi: xi.norm(dim=1) <= 1, lambda counts: _circle(counts, torch.ones_like)),
-    "star": (lambda xi: xi.norm(dim=1) <= _star(torch.atan2(xi[:, 1], xi[:, 0])), lambda counts: _circle(counts, _star)),
+    "star": (
+        lambda xi: xi.norm(dim=1) <= _star(torch.atan2(xi[:, 1], xi[:, 0])), lambda counts: _circle(counts, _star)
+    ),
     "annulus": (
         lambda xi: (xi.norm(dim=1) <= 1) & (xi.norm(dim=1) >= 0.4),
-        lambda counts: torch.cat([_circle(counts, torch.ones_like), _circle(counts, lambda a: 0.4 * torch.ones_like(a))]),
+        lambda counts: torch.cat([_circle(counts, lambda a, r=r: r * torch.ones_like(a)) for r in (1.0, 0.4)]),
     ),
     "L": (lambda xi: (xi[:, 0] < 0) | (xi[:, 1] > 0), _l_edges),
     "ball": (lambda xi: xi.norm(dim=1) <= 1, _sphere),
@@ -382,7 +385,8 @@ def draw(seed: int, k: int) -> Drawn:
     )
     bumps, options = _settings(rng, d, problem)
     about = {
-        "equation": equation.name, "linear": equation.linear, "d": d, "kind": kind, "u": " and ".join(dict.fromkeys(words)),
+        "equation": equation.name, "linear": equation.linear, "d": d, "kind": kind,
+        "u": " and ".join(dict.fromkeys(words)),
         "domain": mask or ("periodic" if periodic else "box, flux" if flux else "box"), "boundary": options["boundary"],
         "units": "1" if plain else f"{length:.0e}, {unit:.0e}",
     }  # fmt: skip

@@ -15,6 +15,7 @@ import math
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,17 @@ def measured(problem: Problem, bumps: Any, options: dict[str, Any], known: Any, 
     exact = known(x).reshape(len(x), -1)
     error = (solution.predict(x).double() - exact).norm(dim=0) / exact.norm(dim=0)
     return {
-        "error": error.tolist(), "estimate": [*estimate.rel_l2], "reliable": estimate.reliable,
+        "error": _short(error.tolist()), "estimate": _short(estimate.rel_l2), "reliable": estimate.reliable,
         "reason": estimate.reason, "seconds": round(solution.processor_seconds, 3),
         "estimate_seconds": round(estimate.seconds, 3), "warnings": list(solution.warnings),
         "report_warnings": list(report.warnings),
-        "unknowns": {k: [v, estimate.unknowns.get(k, math.nan)] for k, v in getattr(solution, "unknowns", {}).items()},
+        "unknowns": {k: [v, *_short([estimate.unknowns.get(k, math.nan)])] for k, v in solution.unknowns.items()},
     }  # fmt: skip
+
+
+def _short(values: Iterable[float]) -> list[float | None]:
+    """Three digits, as a file has them; None for what is not finite."""
+    return [float(f"{v:.3g}") if math.isfinite(v) else None for v in values]
 
 
 def of_library() -> list[dict[str, Any]]:
@@ -110,6 +116,23 @@ def _tell(record: dict[str, Any]) -> None:
     print(trust_page.line(record), *(f"   <== {flaw}" for flaw in flaws), sep="", flush=True)
 
 
+def _text(records: dict[str, Any]) -> str:
+    """One record a line."""
+    lines = []
+    for name, part in records.items():
+        inner = {"": part} if isinstance(part, list) else part if isinstance(part, dict) else None
+        if inner is None:
+            lines.append(f"{json.dumps(name)}: {json.dumps(part)}")
+            continue
+        lists = [
+            (f"{json.dumps(str(key))}: " if key != "" else "") + "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
+            for key, rows in inner.items()
+        ]
+        whole = lists[0] if isinstance(part, list) else "{" + ",\n".join(lists) + "}"
+        lines.append(f"{json.dumps(name)}: {whole}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -139,8 +162,9 @@ def main(argv: list[str] | None = None) -> int:
         records, path = records | {"inverse": {SEEDS[0]: of_inverse(SEEDS[0])}}, FILE
     records["seconds"] = round(time.process_time() - start)
     if path:
-        path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    print("\n".join(trust_page.counted([r for part in records.get("hundreds", {}).values() for r in part])))
+        path.write_text(_text(records), encoding="utf-8")
+    for part in records.get("hundreds", {}).values():
+        print(trust_page.counted(part))
     print(f"{records['seconds']} processor seconds")
     return 0
 

@@ -21,9 +21,9 @@ _OVERLAP, _SHARPNESS, _PERTURBED = 6.0, 0.3, 0.1
 #: Weight of the squares of the scaled amplitudes: the best smooth fits cancel, and a larger one forbids that.
 _RIDGE = 1e-26
 #: Gauss-Newton steps, halvings of one, and further ones with its matrix.
-_STEPS, _HALVINGS, _CHORDS = 4, 6, 4
+_STEPS, _HALVINGS, _CHORDS = 4, 6, 6
 #: They are done when the rows are as predicted, up to a share of the predicted ones or of those at the start.
-_OFF_BEST, _OFF_FIRST = 1e-2, 1e-4
+_OFF_BEST, _OFF_FIRST = 1e-2, 1e-6
 #: Passes that give all kinds of rows the same norm.
 _BALANCING = 2
 

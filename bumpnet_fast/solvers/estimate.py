@@ -46,9 +46,9 @@ _EVEN = 0.5
 #: Gauss-Newton steps that a nonlinear problem mostly takes.
 _MOSTLY = 2
 #: Points at which u is compared, and those of the lattices for the largest errors, of all windows together.
-_COMPARED, _LATTICE = 4096, 441
-#: Points at which two solutions are compared.
-_FEWER = 512
+_COMPARED, _LATTICE = 3072, 441
+#: Points at which two solutions are compared, and added bumps to look for another one, at least.
+_FEWER, _FEWEST = 512, 20
 #: Two enrichments agree if their estimates differ by no more than this factor, and themselves by this share of these.
 _FACTOR, _APART = 2.5, 1.2
 #: An error that is a larger share of u is believed only where the held-out residual has all but gone, if it is no
@@ -58,7 +58,11 @@ _LARGE, _GONE, _LARGEST = 0.5, 0.01, 5.0
 #: one, which shows that it goes on falling, unless the latter is as small as that.
 _FALLEN, _FALLING, _FELL = 0.1, 0.7, 1e-3
 #: Seconds of the processor for a window, or a share of those of the solve if that is more; flops in such a second.
-_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 18e9
+_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 12e9
+#: Seconds for a derivative of one term of a lift at a point, and the share of all time that lifts may take.
+_LIFTED, _LIFTING = 5e-7, 0.5
+#: How many times as long as all before a further enrichment may take, about.
+_LONGER = 3
 #: A relative change as small as this is rounding: smooth bumps cancel.
 _ROUNDING = 1e-11
 
@@ -167,6 +171,7 @@ class _Window:
         few = self.x[:_FEW] if problem.points is None else self.x
         self._few = System(blocks(problem, boundary, self.places.counts, few, 1.0), self.net, self._named())
         self.equations = self._few.equations[0]
+        self._peaked: Tensor | None = None
 
     def _named(self) -> dict[str, float]:
         return dict(zip(self.problem.unknowns, self.u.unknowns.tolist(), strict=True))
@@ -177,14 +182,28 @@ class _Window:
             return False
         return self._few.is_linear() if self.problem.linear is None else self.problem.linear
 
-    def flops(self, number: int) -> float:
-        """Of one step, with ``number`` added bumps."""
+    def cost(self, number: int) -> float:
+        """Seconds of an enrichment by ``number`` bumps."""
         bumps = len(self.net.rows) + number
         rows, amplitudes = _POINTS * bumps * self.equations, bumps * self.net.layout.outputs
-        return 4 * (rows + amplitudes) * amplitudes**2
+        steps = 1 if self.linear() else _MOSTLY
+        return steps * 4 * (rows + amplitudes) * amplitudes**2 / _SPEED + _POINTS * bumps * self._lifting()
+
+    def _lifting(self) -> float:
+        """Seconds that the derivatives of a lift take at a point."""
+        if self.boundary == "soft":
+            return 0.0
+        dim, given = self.net.layout.dim, [axis for axis, _ in self.problem.faces]
+        terms = math.prod(1 + given.count(axis) for axis in range(dim)) * len(self.problem.shifts())
+        return _LIFTED * terms * (1 + dim) * self.net.layout.outputs
+
+    def share(self, seconds: float) -> float:
+        """The share of the usual points that can be had in so many seconds, where lifts are slow to differentiate."""
+        usual = 2 * (_CANDIDATES + _HELD_OUT) * self._lifting()
+        return min(1.0, _LIFTING * seconds / usual) if usual else 1.0
 
     def place(self, amplitudes: int, share: float) -> None:
-        """Choose the points, for so many amplitudes of an output; ``share`` of those that windows have together."""
+        """Choose the points, for so many amplitudes of an output; ``share`` of those that are usual."""
         places, problem, self._kept = self.places, self.problem, {}
         x = places.x.to(self.net.rows)
         generator = torch.Generator().manual_seed(self.seed)
@@ -198,7 +217,10 @@ class _Window:
         number = needed - len(x)
         most, held_out = (max(_LEAST, round(share * n)) for n in (_CANDIDATES, _HELD_OUT))
         most = max(most, 2 * number)
-        peaked = self._where_data_peak(max(_LEAST, round(share * _PEAKED)), held_out // 2, generator).to(x)
+        if self._peaked is None:
+            few = max(_LEAST, round(share * _PEAKED))
+            self._peaked = self._where_data_peak(few, held_out // 2, torch.Generator().manual_seed(self.seed)).to(x)
+        peaked = self._peaked
         there = torch.cat([refine.candidates(problem, self.net, most, generator, self.seed + 1).to(x), peaked[::2]])
         check = torch.cat(
             [refine.candidates(problem, self.net, held_out, generator, self.seed + 2).to(x), peaked[1::2]]
@@ -372,45 +394,48 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
         unknowns = torch.tensor([*stage.unknowns.values()], dtype=torch.float64, device=stage.net.rows.device)
         windows.append(_Window(stage.problem, stage.net, stage.boundary, unknowns, stage.places, seed, stage.continued))
     dim, outputs = windows[0].net.layout.dim, windows[0].net.layout.outputs
-    steps = 1 if windows[0].linear() else _MOSTLY
-    left = seconds * _SPEED
+    share = windows[0].share(seconds / len(windows)) / len(windows)
 
     def cost(number: int) -> float:
-        return steps * sum(w.flops(number) for w in windows)
+        return sum(w.cost(number) for w in windows)
 
     first = bumps or (_BUMPS[dim - 1] if dim <= len(_BUMPS) else _MORE_BUMPS)
     if bumps is None:
         for _ in range(_HALVED):
-            if cost(first) + cost(2 * first) > left:
+            if cost(first) + cost(2 * first) > seconds:
                 first //= 2
-    if cost(first) + cost(2 * first) > left:
-        wanted = (cost(first) + cost(2 * first)) / _SPEED
+    if cost(first) + cost(2 * first) > seconds:
+        wanted = cost(first) + cost(2 * first)
         advice = "solution.estimate_error() takes that time"
         return _unknown(outputs, f"it would take about {wanted:.2g} s, more than {seconds:.2g} s; {advice}")
-    left -= cost(first)
     small, found, number = None, None, first
     for _ in range(1 + (_DOUBLED if bumps is None else 0)):
-        if found is not None and (cost(2 * number) > left or time.process_time() - started > seconds):
+        spent = time.process_time() - started
+        if found is not None and spent + max(cost(2 * number), _LONGER * spent) > seconds:
             break
-        left -= cost(2 * number)
         for w in windows:
-            w.place(len(w.net.rows) + 2 * number, 1 / len(windows))
+            w.place(len(w.net.rows) + 2 * number, share)
         small = _chain(windows, number) if small is None else small
         large = _chain(windows, 2 * number)
         compared = [w.compared(a, b, 1 / len(windows)) for w, a, b in zip(windows, small, large, strict=True)]
         found = _judged(compared, list(stages[0].problem.unknowns))
-        if found.reliable or any(w.doubt for w in windows):
+        if found.reliable or any(w.doubt for w in windows) or max(found.rel_l2) < _ROUNDING:
             break
         small, number = large, 2 * number
-    return _if_alone(found, windows[0], small[0]) if found.reliable and len(windows) == 1 else found
+    return _if_alone(found, windows[0], first // 2, share) if found.reliable and len(windows) == 1 else found
 
 
-def _if_alone(found: ErrorEstimate, window: _Window, fit: EnrichedFit) -> ErrorEstimate:
-    """What was found, if no other solution of the equation is met; one that starts in time has no other."""
+def _if_alone(found: ErrorEstimate, window: _Window, number: int, share: float) -> ErrorEstimate:
+    """What was found, if no other solution of the equation is met; one that starts in time has no other.
+
+    ``number`` bumps are added to look for it: to know that there is one, a coarse one is enough.
+    """
     if window.linear() or window.problem.unknowns or window.problem.time is not None:
         return found
+    number = max(_FEWEST, number)
+    window.place(len(window.net.rows) + number, share)
     x = window.spread(_FEWER)
-    other = other_solution(fit, x)
+    other = other_solution(window.enriched(window.problem, number), x)
     if other is None:
         return found
     u = window.u.jet(x, "value").value

@@ -19,7 +19,7 @@ _NEAR, _FAR, _STEPS, _HALVINGS = 1e-2, 1e3, 40, 20
 #: Directions that are tried.
 _DIRECTIONS = 2
 #: Gauss-Newton steps; they must leave this share of the residual, or so many times that of u, and end as far from u.
-_ITERATIONS, _LEFT, _TIMES, _APART = 12, 1e-4, 10.0, 0.05
+_ITERATIONS, _LEFT, _TIMES, _APART = 10, 1e-3, 10.0, 0.05
 
 
 def other_solution(fit: EnrichedFit, x: Tensor) -> Enriched | None:
