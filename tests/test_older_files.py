@@ -94,6 +94,10 @@ DIGITS, DIGITS_FLOAT32 = 1e-6, 3e-2
 ANEW, DIGITS_ANEW = ("evolve-bdf", "evolve-dop853"), 1e-4
 
 
+#: Whose loss was another one in version 0.1.0, where rows were not balanced: they go on with the present one.
+UNBALANCED, WORSE = ("solve", "train", "march", "prune", "grow", "reach"), 3
+
+
 def assert_values(values, expected):
     wanted = torch.tensor(expected["u"], dtype=torch.float64)
     error = (values.detach().double() - wanted).abs().max() / wanted.abs().max()
@@ -106,6 +110,13 @@ def assert_numbers(result, expected, digits=DIGITS):
         if name in found:
             rounded = name in ROUNDED and value is not None
             assert found[name] == (pytest.approx(value, rel=digits) if rounded else value), name
+
+
+def assert_went_on(result, expected):
+    """That a run with another loss went on as far as expected, and to an error that is no worse than this factor."""
+    fixed = ("stop_reason",) if result.events else ("iterations", "entries", "stop_reason")
+    assert_numbers(result, {name: value for name, value in expected.items() if name in fixed})
+    assert result.rel_l2 < WORSE * expected["rel_l2"]
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +168,10 @@ def test_unfinished_runs(folder, name, expected, tmp_path):
     last = result.history[stopped.pop("entries") - 1]
     assert {key: last[key] for key in stopped} == stopped  # what was done is kept as it was
     assert told[0] > stopped.get("time", stopped.get("iteration"))  # and not done again
-    assert_numbers(result, ended, digits)
+    if folder.name == "version-0.1.0" and name.startswith(UNBALANCED):
+        assert_went_on(result, ended)
+    else:
+        assert_numbers(result, ended, digits)
 
 
 @entries("commands")
@@ -165,6 +179,7 @@ def test_unfinished_commands(folder, name, expected, tmp_path, monkeypatch):
     """As well, a script that reads the JSON of that version finds all its keys."""
     shutil.copytree(folder / "commands" / name, tmp_path / "run")
     result = resumed_command(expected["command"], tmp_path / "run", tmp_path / "out.json", monkeypatch)
-    assert_numbers(result, expected)
+    unbalanced = folder.name == "version-0.1.0" and expected["command"] == "solve"
+    (assert_went_on if unbalanced else assert_numbers)(result, expected)
     older = json.loads((folder / "results" / f"{expected['command']}.json").read_text(encoding="utf-8"))
     assert older.keys() <= json.loads((tmp_path / "out.json").read_text(encoding="utf-8")).keys()

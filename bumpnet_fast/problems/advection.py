@@ -40,7 +40,3 @@ class Advection(Problem):
 
     def exact(self, x):
         return torch.sin(x[:, 0] - self.nu * x[:, 1])
-
-    @property
-    def residual_scale(self):
-        return 1 + abs(self.nu)

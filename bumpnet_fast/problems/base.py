@@ -83,8 +83,6 @@ class Problem:
     options : dict
         Default settings of `bumpnet solve` for this problem, by the names of ``--set``.  Those of the method, such as
         iterations, are for least squares alone.
-    residual_scale : float
-        Typical size of the terms of the residual; the loss divides the residual by it.
     time : int or None
         The axis that is time: u is given at its lower face, and nothing at its upper one.
     time_order : int
@@ -138,7 +136,6 @@ class Problem:
     default_bumps: ClassVar[Any] = 40
     default_windows: ClassVar[int | None] = None
     options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    residual_scale: ClassVar[Any] = 1.0
     time: ClassVar[int | None] = None
     time_order: ClassVar[int] = 1
     periodic: ClassVar[tuple[int, ...]] = ()

@@ -38,7 +38,3 @@ class Helmholtz(Problem):
 
     def exact(self, x):
         return torch.sin(self.a1 * math.pi * x[:, 0]) * torch.sin(self.a2 * math.pi * x[:, 1])
-
-    @property
-    def residual_scale(self):
-        return math.pi**2 * (self.a1**2 + self.a2**2) + self.k**2

@@ -49,4 +49,4 @@ class InverseHeat(Problem):
         x = sampling.interior(self.domain, (self.measurements, 1), "sobol")
         error = torch.randn(len(x), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         values = self.exact(x) + self.noise * error
-        return [Condition("measured", lambda counts: x, lambda at, u: u.value[:, 0] - values.to(at))]
+        return [Condition("measured", lambda counts: x, lambda at, u: u.value[:, 0] - values.to(at), weight=1e-3)]

@@ -42,7 +42,3 @@ class SharpPoisson(Problem):
 
     def _distances(self, x):
         return (x - x.new_tensor(self.at)).square().sum(1)
-
-    @property
-    def residual_scale(self):
-        return 4 * self.a

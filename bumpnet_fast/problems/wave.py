@@ -48,7 +48,3 @@ class Wave(Problem):
     def _start(self, counts):
         (initial,) = (c for c in super().conditions() if c.name == "initial")
         return initial.points(counts)
-
-    @property
-    def residual_scale(self):
-        return (4 * math.pi * self.c) ** 2

@@ -187,8 +187,6 @@ def check_fit(problem: Problem, net: BumpNet, boundary: str | None) -> None:
     if boundary not in problem.forms:
         raise ValueError(f"boundary of problem {name!r} must be {' or '.join(problem.forms)}, got {boundary!r}")
     check_net(problem, net)
-    if not 0 < problem.residual_scale < math.inf:
-        raise ValueError(f"residual_scale of problem {name!r} must be positive, got {problem.residual_scale}")
 
 
 # --- points --------------------------------------------------------------------------------------

@@ -139,7 +139,9 @@ class Separable(_Model):
         outputs = self.system.layout.outputs
         bumps = len(x) // self.system.layout.shape_columns
         A, _ = self.system.design(self._joined(x, x.new_zeros(bumps * outputs)), self.coefficients)
-        h, residual, fit, loss = ridge_solve(A, self.target, self.ridge, ranks=self.ranks)
+        h, residual, fit, loss = ridge_solve(
+            A, self.target, self.ridge, ranks=self.ranks, kinds=self.system.kinds(len(A))
+        )
         return Point(x, loss, residual, h, fit)
 
     def move(self, point: Point, step: Tensor) -> Point:
@@ -206,7 +208,9 @@ class Projected(_Model):
         residual, A = self._inner_matrix(rows, jets, unknowns)
         if not self.ranks.every(bool(torch.isfinite(A).all())):
             return Point(shapes, math.inf, residual, inner), None, None
-        step, after, fit, _ = ridge_solve(A, -residual, self.ridge, inner, length, self.ranks)
+        step, after, fit, _ = ridge_solve(
+            A, -residual, self.ridge, inner, length, self.ranks, self.system.kinds(len(A))
+        )
         loss = self._square(residual) + self._penalty(inner, fit.length)
         return Point(shapes, loss, residual, inner, fit), step, after
 
@@ -257,7 +261,7 @@ class Joint(_Model):
         shapes, inner = self._split(rows)
         self.stepped = len(inner)
         residual, A = self._inner_matrix(rows, self.system.jets(rows), self.system.guesses)
-        change, *_ = ridge_solve(A, -residual, self.ridge, ranks=self.ranks)
+        change, *_ = ridge_solve(A, -residual, self.ridge, ranks=self.ranks, kinds=self.system.kinds(len(A)))
         points = [self.evaluate(torch.cat([z, shapes])) for z in (inner, inner + change)]
         return min(points, key=lambda p: p.loss if math.isfinite(p.loss) else math.inf)
 
@@ -303,11 +307,12 @@ def ridge_solve(
     start: Tensor | None = None,
     length: Tensor | None = None,
     ranks: Any = ALONE,
+    kinds: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Fit, float]:
     """Least-squares solution h of ``A^T h = target`` with a ridge on the scaled amplitudes, by QR.
 
-    The columns are scaled to unit length, but at least to 1e-6 of the longest: the amplitude of a dying bump would
-    otherwise be unbounded.  The ridge is added as further rows.  Normal equations would square a condition number
+    The columns are scaled to unit length, but at least to 1e-6 of the longest of their kind: the amplitude of a dying
+    bump would otherwise be unbounded.  The ridge is added as further rows.  Normal equations would square a condition number
     of 1e10.
 
     Parameters
@@ -324,6 +329,8 @@ def ridge_solve(
         [n], the scale of the columns; by default their own.
     ranks : of :mod:`bumpnet_fast.core.ranks`
         ranks of core/ranks.py with further columns of A and entries of ``target``; rank 0 has the ridge rows.
+    kinds : Tensor, optional
+        [n], numbers of the kinds of columns, each with units of its own; by default all are of one kind.
 
     Returns
     -------
@@ -340,7 +347,8 @@ def ridge_solve(
     if length is None:
         length = ranks.norm(torch.linalg.vector_norm(A, dim=1))
         # Where nothing depends on the amplitudes, as at a stationary point, they are not scaled and do not change.
-        length = length.clamp_min(1e-6 * float(length.max()) or 1.0)
+        longest = length.max() if kinds is None else _longest(length, kinds)
+        length = torch.maximum(length, torch.where(longest > 0, 1e-6 * longest, 1.0))
     weight = math.sqrt(max(ridge, _LEAST_RIDGE)) if ranks.rank == 0 else 0.0
     augmented = A.new_zeros(n, R + n)
     torch.div(A, length[:, None], out=augmented[:, :R])
@@ -355,6 +363,12 @@ def ridge_solve(
     if start is not None:
         residual[R:] += weight * length * start
     return fit.solve(y), residual[:R], fit, float(ranks.total(residual @ residual))
+
+
+def _longest(length: Tensor, kinds: Tensor) -> Tensor:
+    """The longest column of the kind of each column, [n]."""
+    by_kind = length.new_zeros(int(kinds.max()) + 1).scatter_reduce_(0, kinds, length, "amax")
+    return by_kind[kinds]
 
 
 def lower_gram(J: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from ..core.jet import Jet
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
 from . import arguments
+from .balance import factors_of, squares
 from .elimination import Fit, ridge_solve
 from .residual import Block, System
 
@@ -24,8 +25,6 @@ _RIDGE = 1e-26
 _STEPS, _HALVINGS, _CHORDS = 4, 6, 6
 #: They are done when the rows are as predicted, up to a share of the predicted ones or of those at the start.
 _OFF_BEST, _OFF_FIRST = 1e-2, 1e-6
-#: Passes that give all kinds of rows the same norm.
-_BALANCING = 2
 
 
 class Enriched:
@@ -122,13 +121,13 @@ def fitted(u: Enriched, blocks: list[Block], steps: int = _STEPS) -> EnrichedFit
         _, coefficients = systems[0].linearise(jets, u.unknowns)
         A = torch.cat([s.design(n.rows.detach(), coefficients)[0] for s, n in zip(systems, u.nets, strict=True)])
         if weights is None:
-            balance = _balanced(A, rows.groups())
+            balance = factors_of(systems[0], squares(A, systems[0]))
             weights = rows.weights(balance)
             residual = residual * weights
             first = float(residual.norm())
         if len(u.unknowns):
             A = torch.cat([A, systems[0].sensitivity(jets, u.unknowns)])
-        step, predicted, fit, _ = ridge_solve(A.mul_(weights), -residual, _RIDGE)
+        step, predicted, fit, _ = ridge_solve(A.mul_(weights), -residual, _RIDGE, kinds=systems[0].kinds(len(A)))
         h, moved = u.amplitudes(), None
         for halving in range(_HALVINGS):
             shorter = 0.5**halving * step
@@ -156,17 +155,6 @@ def fitted(u: Enriched, blocks: list[Block], steps: int = _STEPS) -> EnrichedFit
     deviations = _deviations(fit, residual, rows.groups(), len(u.unknowns))
     norms = first, float(residual.norm())
     return EnrichedFit(u, balance, converged, deviations, blocks, weights, fit, norms)
-
-
-def _balanced(A: Tensor, groups: list[slice]) -> Tensor:
-    """Factors that make all groups of the rows A^T [n, R] count alike, whatever their units."""
-    squares = torch.stack([A[:, g].square().sum(1) for g in groups])
-    factors = squares.new_ones(len(groups))
-    for _ in range(_BALANCING if len(groups) > 1 else 0):
-        columns = (factors.square()[:, None] * squares).sum(0)
-        columns = columns.clamp_min(1e-12 * float(columns.max()) or 1.0)
-        factors = (squares / columns).sum(1).clamp_min(1e-300).rsqrt()
-    return factors / factors[0]
 
 
 def _deviations(fit: Fit, residual: Tensor, groups: list[slice], unknowns: int) -> Tensor:

@@ -21,6 +21,7 @@ from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem
 from . import refine
+from .balance import balancing
 from .enrichment import Enriched, EnrichedFit, Rows, added_bumps, fitted, in_float64, jets_of
 from .grad_mode import differentiating
 from .other_solutions import other_solution
@@ -81,17 +82,28 @@ class Places:
         [N], factors of the rows of the equation.
     condition_weight : float
         Factor of the weights of all conditions.
+    balance : list of Tensor or None
+        Factors of the equations of every block of rows.
     """
 
     x: Tensor
     counts: tuple[int, ...]
     weights: Tensor | None = None
     condition_weight: float = 1.0
+    balance: list[Tensor] | None = None
 
     @classmethod
     def default(cls, problem: Problem, net: BumpNet) -> Places:
         """The points that a solve takes unless it is told otherwise."""
         return cls(*collocation(problem, net, None, "grid", 0))
+
+    def balanced(self, problem: Problem, net: BumpNet, boundary: str, unknowns: dict[str, float]) -> Places:
+        """The same with the factors of the equations, if these are not known."""
+        if self.balance is not None:
+            return self
+        rows = blocks(problem, boundary, self.counts, self.x, self.condition_weight, self.weights)
+        system = System(rows, net, unknowns)
+        return replace(self, balance=balancing(system, net.rows.detach().double(), system.guesses))
 
 
 @dataclass(frozen=True)
@@ -172,6 +184,7 @@ class _Window:
         self._few = System(blocks(problem, boundary, self.places.counts, few, 1.0), self.net, self._named())
         self.equations = self._few.equations[0]
         self._peaked: Tensor | None = None
+        self.places = self.places.balanced(problem, self.net, boundary, self._named())
 
     def _named(self) -> dict[str, float]:
         return dict(zip(self.problem.unknowns, self.u.unknowns.tolist(), strict=True))
@@ -227,7 +240,9 @@ class _Window:
         )
         everywhere = torch.cat([x, there, check])
         bumps = lambda at: self.u.bumps(at, problem.want)  # noqa: E731
-        residual, terms = refine.residual_and_terms(problem, bumps, self.boundary, self._named(), everywhere)
+        residual, terms = refine.residual_and_terms(
+            problem, bumps, self.boundary, self._named(), everywhere, self.places.balance[0]
+        )
         weights = 1 / (1 + terms / terms.mean().clamp_min(1e-300))
         size = (residual * weights)[len(x) : len(x) + len(there)].cpu().nan_to_num(0.0)
         density = (size / (size.max() or 1.0)).square()

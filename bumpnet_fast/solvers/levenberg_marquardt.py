@@ -47,7 +47,9 @@ def descend(model: Any, point: Any, damping: float, step_cap: float) -> Iterator
         H, gradient = normal.matrix, normal.gradient
         diagonal = H.diagonal().clone()
         scale = diagonal if scale is None else torch.maximum(diagonal, _FADE * scale)
-        metric = scale.clamp_min(1e-14 * float(scale.max()))
+        # Amplitudes have the units of u, which shapes have not.
+        parts = [part for part in scale.split([model.stepped, len(scale) - model.stepped]) if len(part)]
+        metric = torch.cat([part.clamp_min(1e-14 * float(part.max())) for part in parts])
         metric[: model.stepped] *= _AMPLITUDE_DAMPING
         while True:
             if damping > _DAMPING_MOST:

@@ -300,8 +300,8 @@ class Work:
         """All state: plain values and tensors."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> bool | None:
+        """Restore what :meth:`state_dict` returned; returns whether the loss is another function than it was then."""
 
 
 class Run:
@@ -544,7 +544,8 @@ class Run:
         self.best = best | {"loss": float(best["loss"]), "work": dict(best["work"])}
         self._began -= float(state["seconds"])
         self._processor_began -= float(state["processor_seconds"])
-        self.work.load_state_dict(state["work"])
+        if self.work.load_state_dict(state["work"]):
+            self.best, self.first = {"loss": math.inf, "work": {}}, len(self.history)
         self._resumed = state
         if not 0 <= self.stage < len(self.methods) or self.done < self.begun:
             raise ValueError(f"there is no stage {self.stage} with {self.done - self.begun} iterations")

@@ -12,7 +12,8 @@ from ..core.rows import orientation
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem
-from .residual import Block, Coefficients, linearise
+from .balance import balancing
+from .residual import Block, Coefficients, System, blocks, linearise
 
 #: Candidates per chosen point: half evenly spread, half near the edges of the bumps.
 _CANDIDATES = 20
@@ -20,9 +21,14 @@ _CANDIDATES = 20
 _ENLARGED = 1.3
 #: Share of the points that is placed where the residual is not large.
 _EVEN = 0.1
+#: Size of terms that halves the weight of a point, relative to their mean.
+_USUAL = 0.5
 
 
-def refined(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, number: int, seed: int):
+def refined(
+    problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, number: int, seed: int,
+    balance: Tensor | None = None,
+):  # fmt: skip
     """``x`` [N, d] with ``number`` more points where the residual is large, and weights of their rows.
 
     Candidates are spread over the domain and over the boxes of the bumps: where these are small, the solution may have
@@ -38,7 +44,7 @@ def refined(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Te
     """
     generator = torch.Generator().manual_seed(seed)
     there = candidates(problem, net, number * _CANDIDATES, generator, seed).to(x)
-    residual, weights = _residual_and_weights(problem, net, boundary, unknowns, torch.cat([x, there]))
+    residual, weights = _residual_and_weights(problem, net, boundary, unknowns, torch.cat([x, there]), balance)
     size = (residual * weights)[len(x) :].cpu()
     density = size.square()
     if not bool(density.isfinite().all()):  # the square of a large residual overflows
@@ -56,7 +62,10 @@ def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict,
     """
     x = candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(net.frame.device)
     with torch.no_grad():
-        residual, weights = _residual_and_weights(problem, net, boundary, unknowns, x)
+        counts = (2,) * net.layout.dim
+        system = System(blocks(problem, boundary, counts, x, 1.0)[:1], net, unknowns)
+        (balance,) = balancing(system, net.rows.detach().double(), system.guesses)
+        residual, weights = _residual_and_weights(problem, net, boundary, unknowns, x, balance)
     return float((residual * weights).square().mean())
 
 
@@ -69,21 +78,27 @@ def candidates(problem: Problem, net: BumpNet, number: int, generator: torch.Gen
     return x[problem.inside(x)]
 
 
-def _residual_and_weights(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor):
+def _residual_and_weights(
+    problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, balance: Tensor | None
+):
     """Length [n] of the residual at ``x``, and weights [n] from the size of its terms."""
     residual, terms = residual_and_terms(
-        problem, lambda x: net.jet(x.to(net.rows), want=problem.want).map(Tensor.double), boundary, unknowns, x
+        problem, lambda x: net.jet(x.to(net.rows), want=problem.want).map(Tensor.double), boundary, unknowns, x, balance
     )
-    return residual, 1 / (1 + terms)
+    return residual, 1 / (1 + terms / (_USUAL * terms.mean()).clamp_min(1e-300))
 
 
-def residual_and_terms(problem: Problem, bumps: Callable[[Tensor], Jet], boundary: str, unknowns: dict, x: Tensor):
-    """Length [n] of the scaled residual at ``x`` [n, d], and the sum [n] of the sizes of its terms.
+def residual_and_terms(
+    problem: Problem, bumps: Callable[[Tensor], Jet], boundary: str, unknowns: dict, x: Tensor,
+    balance: Tensor | None = None,
+):  # fmt: skip
+    """Length [n] of the residual at ``x`` [n, d], and the sum [n] of the sizes of its terms.
 
-    ``bumps`` gives the jet of the net, which is u but for the boundary, at points.
+    ``bumps`` gives the jet of the net, which is u but for the boundary, at points.  ``balance`` [E] are the factors of
+    the equations.
     """
     u = problem.extend(bumps, x, problem.want) if boundary == "hard" else bumps(x)
-    block = Block(problem.name, x, problem.want, lambda u, **k: problem.residual(x, u, **k), 1 / problem.residual_scale)
+    block = Block(problem.name, x, problem.want, lambda u, **k: problem.residual(x, u, **k), 1.0, balance=balance)
     residual, by_equation = linearise(block, (u,), unknowns)
     terms = x.new_zeros(len(x))
     for (by_output,) in by_equation:

@@ -149,7 +149,7 @@ def doubts(task: Any, reason: StopReason, loss: float) -> list[str]:
     if not math.isfinite(loss) or reason is StopReason.DIVERGED:
         found.append("the loss is not finite: check the coefficients of the equation, or take smaller steps")
     elif reason in _ENDED:
-        places = Places(task.x, task.counts, task.weights, task.condition_weight)
+        places = Places(task.x, task.counts, task.weights, task.condition_weight, task.balance)
         stage = Stage(task.problem, task.net, task.boundary, task.named_unknowns(), places)
         found += _large_loss(loss, task.reference_loss(), lambda: _joined([_misfits(stage)]))
     return found + _slipping(task.net)
@@ -215,7 +215,8 @@ def _report(solution: Any) -> Report:
 
 
 def _places(stage: Stage) -> Places:
-    return Places.default(stage.problem, stage.net) if stage.places is None else stage.places
+    places = Places.default(stage.problem, stage.net) if stage.places is None else stage.places
+    return places.balanced(stage.problem, stage.net, stage.boundary, stage.unknowns)
 
 
 def _jet(stage: Stage, x: Tensor, want: str) -> Jet:
@@ -281,7 +282,8 @@ def _joined(windows: Sequence[list[tuple[str, Tensor, Tensor]]]) -> list[Misfit]
 
 def _reference_loss(stage: Stage) -> float:
     places = _places(stage)
-    rows = blocks(stage.problem, stage.boundary, places.counts, places.x, places.condition_weight, places.weights)
+    about = stage.problem, stage.boundary, places.counts, places.x, places.condition_weight, places.weights
+    rows = blocks(*about, balance=places.balance)
     zero, _ = System(rows, stage.net, stage.unknowns).linearise()
     return float(zero @ zero)
 
@@ -299,7 +301,7 @@ def _held_out(stage: Stage) -> float:
 
     both = torch.cat([x, there])
     named = {name: x.new_tensor(value) for name, value in stage.unknowns.items()}
-    residual, terms = refine.residual_and_terms(problem, bumps, stage.boundary, named, both)
+    residual, terms = refine.residual_and_terms(problem, bumps, stage.boundary, named, both, places.balance[0])
     residual = residual / (1 + terms / terms.mean().clamp_min(1e-300))
     own, others = (float(part.square().mean().sqrt()) for part in residual.split([len(x), len(there)]))
     return others / own if own > 0 else math.nan

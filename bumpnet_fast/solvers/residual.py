@@ -8,7 +8,7 @@ row is therefore a row operator whose coefficients are the residual's derivative
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,9 +37,10 @@ Coefficients = tuple[Tensor | None, Tensor | None, Tensor | None]
 class Block:
     """Rows of one kind: ``function(jet of the net at x)`` -> [n] or [n, E], times ``factor``.
 
-    With ``others``, further tensors of points [n, d], the function also gets the jets at these.  It gets the unknowns
-    of the equation by name.  ``weights`` [n] multiply the rows of every point.  ``kind`` is the kind of thing that
-    ``name`` names in messages.  ``elsewhere``, if given, makes the same block at other points.
+    Their squares count ``weight`` times.  With ``balance``, a tensor [E], every equation has a factor.  With
+    ``others``, further tensors of points [n, d], the function also gets the jets at these.  It gets the unknowns of the
+    equation by name.  ``weights`` [n] multiply the rows of every point.  ``kind`` is the kind of thing that ``name``
+    names in messages.  ``elsewhere``, if given, makes the same block at other points.
     """
 
     name: str
@@ -49,6 +50,8 @@ class Block:
     factor: float
     others: tuple[Tensor, ...] = ()
     weights: Tensor | None = None
+    weight: float = 1.0
+    balance: Tensor | None = None
     kind: str = "problem"
     elsewhere: Callable[[Tensor], Block] | None = None
 
@@ -57,7 +60,9 @@ class Block:
         rows = self.rows(jets, unknowns)
         if self.weights is not None:
             rows = rows * self.weights[:, None]
-        return self.factor * rows.T
+        if self.balance is not None:
+            rows = rows * self.balance
+        return self.factor * math.sqrt(self.weight) * rows.T
 
     def rows(self, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> Tensor:
         """Rows [n, E] of the function, neither weighted nor scaled; ValueError for another shape or type."""
@@ -80,15 +85,20 @@ def blocks(
     condition_weight: float,
     weights: Tensor | None = None,
     ranks: Ranks = ALONE,
+    balance: Sequence[Tensor] | None = None,
 ) -> list[Block]:
     """The rows of a problem: equation at ``x`` [N, d], side conditions and, if soft, conditions.
 
-    The sum of squares of all rows is the mean square of the scaled residual plus the weighted mean squares of the
-    conditions.  ``weights`` [N] multiply the rows of the equation.  Every rank has the equation at its own points.
-    Each condition belongs to one rank, because its values may depend on the order of the points.
+    The sum of squares of all rows is the mean square of the residual plus the weighted mean squares of the conditions.
+    ``weights`` [N] multiply the rows of the equation, and ``balance`` gives each block the factors of its equations:
+    see :mod:`bumpnet_fast.solvers.balance`.  Every rank has the equation at its own points.  Each condition belongs to
+    one rank, because its values may depend on the order of the points.
     """
     number = ranks.number(len(x))
-    return ranks.checked(lambda: _blocks(problem, boundary, counts, x, number, condition_weight, weights, ranks))
+    made = ranks.checked(lambda: _blocks(problem, boundary, counts, x, number, condition_weight, weights, ranks))
+    for block, factors in zip(made, balance or (), strict=balance is not None):
+        block.balance = factors
+    return made
 
 
 def _blocks(problem, boundary, counts, x, number, condition_weight, weights, ranks) -> list[Block]:
@@ -101,7 +111,7 @@ def _blocks(problem, boundary, counts, x, number, condition_weight, weights, ran
             return lambda v: v, ()
         return problem.compose(x, want), tuple(x + x.new_tensor(shift) for shift in shifts)
 
-    factor = 1 / (problem.residual_scale * math.sqrt(max(1, number)))
+    factor = 1 / math.sqrt(max(1, number))
 
     def equation(x: Tensor, weights: Tensor | None = None) -> Block:
         compose, others = composed(x, problem.want)
@@ -116,12 +126,11 @@ def _blocks(problem, boundary, counts, x, number, condition_weight, weights, ran
     conditions = [*([] if hard else problem.conditions()), *problem.side_conditions()]
     for condition in conditions[ranks.rank :: ranks.count]:
         points = ordinary(condition.points(counts).to(x))
-        factor = math.sqrt(condition_weight * condition.weight / max(1, len(points)))
-        rows.append(_condition_block(condition, points, factor, composed))
+        rows.append(_condition_block(condition, points, condition_weight * condition.weight, composed))
     return rows
 
 
-def _condition_block(condition: Condition, x: Tensor, factor: float, composed: Callable) -> Block:
+def _condition_block(condition: Condition, x: Tensor, weight: float, composed: Callable) -> Block:
     here, others = composed(x, condition.want)
     function = lambda *v, **_: condition.residual(x, here(*v))  # noqa: E731
     if condition.period is not None:
@@ -131,9 +140,13 @@ def _condition_block(condition: Condition, x: Tensor, factor: float, composed: C
         others = (*others, beyond, *more)
 
     def elsewhere(x: Tensor) -> Block:
-        return _condition_block(condition, x, factor, composed)
+        return _condition_block(condition, x, weight, composed)
 
-    return Block(condition.name, x, condition.want, function, factor, others, kind="condition", elsewhere=elsewhere)
+    factor = 1 / math.sqrt(max(1, len(x)))
+    return Block(
+        condition.name, x, condition.want, function, factor, others, weight=weight, kind="condition",
+        elsewhere=elsewhere,
+    )  # fmt: skip
 
 
 class System:
@@ -179,6 +192,12 @@ class System:
             generator = torch.Generator().manual_seed(0)
             check_broadcast(block, number, [self._constant(block, 1.0, generator) for _ in range(2)], named)
         return number
+
+    def kinds(self, inner: int) -> Tensor:
+        """For each of so many inner parameters, which output's amplitude or which unknown it is: their units differ."""
+        outputs, unknowns = self.layout.outputs, len(self.names)
+        of_amplitudes = torch.arange(inner - unknowns, device=self.guesses.device) % outputs
+        return torch.cat([of_amplitudes, outputs + torch.arange(unknowns, device=self.guesses.device)])
 
     def _named(self, unknowns: Tensor | None) -> dict[str, Tensor]:
         values = self.guesses if unknowns is None else unknowns

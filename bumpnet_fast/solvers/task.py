@@ -12,6 +12,7 @@ from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
 from ..problems.base import Problem
 from . import refine, run_state
+from .balance import balancing
 from .elimination import Projected, Separable
 from .estimate import Places
 from .loop import Work
@@ -57,7 +58,7 @@ class Task(Work):
         self.refinements, self.carries = refinements, refinements > 0
         x, self.counts = collocation(self.problem, self.net, points, sampling, seed, self.ranks)
         self.place(x)
-        self.first_x = x
+        self.first_x, self.balance = x, None
         return self
 
     # --- rows ----------------------------------------------------------------------------------
@@ -72,9 +73,18 @@ class Task(Work):
     @torch.no_grad()
     def system_at(self, x: Tensor, weights: Tensor | None = None) -> System:
         """The rows at other points of the equation; the conditions stay as they are."""
-        rows = blocks(self.problem, self.boundary, self.counts, x, self.condition_weight, weights, self.ranks)
-        named = dict(zip(self.problem.unknowns, self.unknowns.tolist(), strict=True))
-        return System(rows, self.net, named, self.ranks)
+        if self.balance is None:
+            self.balance = self._balancing()
+        return self._system_at(x, weights, self.balance)
+
+    def _system_at(self, x: Tensor, weights: Tensor | None, balance: list[Tensor] | None) -> System:
+        about = self.problem, self.boundary, self.counts, x, self.condition_weight, weights, self.ranks
+        return System(blocks(*about, balance), self.net, self.named_unknowns(), self.ranks)
+
+    def _balancing(self) -> list[Tensor]:
+        """Factors that make equations and conditions count alike: of the start, and kept."""
+        rows, unknowns = self.net.rows.detach().double(), self.unknowns
+        return balancing(self._system_at(self.x, self.weights, None), rows, unknowns)
 
     def is_linear(self) -> bool:
         """Whether every row is affine in u, and there are no unknowns."""
@@ -123,7 +133,7 @@ class Task(Work):
         """Where it is solved; None with several ranks, of which none knows all points."""
         if not self.ranks.alone:
             return None
-        return Places(self.x, self.counts, self.weights, self.condition_weight)
+        return Places(self.x, self.counts, self.weights, self.condition_weight, self.balance)
 
     @torch.no_grad()
     def reference_loss(self) -> float:
@@ -140,7 +150,7 @@ class Task(Work):
         seed = self.seed + stage - 1 + (self.refinements + 1) * self.ranks.rank  # every rank has its own candidates
         about = self.problem, self.net, self.boundary, self.named_unknowns()
         number = max(1, len(self.first_x) // 2)
-        self.place(*self.ranks.checked(lambda: refine.refined(*about, self.first_x, number, seed)))
+        self.place(*self.ranks.checked(lambda: refine.refined(*about, self.first_x, number, seed, self.balance[0])))
         self.generation += 1
         return True
 
@@ -183,9 +193,10 @@ class Task(Work):
 
     def state_dict(self) -> dict[str, Any]:
         places = {"x": self.x, "weights": self.weights, "counts": self.counts, "generation": self.generation}
+        places |= {"balance": None if self.balance is None else list(self.balance)}
         return self.snapshot() | places | {"events": [vars(event) for event in self.events]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
         if state["rows"] is None:  # of an older version, which stored no rows here
             state = state | {"rows": self.net.rows.detach()}
         self.put_back(state)
@@ -193,6 +204,9 @@ class Task(Work):
         self.counts = self.counts if state["counts"] is None else tuple(state["counts"])
         self.place(state["x"].to(self.device), None if weights is None else weights.to(self.device))
         self.events, self.generation = [Event(**event) for event in state["events"]], int(state["generation"])
+        balance = state.get("balance")
+        self.balance = None if balance is None else [factors.to(self.device) for factors in balance]
+        return "balance" not in state  # of an older version, whose rows were not balanced
 
     def check_same(self, solver: str, settings: dict[str, Any]) -> None:
         """Raise ValueError, naming the difference, unless all ranks are about to do the same."""

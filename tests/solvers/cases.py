@@ -17,7 +17,6 @@ class Cubic(Problem):
     name, want = "cubic", "laplacian"
     lower: tuple = (-1.0,)
     upper: tuple = (1.0,)
-    residual_scale = math.pi**2
 
     def exact(self, x):
         return torch.sin(math.pi * x[:, 0])

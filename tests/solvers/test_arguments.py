@@ -51,10 +51,6 @@ def test_rows_must_be_finite(problem):
         check_net(problem, net)
 
 
-class _Scaleless(Problem):
-    residual_scale = 0.0
-
-
 class _Greedy(Problem):
     want = "everything"
 
@@ -63,7 +59,6 @@ class _Greedy(Problem):
     (Problem(), BumpNet(2, 4), "firm", "boundary must be one of hard, soft, got 'firm'"),
     (Problem(), BumpNet(3, 4), "hard", "net has 3 dimensions and problem 'Problem' has 2"),
     (problems.get("lshape"), BumpNet(2, 4), "hard", "boundary of problem 'lshape' must be soft, got 'hard'"),
-    (_Scaleless(), BumpNet(2, 4), "hard", "residual_scale .* must be positive, got 0.0"),
     (_Greedy(), BumpNet(2, 4), "hard", "want .* must be one of value, .*, got 'everything'"),
 ])  # fmt: skip
 def test_net_and_form_must_fit_the_problem(problem, net, boundary, message):

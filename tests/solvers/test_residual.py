@@ -57,7 +57,7 @@ def test_hard_rows_are_the_residual_of_the_composed_function(problem):
     x = system.blocks[0].x
     wanted = problem.residual(x, Jet.of(u, x, problem.want)).reshape(len(x), -1)
     rows = system.residual(system.jets(net.rows.detach()))
-    torch.testing.assert_close(rows, (wanted.T / problem.residual_scale / len(x) ** 0.5).flatten())
+    torch.testing.assert_close(rows, (wanted.T / len(x) ** 0.5).flatten())
 
 
 def test_soft_rows_are_mean_squares_with_weights():
@@ -66,7 +66,7 @@ def test_soft_rows_are_mean_squares_with_weights():
     system = system_for(problem, net, "soft", weight=7.0)
     equation, boundary = system.blocks
     u = Jet.of(net, equation.x, "laplacian")
-    mean_square = (problem.residual(equation.x, u) / problem.residual_scale).square().mean()
+    mean_square = problem.residual(equation.x, u).square().mean()
     at_boundary = (net(boundary.x)[:, 0] - problem.exact(boundary.x)).square().mean()
     rows = system.residual(system.jets(net.rows.detach()))
     torch.testing.assert_close(rows @ rows, mean_square + 7 * at_boundary)

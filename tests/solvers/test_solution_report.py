@@ -31,10 +31,6 @@ class Scaled(Problem):
     def residual(self, x, u):
         return u.laplacian[:, 0] - self.size
 
-    @property
-    def residual_scale(self):
-        return 1e-3 * self.size
-
 
 @dataclass
 class Contradiction(Problem):
@@ -97,7 +93,7 @@ def test_loss_and_residual_between_the_points():
         x, solution.problem.extend(lambda x: zero.jet(x, want="laplacian").map(torch.detach), x, "laplacian")
     )
     assert report.loss == solution.loss
-    assert report.reference_loss == pytest.approx(float(rows.square().mean()) / solution.problem.residual_scale**2)
+    assert report.reference_loss == pytest.approx(float(rows.square().mean()))
     assert 0.3 < report.held_out < 5 and report.stop is StopReason.ITERATIONS and report.warnings == ()
 
 

@@ -113,7 +113,7 @@ def test_problem_without_exact_solution():
             return None
 
         def residual(self, x, u):
-            return u.laplacian[:, 0] + self.residual_scale * f(x)
+            return u.laplacian[:, 0] + 2 * math.pi**2 * f(x)
 
     net = net_for(problem)
     solution = solve(Unknown(), net, iterations=12)
