@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Enriched:
     def bumps(self, x: Tensor, want: str) -> Jet:
         """The jet of the net, without boundary values."""
         jets = [net.jet(x.to(net.rows), want=want) for net in self.nets]
-        return jets[0] if len(jets) == 1 else jets[0] + jets[1]
+        return functools.reduce(Jet.__add__, jets)
 
     def jet(self, x: Tensor, want: str) -> Jet:
         """The jet of u."""
@@ -104,9 +105,10 @@ class EnrichedFit:
 def jets_of(systems: Sequence[System], nets: Sequence[BumpNet]) -> list[tuple[Jet, ...]]:
     """Of the sum of some nets, at the points of all blocks."""
     parts = [system.jets(net.rows.detach()) for system, net in zip(systems, nets, strict=True)]
-    if len(parts) == 1:
-        return parts[0]
-    return [tuple(a + b for a, b in zip(*both, strict=True)) for both in zip(*parts, strict=True)]
+    return [
+        tuple(functools.reduce(Jet.__add__, js) for js in zip(*by_net, strict=True))
+        for by_net in zip(*parts, strict=True)
+    ]
 
 
 def fitted(u: Enriched, blocks: list[Block], steps: int = _STEPS) -> EnrichedFit:

@@ -59,11 +59,12 @@ _LARGE, _GONE, _LARGEST = 0.5, 0.01, 5.0
 #: one, which shows that it goes on falling, unless the latter is as small as that.
 _FALLEN, _FALLING, _FELL = 0.1, 0.7, 1e-3
 #: Seconds of the processor for a window, or a share of those of the solve if that is more; flops in such a second.
-_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 12e9
+_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 18e9
 #: Seconds for a derivative of one term of a lift at a point, and the share of all time that lifts may take.
-_LIFTED, _LIFTING = 5e-7, 0.5
-#: How many times as long as all before a further enrichment may take, about.
-_LONGER = 3
+_LIFTED, _LIFTING = 3e-7, 0.5
+#: A further enrichment takes at least this share of the time before it, and the search for another solution so many
+#: times as long as the enrichment that it starts from.
+_LONGER, _LOOKING = 0.4, 4
 #: A relative change as small as this is rounding: smooth bumps cancel.
 _ROUNDING = 1e-11
 
@@ -331,10 +332,11 @@ class _Window:
         residual = systems[0].residual(jets_of(systems, u.nets), u.unknowns) * rows.weights(balance)
         return float(residual @ residual)
 
-    def enriched(self, problem: Problem, number: int) -> EnrichedFit:
+    def enriched(self, problem: Problem, number: int, u: Enriched | None = None) -> EnrichedFit:
         """u with about ``number`` added bumps, for ``problem``: that which was solved, or one with another start."""
+        u = u or self.u
         added = added_bumps(self.net, problem.domain, number, self.seed + number)
-        return fitted(Enriched(problem, self.boundary, [self.net, added], self.u.unknowns), self.rows(problem))
+        return fitted(Enriched(problem, self.boundary, [*u.nets, added], u.unknowns), self.rows(problem))
 
 
 # --- the estimate --------------------------------------------------------------------------------
@@ -423,11 +425,12 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
         wanted = cost(first) + cost(2 * first)
         advice = "solution.estimate_error() takes that time"
         return _unknown(outputs, f"it would take about {wanted:.2g} s, more than {seconds:.2g} s; {advice}")
-    small, found, number = None, None, first
+    small, found, number, left = None, None, first, seconds - cost(first)
     for _ in range(1 + (_DOUBLED if bumps is None else 0)):
         spent = time.process_time() - started
-        if found is not None and spent + max(cost(2 * number), _LONGER * spent) > seconds:
+        if found is not None and (cost(2 * number) > left or (1 + _LONGER) * spent > seconds):
             break
+        left -= cost(2 * number)
         for w in windows:
             w.place(len(w.net.rows) + 2 * number, share)
         small = _chain(windows, number) if small is None else small
@@ -437,20 +440,20 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
         if found.reliable or any(w.doubt for w in windows) or max(found.rel_l2) < _ROUNDING:
             break
         small, number = large, 2 * number
-    return _if_alone(found, windows[0], first // 2, share) if found.reliable and len(windows) == 1 else found
+    number = max(_FEWEST, first // 2)  # to know that there is another solution, a coarse one is enough
+    if found.reliable and len(windows) == 1 and _LOOKING * cost(number) <= max(left, 0.0):
+        return _if_alone(found, windows[0], number, share)
+    return found
 
 
 def _if_alone(found: ErrorEstimate, window: _Window, number: int, share: float) -> ErrorEstimate:
-    """What was found, if no other solution of the equation is met; one that starts in time has no other.
-
-    ``number`` bumps are added to look for it: to know that there is one, a coarse one is enough.
-    """
+    """What was found, if no other solution is met with ``number`` added bumps; one that starts in time has no other."""
     if window.linear() or window.problem.unknowns or window.problem.time is not None:
         return found
-    number = max(_FEWEST, number)
-    window.place(len(window.net.rows) + number, share)
+    window.place(len(window.net.rows) + 3 * number, share)
     x = window.spread(_FEWER)
-    other = other_solution(window.enriched(window.problem, number), x)
+    fit = window.enriched(window.problem, number)
+    other = other_solution(fit, lambda u: window.enriched(window.problem, 2 * number, u), x)
     if other is None:
         return found
     u = window.u.jet(x, "value").value

@@ -18,17 +18,19 @@ from .residual import Block, System
 _NEAR, _FAR, _STEPS, _HALVINGS = 1e-2, 1e3, 40, 20
 #: Directions that are tried.
 _DIRECTIONS = 2
-#: Gauss-Newton steps; they must leave this share of the residual, or so many times that of u, and end as far from u.
-_ITERATIONS, _LEFT, _TIMES, _APART = 10, 1e-3, 10.0, 0.05
+#: Gauss-Newton steps; they must end as far from u, and with more bumps the residual must fall to this share.
+_ITERATIONS, _APART, _FALLEN = 10, 0.2, 0.2
 
 
-def other_solution(fit: EnrichedFit, x: Tensor) -> Enriched | None:
+def other_solution(fit: EnrichedFit, finer: Callable[[Enriched], EnrichedFit], x: Tensor) -> Enriched | None:
     """Another solution of the same problem, or None if none was met.
 
     Parameters
     ----------
     fit : EnrichedFit
         Of the solution that was found.
+    finer : callable
+        Adds bumps and solves again, which tells a solution from another least of the residual.
     x : Tensor
         [n, d], points at which solutions are compared.
     """
@@ -51,12 +53,13 @@ def other_solution(fit: EnrichedFit, x: Tensor) -> Enriched | None:
             if far is None:
                 continue
             other = fitted(u.moved(u.amplitudes() + far * step, u.unknowns), fit.rows, _ITERATIONS)
-            there = other.u.jet(x, "value").value
-            apart = torch.linalg.vector_norm(there - here, dim=0) / size
-            first, last = other.norms
-            solves = other.converged and last <= max(_LEFT * first, _TIMES * fit.norms[1])
-            if solves and bool((apart > _APART).any()):
-                return other.u
+            if not other.converged:
+                continue
+            better = finer(other.u)
+            apart = torch.linalg.vector_norm(better.u.jet(x, "value").value - here, dim=0) / size
+            fallen = better.norms[1] <= max(_FALLEN * better.norms[0], fit.norms[1])
+            if fallen and bool((apart > _APART).any()):
+                return better.u
     return None
 
 

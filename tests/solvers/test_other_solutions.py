@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from bumpnet_fast.problems import Problem
+from bumpnet_fast.problems import Problem, get
 from bumpnet_fast.solvers import solve
 
 
@@ -24,7 +24,7 @@ class Exponential(Problem):
 
 @pytest.mark.parametrize("boundary", ("hard", "soft"))
 def test_two_solutions(boundary):
-    error = solve(Exponential(), 6, iterations=5, boundary=boundary).error_estimate
+    error = solve(Exponential(), 6, iterations=20, boundary=boundary).error_estimate
     assert not error.reliable and "another solution" in error.reason
     assert error.rel_l2[0] < 0.01  # as a solution it is known
 
@@ -37,7 +37,7 @@ def test_one_solution(boundary):
 
 @dataclass
 class Wells(Problem):
-    """u'' + 4 (u - u^3) = 0 from -1 to 1: with so weak a reaction there is one solution."""
+    """u'' + s (u - u^3) = 0: beside 0.8 at the ends, where s is small, there is no room for a second solution."""
 
     name, want = "wells", "laplacian"
     strength: float = 4.0
@@ -51,6 +51,10 @@ class Wells(Problem):
         return 0.8 * torch.ones_like(x[:, 0])
 
 
-def test_the_number_of_solutions_may_depend_on_a_coefficient():
-    assert solve(Wells(), 6, iterations=10).error_estimate.reliable
-    assert "another solution" in solve(Wells(strength=60.0), 10, iterations=30).error_estimate.reason
+def test_a_reaction_that_is_weak():
+    error = solve(Wells(), 6, iterations=10).error_estimate
+    assert error.reliable, error.reason
+
+
+def test_least_residuals_are_no_solutions():
+    assert solve(get("kovasznay"), (4, 4), iterations=2).error_estimate.reliable
