@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
 import warnings
@@ -120,17 +121,16 @@ def _text(records: dict[str, Any]) -> str:
     """One record a line."""
     lines = []
     for name, part in records.items():
-        inner = {"": part} if isinstance(part, list) else part if isinstance(part, dict) else None
-        if inner is None:
-            lines.append(f"{json.dumps(name)}: {json.dumps(part)}")
-            continue
-        lists = [
-            (f"{json.dumps(str(key))}: " if key != "" else "") + "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
-            for key, rows in inner.items()
-        ]
-        whole = lists[0] if isinstance(part, list) else "{" + ",\n".join(lists) + "}"
-        lines.append(f"{json.dumps(name)}: {whole}")
+        if isinstance(part, dict):
+            whole = "{" + ",\n".join(f'"{key}": {_rows(rows)}' for key, rows in part.items()) + "}"
+        else:
+            whole = _rows(part) if isinstance(part, list) else json.dumps(part)
+        lines.append(f'"{name}": {whole}')
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _rows(rows: list[Any]) -> str:
+    return "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -153,14 +153,15 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     start = time.process_time()
     if arguments.inverse is not None:
-        records, path = {"inverse": {arguments.inverse: of_inverse(arguments.inverse)}}, arguments.json
+        records, path = {"inverse": of_inverse(arguments.inverse)}, arguments.json
     elif arguments.seeds:
         numbers = arguments.numbers or range(NUMBER)
         records, path = {"hundreds": {seed: of_hundred(seed, numbers) for seed in arguments.seeds}}, arguments.json
     else:
         records = {"library": of_library(), "hundreds": {seed: of_hundred(seed) for seed in SEEDS}}
-        records, path = records | {"inverse": {SEEDS[0]: of_inverse(SEEDS[0])}}, FILE
+        records, path = records | {"inverse": of_inverse(SEEDS[0])}, FILE
     records["seconds"] = round(time.process_time() - start)
+    records["load"] = [round(os.getloadavg()[0], 1), os.cpu_count()]
     if path:
         path.write_text(_text(records), encoding="utf-8")
     for part in records.get("hundreds", {}).values():

@@ -137,7 +137,13 @@ def counted(records: list[Record]) -> str:
 def page(records: Record) -> str:
     hundreds = records["hundreds"]
     drawn = [r for part in hundreds.values() for r in part]
-    parts = [INTRODUCTION, _summary(records), _kinds(drawn), _costs(drawn), _library(records["library"])]
+    parts = [
+        INTRODUCTION,
+        _summary(records),
+        _kinds(drawn),
+        _costs(drawn, records["load"]),
+        _library(records["library"]),
+    ]
     parts += [_inverse(records["inverse"])]
     parts += [_hundred(f"All problems of seed {seed}", part) for seed, part in hundreds.items()]
     return "\n".join(parts)
@@ -167,12 +173,13 @@ def _kinds(records: list[Record]) -> str:
     return "## By kind, both hundreds together\n\n" + HEAD + "\n".join(rows) + "\n"
 
 
-def _costs(records: list[Record]) -> str:
+def _costs(records: list[Record], load: list[float]) -> str:
     c = Count(records)
     return f"""## What the estimate costs
 
 Seconds of one processor for an estimate: {statistics.median(c.cost):.2f} in the median, {max(c.cost):.2f} at worst.
 The limit is {SECONDS} s, or a fifth of the solve if that is more. {c.dear} of {c.solved} took longer.
+Measured while {load[0]:.0f} processes shared {load[1]} cores.
 """
 
 

@@ -59,7 +59,7 @@ _LARGE, _GONE, _LARGEST = 0.5, 0.01, 5.0
 #: one, which shows that it goes on falling, unless the latter is as small as that.
 _FALLEN, _FALLING, _FELL = 0.1, 0.7, 1e-3
 #: Seconds of the processor for a window, or a share of those of the solve if that is more; flops in such a second.
-_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 18e9
+_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 14e9
 #: Seconds for a derivative of one term of a lift at a point, and the share of all time that lifts may take.
 _LIFTED, _LIFTING = 3e-7, 0.5
 #: A further enrichment takes at least this share of the time before it, and the search for another solution so many
