@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -17,40 +17,26 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..core import checking
 from ..core.jet import Jet
 from ..core.types import Want
 from . import sampling
+from .condition import Condition as Condition
+from .condition import call_residual as call_residual
+from .condition import required as required
+from .condition import taken as taken
 
 #: Half width, in periods, of the region in which the two ends of a periodic function are blended.
 SEAM = 0.1
+#: Width, in widths of the box, over which a velocity at the start gives way to that of the sides, if these disagree.
+RIM = 0.1
+#: A velocity that the lift lacks is rounding below this share of what is given.
+_ROUNDING = 1e-10
+#: Points at which that is looked at.
+_PROBES = 256
 
-
-@dataclass(frozen=True)
-class Condition:
-    """A condition that is imposed by least squares, beside the residual of the equation.
-
-    Parameters
-    ----------
-    name : str
-        For messages.
-    points : callable
-        Gives the points [n, d] for a number of points per axis, ``points((32, 32))``.
-    residual : callable
-        ``residual(x, u)`` -> [n] or [n, E], zero where the jet ``u`` fulfils the condition at ``x``.
-    want : str
-        The jet that ``residual`` needs.
-    weight : float
-        Factor of the mean square of the residual in the loss.
-    period : tuple of float, optional
-        If given, ``residual`` gets the jet of ``u(x) - u(x + period)`` instead of that of u.
-    """
-
-    name: str
-    points: Callable[[tuple[int, ...]], Tensor]
-    residual: Callable[[Tensor, Jet], Tensor]
-    want: Want = "value"
-    weight: float = 1.0
-    period: tuple[float, ...] | None = None
+#: Faces of the box: the axis, and 0 for its lower or 1 for its upper face.
+Faces = Sequence[tuple[int, int]]
 
 
 @dataclass
@@ -86,25 +72,28 @@ class Problem:
     time : int or None
         The axis that is time: u is given at its lower face, and nothing at its upper one.
     time_order : int
-        1, or 2 if the velocity is given at the start as well.  Then :meth:`distance` has a double zero there, and
-        the velocity is that of :meth:`lift`: zero unless overridden.
+        1, or 2 if :meth:`velocity` is given at the start as well.  Then :meth:`distance` has a double zero there.
     periodic : tuple of int
         Axes along which u is periodic, with the width of the box as the period.
-    dirichlet : tuple of (int, int), or None
+    dirichlet : tuple of (int, int), mapping, or None
         Faces on which u is given: the axis, and 0 for its lower or 1 for its upper face.  None means all
-        but those of periodic axes and the end of time.
+        but those of periodic axes and the end of time.  If the faces differ from output to output: a mapping from
+        the number of the output to its faces, or to "all" for those that None means, as in
+        ``{0: "all", 1: ((0, 0), (0, 1))}``.  Outputs that it does not name are free.  Those of your own
+        :meth:`boundary_points` that lie on no face of the box belong to the outputs with all faces.
     forms : tuple of str
         Possible ways to enforce the boundary, "hard" or "soft", the better one first.
     points : Tensor or None
         [N, d], where the equation holds, if that is not the whole domain.
     unknowns : dict of str to float
-        Unknown coefficients of the equation with their first guesses.  They are found along with u, and passed to
-        :meth:`residual` by name.
+        Unknown coefficients of the equation with their first guesses.  They are found along with u, and passed by
+        name to :meth:`residual` and to the residuals of conditions, as far as these take them.
 
     Raises
     ------
-    ValueError
-        If a field cannot be what its default is (a number, some numbers), or the domain is empty.
+    TypeError, ValueError
+        If a field cannot be what its default is (a number, some numbers), the domain is empty, or ``dirichlet`` names
+        faces or outputs that do not exist.
 
     Examples
     --------
@@ -139,7 +128,7 @@ class Problem:
     time: ClassVar[int | None] = None
     time_order: ClassVar[int] = 1
     periodic: ClassVar[tuple[int, ...]] = ()
-    dirichlet: ClassVar[tuple[tuple[int, int], ...] | None] = None
+    dirichlet: ClassVar[Faces | Mapping[int, Faces | str] | None] = None
     forms: ClassVar[tuple[str, ...]] = ("hard", "soft")
     #: Whether it starts from another solution, as a window of a march does, and not from given values.
     continues: ClassVar[bool] = False
@@ -153,6 +142,26 @@ class Problem:
         settle_fields(self)
         if len(self.lower) != len(self.upper) or not all(a < b for a, b in zip(self.lower, self.upper, strict=True)):
             raise ValueError(f"lower must be below upper in every coordinate, got {self.lower} and {self.upper}")
+        self._check_declared()
+        _check_dirichlet(self.dirichlet, len(self.lower), self.outputs, self.periodic)
+
+    def _check_periodic(self) -> None:
+        if not isinstance(self.periodic, (tuple, list)) or not set(self.periodic) <= set(range(len(self.lower))):
+            raise ValueError(f"periodic must hold axes from 0 to {len(self.lower) - 1}, got {self.periodic!r}")
+
+    def _check_declared(self) -> None:
+        """Raise ValueError for class attributes that cannot be, or would be ignored."""
+        axes = range(len(self.lower))
+        wanted = f"from 0 to {len(self.lower) - 1}"
+        if self.time is not None and self.time not in axes:
+            raise ValueError(f"time must be an axis {wanted}, or None, got {self.time!r}")
+        if self.time_order not in (1, 2):
+            raise ValueError(f"time_order must be 1 or 2, got {self.time_order!r}")
+        if type(self).velocity is not Problem.velocity and (self.time is None or self.time_order != 2):
+            raise ValueError("velocity(x) would be ignored: set time, and time_order = 2")
+        self._check_periodic()
+        if not isinstance(self.unknowns, Mapping):
+            raise ValueError(f"unknowns must map names to first guesses, got {self.unknowns!r}")
 
     @classmethod
     def settings(cls) -> dict[str, Any]:
@@ -189,9 +198,20 @@ class Problem:
         return None
 
     def boundary_values(self, x: Tensor) -> Tensor:
-        """Given values, [N] or [N, K], at points of the boundary: the exact solution, or else zero."""
+        """Given values, [N] or [N, K], at points of the boundary: the exact solution, or else zero.
+
+        The columns of outputs that are not given at a point are not read there.
+        """
         exact = self.exact(x)
         return torch.zeros_like(x[:, 0]) if exact is None else exact
+
+    def velocity(self, x: Tensor) -> Tensor:
+        """The given derivative of u by time, [N] or [N, K], at points of the start, if ``time_order`` is 2.
+
+        By default that of the exact solution, or else zero.  If :meth:`lift` is overridden and this is not, it is that
+        of the lift.
+        """
+        return torch.zeros_like(x[:, 0]) if self.exact(x) is None else self._rate(self.exact, x)
 
     def inside(self, x: Tensor) -> Tensor:
         """Which points of the box belong to the domain, [N] bool: by default all.
@@ -209,24 +229,45 @@ class Problem:
 
     @property
     def faces(self) -> tuple[tuple[int, int], ...]:
-        """Faces of the box, (axis, 0 or 1), on which u is given."""
-        if self.dirichlet is not None:
-            return tuple(self.dirichlet)
+        """Faces of the box, (axis, 0 or 1), on which u is given, or at least one of its outputs."""
+        if isinstance(self.dirichlet, Mapping):
+            return tuple(dict.fromkeys(face for k in self.dirichlet for face in self.faces_of(k)))
+        return self._all_faces() if self.dirichlet is None else tuple(self.dirichlet)
+
+    def faces_of(self, output: int) -> tuple[tuple[int, int], ...]:
+        """Faces of the box on which an output of u is given.
+
+        >>> @dataclass
+        ... class Flow(Problem):
+        ...     outputs = 3
+        ...     dirichlet = {0: "all", 1: ((0, 0),)}
+        >>> Flow().faces_of(0), Flow().faces_of(1), Flow().faces_of(2)
+        (((0, 0), (0, 1), (1, 0), (1, 1)), ((0, 0),), ())
+        """
+        if not isinstance(self.dirichlet, Mapping):
+            return self.faces
+        faces = self.dirichlet.get(output, ())
+        return self._all_faces() if isinstance(faces, str) else tuple((axis, side) for axis, side in faces)
+
+    def _all_faces(self) -> tuple[tuple[int, int], ...]:
         sides = itertools.product(range(len(self.lower)), (0, 1))
         return tuple((j, k) for j, k in sides if j not in self.periodic and (j, k) != (self.time, 1))
 
-    def _sides(self, axis: int) -> list[int]:
-        return [side for j, side in self.faces if j == axis]
-
     def distance(self, x: Tensor) -> Tensor:
-        """A smooth function [N] that is zero on the given faces and positive elsewhere in the box.
+        """A smooth function that is zero on the given faces and positive elsewhere in the box.
 
-        It is 1 in the middle between two given faces, and on the face opposite to a single given one.
+        It is 1 in the middle between two given faces, and on the face opposite to a single given one.  It is [N], or
+        [N, K] if other faces are given for other outputs.
         """
+        if isinstance(self.dirichlet, Mapping):
+            return torch.stack([self._distance_to(self.faces_of(k), x) for k in range(self.outputs)], 1)
+        return self._distance_to(self.faces, x)
+
+    def _distance_to(self, faces: Faces, x: Tensor) -> Tensor:
         lo, hi = self.domain.to(x)
         factors = [torch.ones_like(x[:, 0])]
-        for axis, side in self.faces:
-            width = (hi - lo)[axis] / len(self._sides(axis))
+        for axis, side in faces:
+            width = (hi - lo)[axis] / len(_sides(faces, axis))
             factor = (hi[axis] - x[:, axis] if side else x[:, axis] - lo[axis]) / width
             factors.append(factor**self.time_order if axis == self.time else factor)
         return torch.prod(torch.stack(factors), dim=0)
@@ -238,25 +279,122 @@ class Problem:
         the two faces, or the value on its only one, ``1 - (1 - P_1) ... (1 - P_d)`` applied to the
         boundary values.
         """
+
+        def share(t: Tensor, side: int, single: bool) -> Tensor | None:
+            return None if single else t if side else 1 - t
+
+        if isinstance(self.dirichlet, Mapping):
+            outputs = range(self.outputs)
+            parts = [
+                self._interpolated(self.faces_of(k), self._output(self.boundary_values, k), x, share) for k in outputs
+            ]
+            return torch.stack(parts, 1)
+        return self._interpolated(self.faces, self.boundary_values, x, share)
+
+    def _interpolated(
+        self, given: Faces, function: Callable[[Tensor], Tensor], x: Tensor, share: Callable[..., Tensor | None]
+    ) -> Tensor:
+        """The values of ``function`` on the ``given`` faces, continued into the box.
+
+        ``share(t, side, single)`` is the factor of the value on a face, at a place t in [0, 1] along its axis.
+        """
         corners = self.domain.to(x)
         t = ((x - corners[0]) / (corners[1] - corners[0])).unbind(1)
         total = None
-        for faces in itertools.product(*((None, *self._sides(j)) for j in range(len(t)))):  # None: a free axis
+        for faces in itertools.product(*((None, *_sides(given, j)) for j in range(len(t)))):  # None: a free axis
             held = [(j, face) for j, face in enumerate(faces) if face is not None]
             if held:
                 at = list(x.unbind(1))
                 for j, face in held:
                     at[j] = corners[face, j].expand(len(x))
-                values = self.boundary_values(torch.stack(at, 1))
-                blend = math.prod(t[j] if face else 1 - t[j] for j, face in held if len(self._sides(j)) == 2)
+                values = function(torch.stack(at, 1))
+                shares = (share(t[j], face, len(_sides(given, j)) == 1) for j, face in held)
+                blend = math.prod(part for part in shares if part is not None)
                 if isinstance(blend, Tensor):
                     blend = blend.reshape(-1, *(1,) * (values.dim() - 1))
                 part = -((-1) ** len(held)) * blend * values
                 total = part if total is None else total + part
         return torch.zeros_like(x[:, 0]) if total is None else total
 
+    @staticmethod
+    def _output(function: Callable[[Tensor], Tensor], k: int) -> Callable[[Tensor], Tensor]:
+        """Output k [N] of a function with values [N] or [N, K]; it does not depend on the others."""
+
+        def one(x: Tensor) -> Tensor:
+            values = function(x)
+            return values if values.dim() == 1 else values[:, k if values.shape[1] > 1 else 0]
+
+        return one
+
+    # --- the velocity at the start ------------------------------------------------------------------
+
+    def _rate(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Derivative of a function by time at ``x``, [N] or [N, K]; differentiable where gradients are enabled."""
+        further = torch.is_grad_enabled() and x.requires_grad
+        with torch.enable_grad():
+            columns = list(x.unbind(1))
+            columns[self.time] = t = columns[self.time] + torch.zeros_like(x[:, 0], requires_grad=True)
+            values = function(torch.stack(columns, 1))
+            rates = [
+                torch.autograd.grad(v.sum(), t, create_graph=further, retain_graph=True, allow_unused=True)[0]
+                if v.requires_grad
+                else None
+                for v in values.reshape(len(x), -1).unbind(1)
+            ]
+            rates = [torch.zeros_like(t) if rate is None else rate for rate in rates]
+        rate = torch.stack(rates, 1).reshape(values.shape)
+        return rate if further else rate.detach()
+
+    def lift_has_velocity(self) -> bool:
+        """Whether the velocity at the start is that of a lift of the user's own."""
+        return type(self).lift is not Problem.lift and type(self).velocity is Problem.velocity
+
+    def lacking_velocity(self, x: Tensor) -> Tensor:
+        """The given velocity minus that of the lift, [N, 1 or K], at the start of time above or below ``x``."""
+        columns = list(x.unbind(1))
+        columns[self.time] = torch.full_like(x[:, 0], self.lower[self.time])
+        start = torch.stack(columns, 1)
+        return self.velocity(start).reshape(len(x), -1) - self._rate(self.lift, start).reshape(len(x), -1)
+
+    def _lift_with_velocity(self, x: Tensor) -> Tensor:
+        """The lift, plus a function with its values on all faces that gives u the velocity at the start."""
+        lift = self.lift(x)
+        if not self._lacks_velocity():
+            return lift
+
+        def rim(t: Tensor, side: int, single: bool) -> Tensor:
+            return 1 - _smooth_step((1 - t if side else t) / RIM)
+
+        parts = []
+        for k in range(self.outputs):
+            faces, lacking = self.faces_of(k), self._output(self.lacking_velocity, k)
+            sides = [face for face in faces if face[0] != self.time]
+            # Where sides and velocity agree, nothing is lacking at the sides, and what is subtracted is zero.
+            inner = lacking(x) - self._interpolated(sides, lacking, x, rim)
+            parts.append(inner if (self.time, 0) in faces else torch.zeros_like(inner))
+        return lift.reshape(len(x), -1) + (x[:, self.time] - self.lower[self.time])[:, None] * torch.stack(parts, 1)
+
+    def _lacks_velocity(self) -> bool:
+        """Whether the lift does not start with the given velocity."""
+        if self.time is None or self.time_order != 2 or (self.time, 0) not in self.faces or self.lift_has_velocity():
+            return False
+        x = sampling.interior(self.domain, (_PROBES,) + (1,) * (len(self.lower) - 1), "sobol")
+        x[:, self.time] = self.lower[self.time]
+        with torch.no_grad():
+            lasts = self.upper[self.time] - self.lower[self.time]
+            sizes = [
+                [float(self._output(function, k)(x).abs().max()) for k in range(self.outputs)]
+                for function in (self.lacking_velocity, self.velocity, self.lift)
+            ]
+        starting = [k for k in range(self.outputs) if (self.time, 0) in self.faces_of(k)]
+        return any(sizes[0][k] > _ROUNDING * max(sizes[1][k], sizes[2][k] / lasts) for k in starting)
+
+    # --- u from the bumps ---------------------------------------------------------------------------
+
     def compose(self, x: Tensor, want: str) -> Callable[..., Jet]:
         """The ansatz: a map from the net's jet v at ``x`` [N, d] to ``u = lift + distance * v``, exact on the boundary.
+
+        With ``time_order = 2`` the lift is changed so that u starts with the given velocity.
 
         With periodic axes the map takes the net's jets at ``x + shift`` for all :meth:`shifts`, and v is
         :meth:`wrap` of these.  Values can be differentiated by ``x``; the derivatives of distance, lift and
@@ -267,7 +405,7 @@ class Problem:
         >>> get("poisson").compose(edge, "value")(v).value.abs().item() < 1e-6
         True
         """
-        distance, lift = (self.jet_of(function, x, want) for function in (self.distance, self.lift))
+        distance, lift = (self.jet_of(function, x, want) for function in (self.distance, self._lift_with_velocity))
         wrap = self.wrap(x, want)
         return lambda *v: distance * wrap(*v) + lift
 
@@ -319,18 +457,59 @@ class Problem:
         return sampling.faces(self.domain, counts, faces)
 
     def conditions(self) -> list[Condition]:
-        """Conditions of the soft boundary: given values and periodicity."""
+        """Conditions of the soft boundary: given values, a velocity at the start, and periodicity."""
+        if isinstance(self.dirichlet, Mapping):
+            by_output = [self._given(self.faces_of(k), k) for k in range(self.outputs)]
+            by_kind = itertools.zip_longest(*by_output) if by_output else ()
+            given = [condition for kind in by_kind for condition in kind if condition is not None]
+        else:
+            given = self._given(self.faces)
+        return [c for c in given if c is not None] + [self.periodicity(axis) for axis in self.periodic]
+
+    def _given(self, faces: Faces, output: int | None = None) -> list[Condition | None]:
+        """Conditions on the sides, at the start, and on the velocity there, of one output or of all."""
+        number = f" {output + 1}" if output is not None and self.outputs > 1 else ""
+
+        def part(values: Tensor) -> Tensor:
+            values = values.reshape(len(values), -1)
+            return values if output is None or values.shape[1] == 1 else values[:, output : output + 1]
+
+        def checked(name: str, method: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+            read = None if output is None else [output]
+            return checking.values(checking.called(name, self), method(x), x, self.outputs, read)
 
         def given(x: Tensor, u: Jet) -> Tensor:
-            return u.value - self.boundary_values(x).reshape(len(x), -1)
+            return part(u.value) - part(checked("boundary_values", self.boundary_values, x))
 
-        conditions = []
-        if any(axis != self.time for axis, _ in self.faces):
-            conditions.append(Condition("boundary", self.boundary_points, given))
-        start = [face for face in self.faces if face[0] == self.time]
-        if start:
-            conditions.append(Condition("initial", lambda counts: sampling.faces(self.domain, counts, start), given))
-        return conditions + [self.periodicity(axis) for axis in self.periodic]
+        def starts(x: Tensor, u: Jet) -> Tensor:
+            return part(u.value) - part(checked("boundary_values", self._start_values, x))
+
+        def moves(x: Tensor, u: Jet) -> Tensor:
+            return part(u.d(self.time)) - part(checked("velocity", self.velocity, x))
+
+        def on(faces: Faces) -> Callable[[tuple[int, ...]], Tensor]:
+            return lambda counts: sampling.faces(self.domain, counts, faces)
+
+        sides, start = ([face for face in faces if (face[0] == self.time) is at] for at in (False, True))
+        first = [face for face in start if face[1] == 0]
+        points = self.boundary_points if output is None else functools.partial(self._points_on, sides)
+        return [
+            Condition("boundary" + number, points, given) if sides else None,
+            Condition("initial" + number, on(start), starts) if start else None,
+            Condition("velocity" + number, on(first), moves, "gradient") if first and self.time_order == 2 else None,
+        ]
+
+    def _start_values(self, x: Tensor) -> Tensor:
+        """Given values, [N] or [N, K], at points of the start of time; a window of a march starts from another u."""
+        return self.boundary_values(x)
+
+    def _points_on(self, faces: Faces, counts: tuple[int, ...]) -> Tensor:
+        """Those of the boundary points that lie on some of the faces; all, if these are all that are given."""
+        x = self.boundary_points(counts)
+        if set(faces) == {face for face in self.faces if face[0] != self.time}:
+            return x
+        unit = (x - self.domain[0].to(x)) / (self.domain[1] - self.domain[0]).to(x)
+        return x[torch.stack([(unit[:, axis] - side).abs() < 1e-9 for axis, side in faces]).any(0)]
 
     def periodicity(self, axis: int, length: float = 1.0) -> Condition:
         """The condition that u and its derivative along ``axis`` are the same on the two faces of the axis.
@@ -349,6 +528,40 @@ class Problem:
             return sampling.faces(self.domain, counts, [(axis, 0)])
 
         return Condition(f"period of axis {axis}", points, residual, "gradient", period=period)
+
+
+def _sides(faces: Faces, axis: int) -> list[int]:
+    return [side for j, side in faces if j == axis]
+
+
+def _check_dirichlet(dirichlet: Any, dim: int, outputs: int, periodic: Sequence[int]) -> None:
+    """Raise TypeError or ValueError unless ``dirichlet`` names faces and outputs that there are."""
+    if dirichlet is None:
+        return
+    by_output = dict(dirichlet) if isinstance(dirichlet, Mapping) else {None: dirichlet}
+    wanted = f"faces (axis, side) with an axis from 0 to {dim - 1} and a side of 0 or 1"
+    for output, faces in by_output.items():
+        of = "" if output is None else f"[{output!r}]"
+        if output is not None and (not isinstance(output, int) or not 0 <= output < outputs):
+            raise ValueError(f"dirichlet must name outputs from 0 to {outputs - 1}, got {output!r}")
+        if output is not None and isinstance(faces, str) and faces == "all":
+            continue
+        if not isinstance(faces, (tuple, list)):
+            also = " or be 'all'" if output is not None else ""
+            raise TypeError(f"dirichlet{of} must hold {wanted}{also}, got {faces!r}")
+        for face in faces:
+            if (
+                not isinstance(face, (tuple, list))
+                or len(face) != 2
+                or face[0] not in range(dim)
+                or face[1] not in (0, 1)
+            ):
+                raise ValueError(f"dirichlet{of} must hold {wanted}, got {face!r}")
+            if face[0] in periodic:
+                advice = "give u there by a Condition in side_conditions()"
+                raise ValueError(f"dirichlet{of} must not hold faces of a periodic axis, got {face!r}: {advice}")
+        if len(set(map(tuple, faces))) < len(faces):
+            raise ValueError(f"dirichlet{of} must name every face once, got {faces!r}")
 
 
 def _smooth_step(t: Tensor) -> Tensor:

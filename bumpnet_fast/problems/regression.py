@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..core import checking
 from .base import Problem
 
 
@@ -56,8 +57,8 @@ class Regression(Problem):
 
         Raises
         ------
-        ValueError
-            If there are not as many values as points.
+        TypeError, ValueError
+            If these are no tensors, are not finite, or there are not as many values as points.
 
         Examples
         --------
@@ -65,6 +66,10 @@ class Regression(Problem):
         >>> Regression.through(x, x[:, 0] ** 2).upper
         (1.0,)
         """
+        for name, given, wanted in (("x", x, "[N, d]"), ("values", values, "[N] or [N, K]")):
+            if not isinstance(given, Tensor):
+                raise TypeError(f"{name} must be a tensor {wanted}, got {type(given).__name__}: use torch.as_tensor")
+            checking.check_finite(name, given)
         if x.dim() != 2 or len(values) != len(x):
             raise ValueError(f"x must be [N, d] and values [N] or [N, K], got {tuple(x.shape)}, {tuple(values.shape)}")
         x, data = x.detach().double(), values.detach().reshape(len(x), -1).double()

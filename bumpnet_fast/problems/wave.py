@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .base import Condition, Problem
+from .base import Problem
 
 
 @dataclass
@@ -41,10 +41,3 @@ class Wave(Problem):
         modes = ((1, 1.0), (4, 0.5))
         return sum(a * torch.sin(k * math.pi * x[:, 0]) * torch.cos(k * math.pi * self.c * x[:, 1]) for k, a in modes)
 
-    def conditions(self):
-        at_rest = Condition("at rest", self._start, lambda x, u: u.d(1), "gradient")
-        return [*super().conditions(), at_rest]
-
-    def _start(self, counts):
-        (initial,) = (c for c in super().conditions() if c.name == "initial")
-        return initial.points(counts)

@@ -15,14 +15,17 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from ..core import checking
 from ..core.reference import WANTS
 from ..core.types import Boundary
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
-from ..problems.base import Problem
+from ..problems.base import Condition, Problem, required, taken
 
 #: How boundary conditions are enforced: exactly, by the ansatz, or by least squares.
 BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
+#: Points of a condition may lie so far beyond the domain, in widths of it.
+_BEYOND = 1e-9
 
 
 # --- numbers and choices -------------------------------------------------------------------------
@@ -187,6 +190,106 @@ def check_fit(problem: Problem, net: BumpNet, boundary: str | None) -> None:
     if boundary not in problem.forms:
         raise ValueError(f"boundary of problem {name!r} must be {' or '.join(problem.forms)}, got {boundary!r}")
     check_net(problem, net)
+    check_unknowns(problem, boundary)
+
+
+# --- what a problem's methods give ---------------------------------------------------------------
+
+
+@torch.no_grad()
+def check_data(problem: Problem, boundary: str, x: Tensor, counts: Sequence[int]) -> None:
+    """Raise ValueError or TypeError for given values, or functions of a hard boundary, that are not as they should be.
+
+    Conditions and residuals are looked at where they are evaluated.
+
+    Parameters
+    ----------
+    problem : Problem
+        The problem.
+    boundary : str
+        "hard" or "soft".
+    x : Tensor
+        [N, d], where the equation holds.
+    counts : sequence of int
+        Points along the axes, for the boundary.
+    """
+    if boundary == "soft":
+        return
+    kind, domain, start = type(problem), problem.domain, (problem.time, 0)
+
+    def check(method: str, at: Tensor, outputs: Sequence[int] | None = None) -> None:
+        checking.values(checking.called(method, problem), getattr(problem, method)(at), at, problem.outputs, outputs)
+
+    def given(face: tuple[int, int]) -> list[int]:
+        return [k for k in range(problem.outputs) if face in problem.faces_of(k)]
+
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):  # what is drawn at random goes on as if not
+        if kind.lift is Problem.lift:
+            for face in problem.faces:
+                if face != start or not problem.continues:
+                    check("boundary_values", sampling.faces(domain, tuple(counts), [face]).to(x), given(face))
+        check("distance", x)
+        check("lift", x)
+        if problem.time_order == 2 and start in problem.faces:
+            check("velocity", sampling.faces(domain, tuple(counts), [start]).to(x), given(start))
+
+
+def check_unknowns(problem: Problem, boundary: str) -> None:
+    """Raise ValueError if a residual takes what is no unknown, or no residual takes one of the unknowns."""
+    conditions = listed_conditions(problem, boundary)
+    residuals = [(checking.called("the residual", problem), problem.residual)]
+    residuals += [(f"the residual of condition {c.name!r}", c.residual) for c in conditions]
+    names = list(problem.unknowns)
+    for what, residual in residuals:
+        if missing := [name for name in required(residual) if name not in names]:
+            there = f"its unknowns are {', '.join(names)}" if names else "the problem has no unknowns"
+            raise ValueError(f"{what} takes {missing[0]!r}, and {there}")
+    for name, guess in problem.unknowns.items():
+        number(-math.inf).check(f"the first guess of unknown {name!r}", guess)
+        if not any(name in taken(residual, names) for _, residual in residuals):
+            where = "neither the residual of the equation nor that of a condition takes it"
+            raise ValueError(f"{checking.called(f'unknown {name!r}', problem)} cannot be found: {where}")
+
+
+def listed_conditions(problem: Problem, boundary: str) -> list[Condition]:
+    """The conditions that are imposed; TypeError if a method gives anything but a list of them."""
+    found: list[Condition] = []
+    for method in ("side_conditions",) if boundary == "hard" else ("conditions", "side_conditions"):
+        given = getattr(problem, method)()
+        if not isinstance(given, (list, tuple)) or not all(isinstance(c, Condition) for c in given):
+            wrong = [c for c in given if not isinstance(c, Condition)] if isinstance(given, (list, tuple)) else [given]
+            got = f"got {'one that is ' if isinstance(given, (list, tuple)) else ''}{type(wrong[0]).__name__}"
+            raise TypeError(f"{checking.called(method, problem)} must give a list of Condition, {got}")
+        found += given
+    return found
+
+
+def condition_points(problem: Problem, condition: Condition, counts: Sequence[int]) -> Tensor:
+    """The points [n, d] of a condition; ValueError unless they are finite and in the box of the problem."""
+    x, domain = condition.points(tuple(counts)), problem.domain
+    what, d = f"points of condition {condition.name!r}", domain.shape[1]
+    checking.check_real(what, x, f"[n, {d}]")
+    if x.dim() != 2 or x.shape[1] != d or not len(x):
+        raise ValueError(f"{what} must have shape [n, {d}] with n >= 1, got {tuple(x.shape)}")
+    checking.check_finite(what, x)
+    lo, hi = domain.to(x)
+    slack = max(_BEYOND, 4 * torch.finfo(x.dtype).eps) * (hi - lo)
+    beyond = ((x < lo - slack) | (x > hi + slack)).any(1).nonzero()[:, 0]
+    if len(beyond):
+        count = f"{len(beyond)} of {len(x)} {'is' if len(beyond) == 1 else 'are'} not"
+        box, first = " to ".join(map(checking.place, domain)), checking.place(x[beyond[0]])
+        advice = "make them from self.lower and self.upper"  # which differ from window to window of a march
+        raise ValueError(f"{what} must lie in the domain, {box}: {count}, the first is {first}; {advice}")
+    return x
+
+
+def inside(problem: Problem, x: Tensor) -> Tensor:
+    """Which of the points [n, d] belong to the domain, [n] bool; ValueError if the problem gives something else."""
+    given = problem.inside(x)
+    if not isinstance(given, Tensor) or given.dtype != torch.bool or given.shape != (len(x),):
+        got = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"{checking.called('inside', problem)} must give a bool tensor [{len(x)}], got {got}")
+    return given
 
 
 # --- points --------------------------------------------------------------------------------------
@@ -199,8 +302,9 @@ def widths(domain: Tensor, net: BumpNet) -> tuple[float, ...]:
 
 def check_points(points: Tensor, dim: int) -> None:
     """Raise ValueError unless ``points`` are finite and of shape [N, dim]."""
-    if points.dim() != 2 or points.shape[1] != dim or len(points) < 1 or not bool(torch.isfinite(points).all()):
+    if points.dim() != 2 or points.shape[1] != dim or len(points) < 1:
         raise ValueError(f"points must be finite and of shape [N, {dim}] with N >= 1, got {tuple(points.shape)}")
+    checking.check_finite("points", points)
 
 
 def counts(points: int | Sequence[int] | None, default: int, domain: Tensor, net: BumpNet) -> tuple[int, ...]:
@@ -216,6 +320,6 @@ def counts(points: int | Sequence[int] | None, default: int, domain: Tensor, net
     return sampling.spread(total, widths(domain, net))
 
 
-__all__ = ["BOUNDARIES", "Rule", "check", "check_domain", "check_fit", "check_kinds", "check_net", "check_options",
-           "check_points", "check_problem", "choice", "counts", "flag", "integer", "number", "option", "positive",
-           "widths"]  # fmt: skip
+__all__ = ["BOUNDARIES", "Rule", "check", "check_data", "check_domain", "check_fit", "check_kinds", "check_net",
+           "check_options", "check_points", "check_problem", "check_unknowns", "choice", "condition_points", "counts",
+           "flag", "inside", "integer", "listed_conditions", "number", "option", "positive", "widths"]  # fmt: skip

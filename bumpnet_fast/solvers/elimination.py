@@ -312,8 +312,8 @@ def ridge_solve(
     """Least-squares solution h of ``A^T h = target`` with a ridge on the scaled amplitudes, by QR.
 
     The columns are scaled to unit length, but at least to 1e-6 of the longest of their kind: the amplitude of a dying
-    bump would otherwise be unbounded.  The ridge is added as further rows.  Normal equations would square a condition number
-    of 1e10.
+    bump would otherwise be unbounded.  The ridge is added as further rows.  Normal equations would square a condition
+    number of 1e10.
 
     Parameters
     ----------

@@ -19,10 +19,11 @@ from torch import Tensor
 from ..core.jet import Jet
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
-from ..problems.base import Problem
+from ..problems.base import Problem, call_residual
 from . import refine
 from .balance import balancing
 from .enrichment import Enriched, EnrichedFit, Rows, added_bumps, fitted, in_float64, jets_of
+from .given_values import contradictions
 from .grad_mode import differentiating
 from .other_solutions import other_solution
 from .residual import Block, System, blocks, collocation
@@ -152,6 +153,13 @@ class _Compared:
     noisy: bool = False  # whether there may be measurements
 
 
+def _jump(problem: Problem) -> str:
+    """Why an estimate says little about u near where the given values jump; empty if they do not."""
+    return next(
+        (f"no smooth u has the given values: {one}" for one in contradictions(problem) if one.kind == "jump"), ""
+    )
+
+
 class _Window:
     """A problem whose solution was found, and all that an estimate needs of it that the enrichments share.
 
@@ -177,7 +185,7 @@ class _Window:
         self.net = in_float64(net)
         self.u = Enriched(problem, boundary, [self.net], unknowns)
         self.places = Places.default(problem, net) if places is None else places
-        self.doubt = ""
+        self.doubt = _jump(problem)
         self._kept: dict[str, tuple[Problem, list[Block]]] = {}
         self.x, self.weights, self.counts = self.places.x.to(self.net.rows), None, self.places.counts
         self.held_out = self.held_out_weights = None
@@ -194,7 +202,7 @@ class _Window:
         """Whether one step solves it."""
         if self.problem.unknowns:
             return False
-        return self._few.is_linear() if self.problem.linear is None else self.problem.linear
+        return self._few.is_linear(self.problem.linear)
 
     def cost(self, number: int) -> float:
         """Seconds of an enrichment by ``number`` bumps."""
@@ -268,7 +276,7 @@ class _Window:
         density = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for constant in (0.0, 1.0):
             jet = one.map(lambda part, c=constant: part.new_full((len(x), *part.shape[1:]), c))
-            rows = problem.residual(x, jet, **named).reshape(len(x), -1).double().nan_to_num(0.0)
+            rows = call_residual(problem.residual, x, jet, named).reshape(len(x), -1).double().nan_to_num(0.0)
             off = (rows - rows.median(0).values).abs()
             density += (off / off.amax(0).clamp_min(1e-300)).square().sum(1)
         density = density.cpu()
@@ -408,6 +416,9 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
     for stage in stages:
         if not bool(torch.isfinite(stage.net.rows).all()):
             return _unknown(stage.net.layout.outputs, "the solution is not finite")
+        found = [one for one in contradictions(stage.problem) if one.kind != "velocity"]
+        if stage.boundary == "hard" and found:  # the solution is of another problem than is meant
+            return _unknown(stage.net.layout.outputs, f"no smooth u has the given values: {found[0]}")
         unknowns = torch.tensor([*stage.unknowns.values()], dtype=torch.float64, device=stage.net.rows.device)
         windows.append(_Window(stage.problem, stage.net, stage.boundary, unknowns, stage.places, seed, stage.continued))
     dim, outputs = windows[0].net.layout.dim, windows[0].net.layout.outputs

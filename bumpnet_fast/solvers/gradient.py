@@ -36,17 +36,25 @@ class _Gradient(Method):
 
     objective: Objective
     optimizer: torch.optim.Optimizer
+    #: Typical sizes of the parameters, by which they are divided before they are trained: u may have any units.
+    sizes: list[Tensor]
+    #: Factor of the loss: optimisers have absolute thresholds.
+    scale: float | None
 
     def loss(self) -> float:
         """Loss over all points, or functions."""
         return self.objective.observe()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "objective": self.objective.state_dict()}
+        states = {"optimizer": self.optimizer.state_dict(), "objective": self.objective.state_dict()}
+        return states | {"sizes": list(self.sizes), "scale": self.scale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        sizes = state.get("sizes", Objective.sizes(self.objective))  # none until version 0.1.0
+        self.sizes = [size.to(p) for size, p in zip(sizes, self.objective.parameters, strict=True)]
+        self.scale = state.get("scale", 1.0)
 
     def finish(self) -> None:
         self.objective.finish()
@@ -99,7 +107,7 @@ class Adam(_Gradient):
 
     def start(self, work: Any, iterations: int) -> None:
         self.work, self.objective, self.taken = work, work.objective(self.batch), 0
-        parameters = self.objective.parameters
+        parameters, self.sizes, self.scale = self.objective.parameters, self.objective.sizes(), None
         self.optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, fused=self.objective.fused or None)
         self.schedule = LambdaLR(self.optimizer, lambda step: self._cosine(step / max(1, iterations)))
         self.pruning, self.generation = None, work.generation
@@ -118,9 +126,11 @@ class Adam(_Gradient):
         if self.resample and self.taken and self.taken % self.resample == 0:
             self.objective.redraw()
             self._loss_changed()
+        if self.scale is None:
+            self.scale = _power_of_two(1 / max(self.loss(), 1e-300))
         self.optimizer.zero_grad()
         loss = self._backward()
-        self.optimizer.step()
+        self._move()
         self.schedule.step()
         self.taken += 1
         if self.pruning is not None and self.pruning.step(loss) is not None:
@@ -133,7 +143,18 @@ class Adam(_Gradient):
         self.generation = self.work.generation
 
     def _backward(self) -> Tensor:
-        return self.objective.backward()
+        return self.objective.backward(scale=self.scale) / self.scale
+
+    @torch.no_grad()
+    def _move(self) -> None:
+        """Step in the parameters divided by their sizes."""
+        pairs = [*zip(self.objective.parameters, self.sizes, strict=True)]
+        before = [p.detach().clone() for p, _ in pairs]
+        for p, size in pairs:
+            p.grad *= size
+        self.optimizer.step()
+        for (p, size), start in zip(pairs, before, strict=True):
+            p.copy_(start + size * (p - start))
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"schedule": self.schedule.state_dict(), "taken": self.taken}
@@ -217,9 +238,12 @@ class LBFGS(_Gradient):
 
     def start(self, work: Any, iterations: int) -> None:
         self.objective, self.scale, self.generation = work.objective(None), None, work.generation
+        self.sizes = self.objective.sizes()
+        pairs = zip(self.objective.parameters, self.sizes, strict=True)
+        self.scaled = [torch.nn.Parameter(p.detach() / size) for p, size in pairs]
         # No tolerances: they are absolute, and losses become far smaller than any of them.
         self.optimizer = torch.optim.LBFGS(
-            self.objective.parameters, history_size=_MEMORY, line_search_fn="strong_wolfe", tolerance_grad=0.0,
+            self.scaled, history_size=_MEMORY, line_search_fn="strong_wolfe", tolerance_grad=0.0,
             tolerance_change=0.0,
         )  # fmt: skip
 
@@ -229,26 +253,43 @@ class LBFGS(_Gradient):
             self.scale = 1 / max(self.loss(), 1e-300)
         group, before = self.optimizer.param_groups[0], self._count()
         group["max_iter"], group["max_eval"] = most, _EVALUATIONS * most + _SPARE
-        start = [p.detach().clone() for p in group["params"]]
+        start = [p.detach().clone() for p in self.scaled]
         self.optimizer.step(self._closure)
-        if all(torch.equal(p, q) for p, q in zip(start, group["params"], strict=True)):
+        self._place()
+        if all(torch.equal(p, q) for p, q in zip(start, self.scaled, strict=True)):
             return 0
         return self._count() - before
 
     def _count(self) -> int:
         return self.optimizer.state[self.optimizer.param_groups[0]["params"][0]].get("n_iter", 0)
 
+    @torch.no_grad()
+    def _place(self) -> None:
+        """Set the parameters to the scaled ones, in their units."""
+        for p, scaled, size in zip(self.objective.parameters, self.scaled, self.sizes, strict=True):
+            p.copy_(scaled * size)
+
     def _closure(self) -> Tensor:
-        self.optimizer.zero_grad()
+        self._place()
+        for p in self.objective.parameters:
+            p.grad = None
         loss = self.objective.backward(whole=True, scale=self.scale)
+        for p, scaled, size in zip(self.objective.parameters, self.scaled, self.sizes, strict=True):
+            scaled.grad = p.grad * size
         return torch.where(torch.isfinite(loss), loss, math.inf)  # the line search would accept a NaN
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"scale": self.scale}
-
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.scale = state["scale"]
+        for scaled, kept in zip(self.scaled, state.get("scaled", self.objective.parameters), strict=True):
+            scaled.copy_(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"scaled": [p.detach() for p in self.scaled]}
+
+
+def _power_of_two(number: float) -> float:
+    return 2.0 ** round(math.log2(number))
 
 
 __all__ = ["LBFGS", "Adam", "VarProAdam"]

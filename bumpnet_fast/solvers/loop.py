@@ -288,6 +288,10 @@ class Work:
         """Further entries for the history."""
         return {}
 
+    def not_finite(self) -> str:
+        """What to say if the loss is not finite at the start."""
+        return f"{self.name} is not finite at the start"
+
     def net_at(self, now: dict[str, Tensor] | None) -> BumpNet | None:
         """The bumps of a snapshot, or the current ones."""
         return None
@@ -472,7 +476,7 @@ class Run:
             return self.history[-1]["loss"]
         loss, now = method.loss(), method.best()
         if not self.history and not math.isfinite(loss):
-            raise ValueError(f"{self.work.name} is not finite at the start")
+            raise ValueError(self.work.not_finite())
         self._consider(loss, method, now)
         if known:
             return loss

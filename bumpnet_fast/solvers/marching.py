@@ -26,8 +26,9 @@ from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
 from ..problems.base import Condition, Problem
 from . import run_state
-from .arguments import check, check_problem, integer, number, positive
+from .arguments import check, check_fit, check_problem, integer, number, positive
 from .estimate import Stage
+from .given_values import contradictions, enforcement
 from .grad_mode import differentiating
 from .journal import Journal
 from .loop import Callback, Progress, Stop, StopReason
@@ -35,6 +36,7 @@ from .placement import drop_outside, grade
 from .refine import held_out_loss
 from .solution import ErrorMeasure, FieldResult, Solution
 from .stationary import as_settings
+from .task import Task
 
 #: A window is solved again, from another start, if its loss is this many times that of the window before.
 _BAD_LOSS = 4.0
@@ -87,6 +89,9 @@ def _continued(kind: type[Problem], state: State) -> type[Problem]:
             if all(axis == self.time for axis, _ in self.faces):
                 return torch.zeros_like(x[:, 0])
             return self.lift(x) - self.lift(_at_time(x, self.time, self.lower[self.time]))
+
+        def _start_values(self, x: Tensor) -> Tensor:
+            return state(x, "value").value
 
         def conditions(self) -> list[Condition]:
             def started(x: Tensor, u: Jet) -> Tensor:
@@ -291,12 +296,16 @@ def march(
         options |= {} if stop.iterations is None else {"iterations": stop.iterations}
         max_seconds = stop.seconds
     given = {"windows": windows, "graded": graded, "perturb": perturb, "max_seconds": max_seconds, "seed": seed}
-    _check_march(problem, given)
+    _check_march(problem, given, options)
+    boundary = enforcement(problem, options.get("boundary"), contradictions(problem))
+    if boundary != problem.forms[0]:  # alike in all windows, although only the first one may have contradictions
+        options["boundary"] = boundary
     bumps, net = bumps or problem.default_bumps, {"dtype": "float64"} | dict(net or {})
     settings = as_settings(options) | {"bumps": bumps, "windows": windows, "net": net, "graded": graded}
     settings |= {"perturb": perturb, "seed": seed}
     counts = bumps if isinstance(bumps, (tuple, list)) else (bumps,)
     check_memory("windows", windows, (windows, *counts), RowLayout(len(problem.lower), problem.outputs).columns)
+    _check_later(problem, BumpNet(len(problem.lower), bumps, problem.domain, problem.outputs, **net), options)
     store = run_state.opened(checkpoint, every_seconds, lambda: run_state.content("march", problem, None, settings))
     solutions: list[Solution] = []
     worst = math.inf
@@ -335,13 +344,28 @@ def march(
     return _marched(problem, solutions, log)
 
 
-def _check_march(problem: Problem, values: dict[str, Any]) -> None:
+def _check_march(problem: Problem, values: dict[str, Any], options: dict[str, Any]) -> None:
     check_problem(problem)
     name = problem.name or type(problem).__name__
     if problem.time is None or problem.time_order != 1:
         wanted = "time: it must declare an axis `time`, in which it is of first order"
         raise ValueError(f"problem {name!r} cannot be marched in {wanted}")
+    if problem.unknowns:
+        names = ", ".join(problem.unknowns)
+        why = "every window of time would find values of its own; solve finds those for the whole time"
+        raise ValueError(f"problem {name!r} has unknowns ({names}), which march cannot find: {why}")
+    if isinstance(options.get("points"), Tensor) or problem.points is not None:
+        raise ValueError("points of a march must be their number in a window, or the numbers per axis, got a tensor")
     check(_RULES, values)
+
+
+def _check_later(problem: Problem, net: BumpNet, options: dict[str, Any]) -> None:
+    """Raise ValueError, before any work, for what would be found in a later window only."""
+    task = Task(problem, net, options.get("boundary"))
+    check_fit(problem, net, task.boundary)
+    task.collocate(options.get("points"), options.get("sampling", "grid"))
+    task.check()
+    task.check_always()
 
 
 def _placed(net: BumpNet, part: Problem, graded: float) -> BumpNet:

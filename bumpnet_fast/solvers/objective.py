@@ -23,6 +23,10 @@ class Objective:
         """The trained parameters."""
         raise NotImplementedError
 
+    def sizes(self) -> list[Tensor]:
+        """Typical sizes of the parameters, in shapes that multiply these: what has units is trained in these units."""
+        return [p.new_ones(1) for p in self.parameters]
+
     def backward(self, whole: bool = False, scale: float = 1.0) -> Tensor:
         """``scale`` times the loss of the next batch, or of everything; the gradient is stored in ``grad``."""
         raise NotImplementedError
@@ -73,6 +77,15 @@ class RowsObjective(Objective):
     @property
     def parameters(self) -> list[Tensor]:
         return [self.net.rows, self.unknowns] if len(self.unknowns) else [self.net.rows]
+
+    @torch.no_grad()
+    def sizes(self) -> list[Tensor]:
+        layout, rows = self.net.layout, self.net.rows
+        of_rows = rows.new_ones(layout.columns)
+        of_rows[layout.amplitude] = self.task.sizes_of_u().to(rows)
+        guesses = self.task.unknowns.abs().to(rows)
+        of_unknowns = torch.where(guesses > 0, guesses, 1.0)
+        return [of_rows, of_unknowns] if len(self.unknowns) else [of_rows]
 
     def next(self) -> System:
         """The rows of the next batch."""

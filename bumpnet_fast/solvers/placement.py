@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..core import checking
 from ..core.jet import Jet
 from ..core.rows import bounded_atanh
 from ..nets.adapt import keep_bumps
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
 from ..problems.sampling import lattice
-from .arguments import check_problem
+from .arguments import check_problem, inside
 
 #: Points along the graded axis, and along each of the others.
 _ALONG, _ACROSS = 2001, 5
@@ -42,12 +43,12 @@ def drop_outside(net: BumpNet, problem: Problem) -> int:
     """
     check_problem(problem)
     x = lattice(problem.domain)
-    inside = problem.inside(x)
-    if bool(inside.all()):
+    held = inside(problem, x)
+    if bool(held.all()):
         return 0
     with torch.no_grad():
         peaks = net.basis(net.centres).value.diagonal()
-        seen = net.basis(x[inside].to(net.rows)).value.amax(0) >= _OUTSIDE * peaks
+        seen = net.basis(x[held].to(net.rows)).value.amax(0) >= _OUTSIDE * peaks
     return keep_bumps(net, seen)
 
 
@@ -105,7 +106,8 @@ def _density(problem: Problem, axis: int, share: float) -> Tensor | None:
 
 def _outline(problem: Problem, x: Tensor) -> Jet:
     """Jet at ``x`` [N, d] of a function that is steep where the solution is."""
-    if problem.outline(x) is not None:
+    if (given := problem.outline(x)) is not None:
+        checking.check_real(checking.called("outline", problem), given, f"[{len(x)}] or [{len(x)}, {problem.outputs}]")
         return Jet.of(problem.outline, x, "gradient")
     none = Jet("gradient", x.new_zeros(len(x), problem.outputs), x.new_zeros(len(x), problem.outputs, x.shape[1]))
     return problem.compose(x, "gradient")(*[none] * len(problem.shifts()))

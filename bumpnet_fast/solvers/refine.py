@@ -11,7 +11,7 @@ from ..core.jet import Jet
 from ..core.rows import orientation
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
-from ..problems.base import Problem
+from ..problems.base import Problem, call_residual
 from .balance import balancing
 from .residual import Block, Coefficients, System, blocks, linearise
 
@@ -98,7 +98,8 @@ def residual_and_terms(
     the equations.
     """
     u = problem.extend(bumps, x, problem.want) if boundary == "hard" else bumps(x)
-    block = Block(problem.name, x, problem.want, lambda u, **k: problem.residual(x, u, **k), 1.0, balance=balance)
+    equation = lambda u, **k: call_residual(problem.residual, x, u, k)  # noqa: E731
+    block = Block(problem.name, x, problem.want, equation, 1.0, balance=balance)
     residual, by_equation = linearise(block, (u,), unknowns)
     terms = x.new_zeros(len(x))
     for (by_output,) in by_equation:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..core.jet import Jet
 from ..nets.bumpnet import BumpNet
-from ..problems.base import Condition
+from ..problems.base import Condition, call_residual
 from . import refine
 from .estimate import ErrorEstimate, Places, Stage
-from .given_values import contradictions
+from .given_values import warned
 from .grad_mode import differentiating
 from .loop import StopReason
 from .residual import Block, System, blocks, linearise
@@ -144,8 +144,13 @@ def _number(value: float) -> str:
 
 def doubts(task: Any, reason: StopReason, loss: float) -> list[str]:
     """What looks wrong with a solution, as far as that is known at the end of a solve without further work."""
-    advice = "no smooth u has both, so expect errors near there; let one of them change over a short length"
-    found = [f"{sentence}; {advice}" for sentence in contradictions(task.problem)]
+    found = warned(task.problem, task.net, task.boundary, task.contradictions)
+    for k in task.system.open_constants():
+        which = f"output {k}" if task.problem.outputs > 1 else "u"
+        found.append(
+            f"{which} is determined up to a constant only, as its derivatives alone occur: give its value at a point,"
+            " by a Condition in side_conditions()"
+        )
     if not math.isfinite(loss) or reason is StopReason.DIVERGED:
         found.append("the loss is not finite: check the coefficients of the equation, or take smaller steps")
     elif reason in _ENDED:
@@ -233,24 +238,26 @@ def _misfits(stage: Stage) -> list[tuple[str, Tensor, Tensor]]:
     problem, places = stage.problem, _places(stage)
     x = places.x.to(stage.net.rows.device)
     named = {name: x.new_tensor(value) for name, value in stage.unknowns.items()}
-    block = Block(problem.name, x, problem.want, lambda u, **k: problem.residual(x, u, **k), 1.0)
+    block = Block(problem.name, x, problem.want, lambda u, **k: call_residual(problem.residual, x, u, k), 1.0)
     found = _of_block(block, _jet(stage, x, problem.want), named)
     names = ["equation"] if len(found) == 1 else [f"equation {k + 1}" for k in range(len(found))]
     rows = [(name, *values) for name, values in zip(names, found, strict=True)]
     conditions = [*([] if stage.boundary == "hard" else problem.conditions()), *problem.side_conditions()]
     for condition in conditions:
-        rows += _of_condition(stage, condition, condition.points(places.counts).to(x))
+        rows += _of_condition(stage, condition, condition.points(places.counts).to(x), named)
     return rows
 
 
-def _of_condition(stage: Stage, condition: Condition, x: Tensor) -> list[tuple[str, Tensor, Tensor]]:
+def _of_condition(
+    stage: Stage, condition: Condition, x: Tensor, named: dict[str, Tensor]
+) -> list[tuple[str, Tensor, Tensor]]:
     u = _jet(stage, x, condition.want)
     size = 0.0
     if condition.period is not None:
         there = _jet(stage, x + x.new_tensor(condition.period), condition.want)
         u, size = u - there, u.value.abs().amax(1)
-    block = Block(condition.name, x, condition.want, lambda u, **_: condition.residual(x, u), 1.0)
-    found = _of_block(block, u, {})
+    block = Block(condition.name, x, condition.want, lambda u, **k: call_residual(condition.residual, x, u, k), 1.0)
+    found = _of_block(block, u, named)
     names = [condition.name] if len(found) == 1 else [f"{condition.name} {k + 1}" for k in range(len(found))]
     return [(name, rows, terms + size) for name, (rows, terms) in zip(names, found, strict=True)]
 

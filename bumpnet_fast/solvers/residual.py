@@ -20,7 +20,7 @@ from ..core.ranks import ALONE, Ranks
 from ..core.reference import WANTS, second_shape
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
-from ..problems.base import Condition, Problem
+from ..problems.base import Condition, Problem, call_residual
 from . import arguments
 from .grad_mode import ordinary
 
@@ -28,6 +28,9 @@ from .grad_mode import ordinary
 _KINDS_OF_COLUMNS = 8
 #: At more points than this, as many equations as points are a mistake.
 _FEW_POINTS = 16
+
+#: Rows that differ by a smaller share of the largest are the same.
+_SAME = 1e-12
 
 #: Coefficients c0, c1, c2 of the row operator of one equation for one output; None counts as zero.
 Coefficients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -117,27 +120,28 @@ def _blocks(problem, boundary, counts, x, number, condition_weight, weights, ran
         compose, others = composed(x, problem.want)
 
         def residual(*v: Jet, **unknowns: Tensor) -> Tensor:
-            return problem.residual(x, compose(*v), **unknowns)
+            return call_residual(problem.residual, x, compose(*v), unknowns)
 
         name = problem.name or type(problem).__name__
         return Block(name, x, problem.want, residual, factor, others, weights, elsewhere=equation)
 
     rows = [equation(x, weights)]
-    conditions = [*([] if hard else problem.conditions()), *problem.side_conditions()]
+    conditions = arguments.listed_conditions(problem, boundary)
     for condition in conditions[ranks.rank :: ranks.count]:
-        points = ordinary(condition.points(counts).to(x))
+        points = ordinary(arguments.condition_points(problem, condition, counts).to(x))
         rows.append(_condition_block(condition, points, condition_weight * condition.weight, composed))
     return rows
 
 
 def _condition_block(condition: Condition, x: Tensor, weight: float, composed: Callable) -> Block:
     here, others = composed(x, condition.want)
-    function = lambda *v, **_: condition.residual(x, here(*v))  # noqa: E731
+    u = here
     if condition.period is not None:
         beyond, single = x + x.new_tensor(condition.period), 1 + len(others)
         there, more = composed(beyond, condition.want)
-        function = lambda *v, **_: condition.residual(x, here(*v[:single]) - there(*v[single:]))  # noqa: E731
+        u = lambda *v: here(*v[:single]) - there(*v[single:])  # noqa: E731
         others = (*others, beyond, *more)
+    function = lambda *v, **unknowns: call_residual(condition.residual, x, u(*v), unknowns)  # noqa: E731
 
     def elsewhere(x: Tensor) -> Block:
         return _condition_block(condition, x, weight, composed)
@@ -180,7 +184,7 @@ class System:
         self.guesses = torch.tensor([*(unknowns or {}).values()], dtype=torch.float64, device=net.rows.device)
         self._points = [[x.to(net.rows) for x in (block.x, *block.others)] for block in blocks]
         self._zero = [self._constant(block, 0.0) for block in blocks]
-        named = self._named(None)
+        named = self.named(None)
         pairs = [*zip(blocks, self._zero, strict=True)]
         self.equations = ranks.checked(lambda: [self._number(block, jets, named) for block, jets in pairs])
         self.size = sum(e * len(block.x) for e, block in zip(self.equations, blocks, strict=True))
@@ -199,7 +203,8 @@ class System:
         of_amplitudes = torch.arange(inner - unknowns, device=self.guesses.device) % outputs
         return torch.cat([of_amplitudes, outputs + torch.arange(unknowns, device=self.guesses.device)])
 
-    def _named(self, unknowns: Tensor | None) -> dict[str, Tensor]:
+    def named(self, unknowns: Tensor | None = None) -> dict[str, Tensor]:
+        """The unknowns of the equation by name; by default the first guesses."""
         values = self.guesses if unknowns is None else unknowns
         return dict(zip(self.names, values.unbind(), strict=True))
 
@@ -217,7 +222,7 @@ class System:
 
     def residual(self, jets: list[tuple[Jet, ...]], unknowns: Tensor | None = None) -> Tensor:
         """All rows [R] at the given jets and values of the unknowns [T] (by default the first guesses)."""
-        named, pairs = self._named(unknowns), [*zip(self.blocks, jets, strict=True)]
+        named, pairs = self.named(unknowns), [*zip(self.blocks, jets, strict=True)]
         return torch.cat(self.ranks.checked(lambda: [b.residual(js, named).flatten() for b, js in pairs]))
 
     def linearise(
@@ -230,7 +235,7 @@ class System:
         ValueError
             If some equation does not depend on the net at all.
         """
-        named, pairs = self._named(unknowns), [*zip(self.blocks, jets or self._zero, strict=True)]
+        named, pairs = self.named(unknowns), [*zip(self.blocks, jets or self._zero, strict=True)]
         parts = self.ranks.checked(lambda: [linearise(block, js, named) for block, js in pairs])
         return torch.cat([r.flatten() for r, _ in parts]), [coefficients for _, coefficients in parts]
 
@@ -247,18 +252,54 @@ class System:
             columns = [torch.zeros_like(rows) if g is None else _derivative(g, weights) for g in grads]
         return torch.stack(columns).detach()
 
-    def is_linear(self) -> bool:
-        """Whether every row is affine in the jet, judged by its coefficients at two random jets."""
-        if self.names:
+    def is_linear(self, declared: bool | None = None) -> bool:
+        """Whether every row is affine in the jet, judged by its coefficients at two random jets.
+
+        What is ``declared`` of the equation, the first block, is believed; conditions are looked at all the same.
+        """
+        if self.names or declared is False:
             return False
-        generator = torch.Generator().manual_seed(0)
-        samples = [[self._constant(block, 1.0, generator) for block in self.blocks] for _ in range(2)]
-        flat = [[c for b in self.linearise(jets)[1] for e in b for a in e for k in a for c in k] for jets in samples]
+        blocks, named = self.blocks[0 if declared is None else 1 :], self.named()
+
+        def coefficients(jets: list[tuple[Jet, ...]]) -> list:
+            pairs = [*zip(blocks, jets, strict=True)]
+            return self.ranks.checked(lambda: [linearise(block, js, named)[1] for block, js in pairs])
+
+        flat = [
+            [c for b in coefficients(jets) for e in b for a in e for k in a for c in k] for jets in self.samples(blocks)
+        ]
 
         def same(a: Tensor | None, b: Tensor | None) -> bool:
             return a is b if a is None or b is None else torch.allclose(a, b, 1e-9, 0.0, equal_nan=True)
 
         return self.ranks.every(all(same(a, b) for a, b in zip(*flat, strict=True)))
+
+    def open_constants(self) -> list[int]:
+        """The outputs that may be shifted by a constant without any row noticing."""
+        jets, found = self.samples(self.blocks)[0], []
+        cuda = [self.guesses.device] if self.guesses.is_cuda else []
+
+        def rows(output: int | None) -> list[Tensor]:
+            shift = torch.zeros(self.layout.outputs, dtype=torch.float64, device=self.guesses.device)
+            shift[[] if output is None else [output]] = 1.0
+            shifted = [tuple(Jet(j.want, j.value + shift, *j.parts()[1:]) for j in js) for js in jets]
+            with torch.random.fork_rng(devices=cuda):
+                pairs = zip(self.blocks, shifted, strict=True)
+                return [block.rows(js, self.named()) for block, js in pairs]
+
+        before = self.ranks.checked(lambda: rows(None))
+        for k in range(self.layout.outputs):
+            after = self.ranks.checked(lambda k=k: rows(k))
+            pairs = zip(before, after, strict=True)
+            same = all(bool(((a - b).abs() <= _SAME * a.abs().amax(0)).all()) for a, b in pairs if len(a))
+            if self.ranks.every(same):
+                found.append(k)
+        return found
+
+    def samples(self, blocks: Sequence[Block]) -> list[list[tuple[Jet, ...]]]:
+        """Two random jets for each of the blocks."""
+        generator = torch.Generator().manual_seed(0)
+        return [[self._constant(block, 1.0, generator) for block in blocks] for _ in range(2)]
 
     def _constant(self, block: Block, size: float, generator: torch.Generator | None = None) -> tuple[Jet, ...]:
         n, k, d = len(block.x), self.layout.outputs, self.layout.dim
@@ -370,6 +411,14 @@ def check_broadcast(block: Block, equations: int, jets: list[tuple[Jet, ...]], u
         raise ValueError(f"the residual of {block.kind} {block.name!r} must have shape {wanted}; {advice}")
 
 
+def check_local(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> None:
+    """Raise ValueError if the rows of a block at a point depend on u at others, as with a mean or an integral."""
+    if len(block.x) > 1 and _by_other_points(block, jets, unknowns):
+        wanted = "must depend on u at that point only: the first row changes with u at other points"
+        advice = "an integral of u can be imposed as one more output (docs/writing_a_problem.md)"
+        raise ValueError(f"the residual of {block.kind} {block.name!r} at a point {wanted}; {advice}")
+
+
 def _by_other_points(block: Block, jets: tuple[Jet, ...], unknowns: dict[str, Tensor]) -> bool:
     """Whether the rows of the first point depend on the jets at others."""
     with torch.enable_grad():
@@ -467,7 +516,7 @@ def _collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int, r
         return ordinary(points).double().to(net.rows.device), arguments.counts(len(points), 0, domain, net)
     counts = arguments.counts(points, 5 * net.rows.numel(), domain, net)
     x = sampling.interior(domain, counts, kind, seed)
-    x = x[problem.inside(x)]
+    x = x[arguments.inside(problem, x)]
     if not len(x):
         raise ValueError(f"no point of {counts} in the box is inside the domain of problem {problem.name!r}")
     if len(x) < ranks.count:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core import checking
 from ..core.functional import bump_jet
 from ..core.jet import Jet
 from ..core.types import Boundary, Want
@@ -225,6 +226,9 @@ class ErrorMeasure:
         x = lattice(problem.domain)
         self.x = x[problem.inside(x)].to(device)
         exact = problem.reference(self.x)
+        if exact is not None:
+            name = "exact" if type(problem).reference is Problem.reference else "reference"
+            checking.check_shape(checking.called(name, problem), exact, len(self.x), problem.outputs, one_for_all=False)
         self.exact = None if exact is None else exact.reshape(len(self.x), -1)
 
     def __call__(self, u: Callable[[Tensor], Tensor]) -> tuple[float | None, float | None]:

@@ -78,7 +78,8 @@ def solve(
         Limits on iterations and time.
     boundary : str, optional
         "hard" builds boundary values and periods into the solution; "soft" adds the problem's conditions as rows.
-        Default: "hard" where the problem allows it.
+        Default: "hard" where the problem allows it, but "soft" where the given values contradict one another, which
+        `warnings` of the solution then says (docs/trust.md).
     points : int, tuple of int, or Tensor, optional
         Collocation points: their number, their numbers per axis, or the points [N, d].  Default: 5 per parameter.
     sampling : str
@@ -152,6 +153,7 @@ def solve(
         methods, stop, store = task.ranks.checked(prepared)
         task.check_same("solve", settings)
         task.collocate(points, sampling, condition_weight, refine, seed)
+        task.check()
         for m in methods:
             m.check_work(task)
         methods, stop = _rounds(methods, stop, refine)

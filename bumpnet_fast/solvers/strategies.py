@@ -21,7 +21,7 @@ from ..core.rows import grid_centres
 from ..nets.adapt import add_bumps, keep_bumps, loss_increases, peak_scores, residual_peaks, rows_at
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
-from ..problems.base import Problem
+from ..problems.base import Problem, call_residual
 from . import run_state
 from .arguments import check, check_fit, integer, positive
 from .grad_mode import differentiating
@@ -386,7 +386,8 @@ def _put_in(trace: _Trace, solution: Solution, wanted: int, iterations: int) -> 
     task = Task(problem, net, solution.boundary, group).collocate(**where)
     x = task.x
     with torch.no_grad():
-        residual = task.ranks.checked(lambda: problem.residual(x, solution.jet(x, problem.want), **solution.unknowns))
+        u, unknowns = solution.jet(x, problem.want), solution.unknowns
+        residual = task.ranks.checked(lambda: call_residual(problem.residual, x, u, unknowns))
     places = residual_peaks(net, x, residual, wanted - before, group)
     if len(places):
         add_bumps(net, rows_at(net, places, shrink=_SHRINK), group=group)

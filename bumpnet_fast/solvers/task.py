@@ -7,18 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import checking
 from ..core.ranks import Ranks
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
 from ..problems.base import Problem
-from . import refine, run_state
+from . import arguments, refine, run_state
 from .balance import balancing
 from .elimination import Projected, Separable
 from .estimate import Places
+from .given_values import contradictions, eased, enforcement
 from .loop import Work
 from .objective import RowsObjective
-from .residual import System, blocks, collocation
+from .residual import System, blocks, check_local, collocation, linearise
 from .solution import NetErrorMeasure
+
+#: Bumps that tell how large u is.
+_FEW_BUMPS = 32
+#: Points at which it is looked at whether an equation is linear.
+_FEW = 32
 
 
 class Task(Work):
@@ -27,7 +34,9 @@ class Task(Work):
     Attributes
     ----------
     problem, net, boundary
-        As given to :func:`~bumpnet_fast.solvers.solve`.
+        As given to :func:`~bumpnet_fast.solvers.solve`; see :mod:`bumpnet_fast.solvers.given_values`.
+    contradictions : list of Contradiction
+        Of the given values.
     unknowns : Tensor
         [T], float64: values of the unknowns of the equation.
     x : Tensor
@@ -42,12 +51,13 @@ class Task(Work):
 
     def __init__(self, problem: Problem, net: BumpNet, boundary: str | None = None, group: Any = None):
         self.problem, self.net, self.ranks = problem, net, Ranks(group, net.rows.device)
-        self.boundary = problem.forms[0] if boundary is None else boundary
+        self.contradictions = contradictions(problem)
+        self.boundary = enforcement(problem, boundary, self.contradictions)
         self.name, self.device = f"the residual of problem {problem.name!r}", net.rows.device
         self.unknowns = torch.tensor([*problem.unknowns.values()], dtype=torch.float64, device=self.device)
         self.events: list[Event] = []
         self.generation, self.refinements, self._error = 0, 0, None
-        self._linear = problem.linear
+        self._linear: bool | None = None
 
     def collocate(
         self, points: Any = None, sampling: str = "grid", condition_weight: float = 1.0, refinements: int = 0,
@@ -56,6 +66,8 @@ class Task(Work):
         """Choose the points; the arguments are those of :func:`~bumpnet_fast.solvers.solve`."""
         self.sampling, self.condition_weight, self.seed = sampling, float(condition_weight), seed
         self.refinements, self.carries = refinements, refinements > 0
+        if self.boundary == "soft":
+            self.problem = eased(self.problem, self.net, self.contradictions)
         x, self.counts = collocation(self.problem, self.net, points, sampling, seed, self.ranks)
         self.place(x)
         self.first_x, self.balance = x, None
@@ -86,12 +98,47 @@ class Task(Work):
         rows, unknowns = self.net.rows.detach().double(), self.unknowns
         return balancing(self._system_at(self.x, self.weights, None), rows, unknowns)
 
+    @torch.no_grad()
+    def check(self) -> None:
+        """Raise ValueError, before any work, for methods of the problem that do not give what they should."""
+        self.ranks.checked(lambda: arguments.check_data(self.problem, self.boundary, self.x, self.counts))
+        system = self.system  # made by all ranks together
+        self.ranks.checked(lambda: self._check_rows(system))
+
+    def _check_rows(self, system: System) -> None:
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            for block, jets in zip(system.blocks, system.samples(system.blocks)[0], strict=True):
+                check_local(block, jets, system.named())
+            if self.problem.linear and not self.problem.unknowns and not self._linear_at_few_points():
+                what = checking.called("linear", self.problem)
+                raise ValueError(f"{what} is True, and its residual is not affine in u: leave it out")
+
+    def _linear_at_few_points(self) -> bool:
+        equation = self.system.blocks[0]
+        try:
+            return System([equation.elsewhere(equation.x[:_FEW])], self.net).is_linear()
+        except Exception:  # a residual with a table for its own points
+            return True
+
+    @torch.no_grad()
+    def check_always(self) -> None:
+        """Raise ValueError if the equation is not finite at some points whatever u is there."""
+        block = self.system.blocks[0]
+        samples = [jets for (jets,) in self.system.samples([block])]
+        for c in (0.0, 1.0, -10.0, 100.0):
+            samples.append(tuple(jet.map(lambda part, c=c: torch.full_like(part, c)) for jet in samples[0]))
+        rows = torch.stack([block.rows(jets, self.system.named()) for jets in samples])
+        never = ~torch.isfinite(rows).all(2).any(0)
+        if bool(never.any()):
+            found = checking.not_finite(rows[0].masked_fill(~never[:, None], 0.0), block.x)
+            raise ValueError(f"{self.name} must be finite: {found}")
+
     def is_linear(self) -> bool:
         """Whether every row is affine in u, and there are no unknowns."""
         if self.problem.unknowns:
             return False
         if self._linear is None:
-            self._linear = self.system.is_linear()
+            self._linear = self.system.is_linear(self.problem.linear)
         return self._linear
 
     def objective(self, batch: int | None) -> RowsObjective:
@@ -110,6 +157,18 @@ class Task(Work):
         model = (Separable if self.is_linear() else Projected)(self.system, ridge)
         point = model.start(self.net.rows.detach().double())
         self.put_back({"rows": model.rows(point), "unknowns": model.unknowns(point)})
+
+    @torch.no_grad()
+    def sizes_of_u(self) -> Tensor:
+        """Typical sizes [K] of what the net has to give, from a fit with a few bumps; 1 for zero."""
+        about = {"outputs": self.net.layout.outputs, "dtype": torch.float64, "device": self.device}
+        few = BumpNet(self.net.layout.dim, _FEW_BUMPS, self.problem.domain, **about)
+        coarse = Task(self.problem, few, self.boundary, self.ranks.group)
+        coarse.collocate(None if self.ranks.alone else self.x)
+        coarse.solve_amplitudes()
+        squares = few(coarse.x).square()
+        mean = self.ranks.total(squares.sum(0)) / self.ranks.number(len(squares))
+        return torch.where((mean > 0) & mean.isfinite(), 2 * mean.sqrt(), 1.0)
 
     def place(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Move the collocation points."""
@@ -140,6 +199,20 @@ class Task(Work):
         """The loss of u = 0, or of what the boundary alone makes of u."""
         rows, _ = self.system.linearise()
         return float(self.ranks.total(rows @ rows))
+
+    @torch.no_grad()
+    def not_finite(self) -> str:
+        """What is not finite, and where, in words."""
+        system = self.system
+        pairs = zip(system.blocks, system.jets(self.net.rows.detach()), strict=True)
+        for block, jets in pairs:
+            rows, coefficients = linearise(block, jets, system.named(self.unknowns))
+            flat = [c for by_equation in coefficients for by_jet in by_equation for cs in by_jet for c in cs]
+            slopes = torch.cat([rows.T[:, :0], *(c.reshape(len(c), -1) for c in flat if c is not None)], 1)
+            for what, values in (("", rows.T), ("derivative by u of the ", slopes)):
+                if found := checking.not_finite(values, block.x):
+                    return f"the {what}residual of {block.kind} {block.name!r} is not finite at the start: {found}"
+        return super().not_finite()
 
     # --- as the work of a run ------------------------------------------------------------------
 

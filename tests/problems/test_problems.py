@@ -162,7 +162,7 @@ def test_a_start_with_velocity_has_a_distance_that_vanishes_twice():
     x = sampling.faces(problem.domain, (9, 9), [(1, 0)])
     distance = Jet.of(problem.distance, x, "gradient")
     assert distance.value.abs().max() == 0 and distance.gradient.abs().max() == 0
-    assert "at rest" in {c.name for c in problem.conditions()}
+    assert "velocity" in {c.name for c in problem.conditions()}
 
 
 @pytest.mark.parametrize("periodic", [(0,), (0, 1)])

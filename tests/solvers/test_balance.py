@@ -173,3 +173,12 @@ def test_one_equation_alone_is_not_scaled():
     problem = problems.get("poisson")
     task = Task(problem, BumpNet(2, (3, 3), problem.domain, dtype="float64")).collocate()
     assert [f.tolist() for f in (task.system, task.balance)[1]] == [[1.0]]
+
+
+@pytest.mark.parametrize("method", ["adam", "varpro-adam", "lbfgs"])
+@pytest.mark.parametrize("boundary", ["hard", "soft"])
+def test_first_order_methods_in_any_units(boundary, method):
+    units = [(1.0, 1.0, 1.0), (1e-6, 86400.0, 1e5), (1e7, 1e12, 1e-7)]
+    made = [Heat(length=length, duration=duration, size=size) for length, duration, size in units]
+    errors = [solve(p, (4, 4), boundary=boundary, method=method, iterations=300).rel_l2 for p in made]
+    assert max(errors) < 2 * min(errors) and max(errors) < 0.2

@@ -280,6 +280,7 @@ def test_ctrl_c_and_an_interrupting_callback_keep_the_best(name, when):
         assert pressed.loss == min(entry["loss"] for entry in pressed.history)
         points = pressed.problem, pressed.net, pressed.boundary
         task = Task(*points).collocate(80)
+        task.balance = pressed.places.balance  # of the start
         task.unknowns = torch.tensor([*pressed.unknowns.values()], dtype=torch.float64)
         assert task.loss() == pytest.approx(pressed.loss, rel=1e-4)  # but for the ridge
 

@@ -17,6 +17,16 @@ from ...core.jet import Jet
 from ..base import Problem
 from .spectral import fourier_solution
 
+#: What only problems for ``solve`` have, and what to do instead.
+_OF_OTHERS = {
+    "dirichlet": "u is given on the faces of all axes that are not periodic",
+    "unknowns": "find them with solve, with time as an axis of a Problem",
+    "conditions": "u is given on the faces of all axes that are not periodic",
+    "side_conditions": "use solve or march, with time as an axis of a Problem",
+    "velocity": "write an equation of second order as two of first order",
+    "points": "give evolve its points",
+}
+
 
 @dataclass
 class EvolutionProblem(Problem):
@@ -83,9 +93,14 @@ class EvolutionProblem(Problem):
     final_time: float = 1.0
 
     def __post_init__(self):
+        for name, instead in _OF_OTHERS.items():
+            if getattr(type(self), name) is not getattr(Problem, name):
+                raise ValueError(f"{name} is not for an evolution problem, and would be ignored: {instead}")
         super().__post_init__()
         if not self.final_time > 0:
             raise ValueError(f"final_time must be positive, got {self.final_time!r}")
+
+    def _check_periodic(self) -> None:
         flags = self.periodic if isinstance(self.periodic, tuple) else (self.periodic,)
         if len(flags) not in (1, len(self.lower)) or not all(isinstance(flag, bool) for flag in flags):
             wanted = f"True, False or {len(self.lower)} of them, one per axis"
@@ -160,10 +175,6 @@ class EvolutionProblem(Problem):
     def boundary_values(self, x: Tensor) -> Tensor:
         """Steady Dirichlet data, [N] or [N, K], at points of the faces that are not periodic: zero by default."""
         return torch.zeros_like(x[:, 0])
-
-    def lift(self, x: Tensor) -> Tensor:
-        """A smooth function with the boundary values on the faces that are not periodic."""
-        return super().lift(x) if self.held_axes else torch.zeros_like(x[:, 0])
 
     def residual(self, x: Tensor, u: Jet) -> Tensor:
         name = self.name or type(self).__name__

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core import checking
 from ...core.files import CheckpointError
 from ...core.rows import bounded_atanh
 from ...nets.bumpnet import BumpNet
 from ...problems.evolution.base import EvolutionProblem
 from ...problems.sampling import lattice
 from .. import run_state
-from ..arguments import check, check_net, choice, positive
+from ..arguments import check, check_data, check_net, choice, positive
 from ..given_values import contradictions
 from ..grad_mode import differentiating
 from ..loop import Callback, Run, Stop, StopReason
@@ -52,6 +53,8 @@ _TOLERANCE, _TOLERANCE_MOVING = 1e-8, 1e-3
 _SLACK = 1.5
 #: A misfit of the initial values, or a missed part of u_t, beyond this gives a warning.
 _POOR_FIT, _POOR_RESIDUAL = 1e-2, 0.3
+#: Points along each axis at which the values on the faces are checked.
+_ON_FACES = 17
 #: Largest number of output times; all states are kept.
 _TIMES_MOST = 10_000_000
 
@@ -170,6 +173,7 @@ def evolve(
         net = net if isinstance(net, BumpNet) else uniform_net(problem, net)
         check_net(problem, net)
         x, weights = quadrature(problem, net, points)
+        check_data(problem, "hard", x, (_ON_FACES,) * len(problem.lower))
         if tolerance is None:
             tolerance = _TOLERANCE if shapes == "frozen" else _TOLERANCE_MOVING
         advance = Advance(method, step, tolerance, len(ends))
@@ -219,7 +223,9 @@ def _begun(
         rows = fitted_shapes(space, rows, x, weights)
     model = (FixedBasis if frozen else MovingBasis)(space, rows, x, weights, settings["ridge"])
     if not bool(torch.isfinite(model.slope(0.0, model.state)).all()):
-        raise ValueError(f"the right-hand side of problem {problem.name!r} is not finite at the start")
+        found = checking.not_finite(model.rhs(0.0, model.jet(model.state)), x)
+        where = f": {found}" if found else ""
+        raise ValueError(f"the right-hand side of problem {problem.name!r} is not finite at the start{where}")
     return net, model
 
 
@@ -247,7 +253,7 @@ def _evolution(run: Run, reason: StopReason, measure: bool) -> Evolution:
 
 def _doubts(model: FixedBasis | MovingBasis, reports: Sequence[Report]) -> list[str]:
     """Warnings of an evolution whose bumps are too few."""
-    found = contradictions(model.problem)
+    found = [str(one) for one in contradictions(model.problem)]
     if model.fit_error > _POOR_FIT:
         found.append(f"the bumps fit the start to {model.fit_error:.1g} only: use more")
     slow = 1 / model.problem.final_time  # the residual of motion too slow to matter by the end is ignored

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core import checking
 from ...core.jet import Jet
 from ...core.ranks import ALONE
 from ...core.reference import DIAGONAL, WANTS, second_shape
@@ -64,8 +65,7 @@ class Model:
         self.stages = 0
         self.lift = space.lift(x, self.problem.want)
         start = self._values(self.problem.initial(x), "initial(x)")
-        if not bool(torch.isfinite(start).all()):
-            raise ValueError(f"the start of problem {self.problem.name!r} is not finite")
+        checking.check_finite(checking.called("initial(x)", self.problem), start, x)
         self.start = start - self.lift.value
         self.size = max(self.rms(start), self.rms(self.lift.value))
 
@@ -79,13 +79,10 @@ class Model:
 
     def _values(self, values: Tensor, what: str) -> Tensor:
         n, k = len(self.x), self.layout.outputs
-        if not isinstance(values, Tensor):
-            name, got = self.problem.name, type(values).__name__
-            raise ValueError(f"{what} of problem {name!r} must give a tensor [{n}, {k}], got {got}")
+        what, wanted = checking.called(what, self.problem), f"[{n}, {k}]" if k > 1 else f"[{n}] or [{n}, 1]"
+        checking.check_real(what, values, wanted)
         if values.shape != (n, k) and (k > 1 or values.shape != (n,)):
-            wanted = f"[{n}, {k}]" if k > 1 else f"[{n}] or [{n}, 1]"
-            got = tuple(values.shape)
-            raise ValueError(f"{what} of problem {self.problem.name!r} must have shape {wanted}, got {got}")
+            raise ValueError(f"{what} must have shape {wanted}, got {tuple(values.shape)}")
         return values.reshape(n, k).to(self.x)
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core import checking
+from ...core.jet import Jet
 from ...nets.deeponet import BumpDeepONet
-from ...problems.operators.base import Operator, OperatorData
+from ...problems.operators.base import Equation, Operator, OperatorData
 from ..arguments import check_domain, check_options, choice, flag, integer, number, option, positive
 
 METHODS = ("two-step", "adam")
@@ -77,6 +79,25 @@ def check_physics(operator: Operator | None) -> None:
         raise ValueError(f"operator {operator.name!r} has no equations to train on; use physics=False")
 
 
+def equation_points(equation: Equation, dim: int) -> Tensor:
+    """The points [N, dim] of an equation; ValueError unless they are that, and finite."""
+    what, y = f"points of equation {equation.name!r}", equation.points
+    checking.check_real(what, y, f"[N, {dim}]")
+    if y.dim() != 2 or y.shape[1] != dim or not len(y):
+        raise ValueError(f"{what} must have shape [N, {dim}], got {tuple(y.shape)}")
+    checking.check_finite(what, y)
+    return y
+
+
+def equation_rows(equation: Equation, y: Tensor, f: Tensor, u: Jet) -> Tensor:
+    """The residual [B or 1, N] of an equation; ValueError unless it is that."""
+    rows, what, wanted = equation.residual(y, f, u), f"the residual of equation {equation.name!r}", (len(f), len(y))
+    checking.check_real(what, rows, str(list(wanted)))
+    if tuple(rows.shape) not in (wanted, (1, len(y))):
+        raise ValueError(f"{what} must have shape {list(wanted)}, a row per function, got {tuple(rows.shape)}")
+    return rows
+
+
 def check_data(name: str, data: OperatorData, net: BumpDeepONet) -> None:
     """Raise TypeError or ValueError unless ``data`` are finite pairs of functions that ``net`` is made for."""
     for part, t in data._asdict().items():
@@ -95,8 +116,7 @@ def check_data(name: str, data: OperatorData, net: BumpDeepONet) -> None:
         wanted = f"[{len(inputs)}, {len(points)}], a row per input function and a column per point"
         raise ValueError(f"{name}.outputs must have shape {wanted}, got {tuple(outputs.shape)}")
     for part, t in data._asdict().items():
-        if not bool(torch.isfinite(t).all()):
-            raise ValueError(f"{name}.{part} must be finite")
+        checking.check_finite(f"{name}.{part}", t)
     lo, hi = net.domain.cpu().double()
     slack, y = 1e-5 * (hi - lo), points.detach().cpu().double()
     if not bool(((y >= lo - slack) & (y <= hi + slack)).all()):

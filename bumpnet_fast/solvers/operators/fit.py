@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core import checking
 from ...core.functional import bump_design
 from ...core.jet import Jet
 from ...core.reference import WANTS, second_shape
 from ...nets.deeponet import BumpDeepONet
 from ...problems.operators.base import Equation, Operator, OperatorData
+from .check import equation_points, equation_rows
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def fit_to_equations(net: BumpDeepONet, operator: Operator, functions: Tensor) -
         y, f, factor = at_equation(operator, equation, functions)
         coefficients = _linear(equation, y, f)
         zero = _jet(equation.want, y, value=0.0 if net.bias is None else net.bias.detach())
-        targets.append(-factor * equation.residual(y, f, zero).expand(len(f), -1))
+        targets.append(-factor * equation_rows(equation, y, f, zero).expand(len(f), -1))
         blocks.append(Block(y, equation.want, tuple(None if c is None else factor * c for c in coefficients)))
     return Fit(blocks, operator.at_sensors(functions), torch.cat(targets, 1), function_weights(functions))
 
@@ -111,7 +113,7 @@ def function_weights(functions: Tensor) -> Tensor:
 
 def at_equation(operator: Operator, equation: Equation, functions: Tensor) -> tuple[Tensor, Tensor, float]:
     """Points, input functions there, and the factor that turns residuals into weighted mean squares."""
-    y = equation.points.to(functions)
+    y = equation_points(equation, operator.domain.shape[1]).to(functions)
     return y, operator.at_points(functions, y), math.sqrt(equation.weight / len(y))
 
 
@@ -136,9 +138,10 @@ def _linear(equation: Equation, y: Tensor, f: Tensor) -> tuple[Tensor | None, ..
     d, level = y.shape[1], WANTS.index(equation.want)
 
     def residual(**unit) -> Tensor:
-        return equation.residual(y, f[:1], _jet(equation.want, y, **unit))[0]
+        return equation_rows(equation, y, f[:1], _jet(equation.want, y, **unit))[0]
 
     base = residual()
+    checking.check_finite(f"the residual of equation {equation.name!r} at u = 0", base, y)
     c0, c1, c2 = residual(value=1.0) - base, None, None
     if level >= 1:
         c1 = torch.stack([residual(gradient=i) - base for i in range(d)], -1)
@@ -160,7 +163,7 @@ def _check_linear(equation: Equation, y: Tensor, f: Tensor, coefficients: tuple[
         jet = Jet("hessian", jet.value, jet.gradient, jet.second + jet.second.transpose(-1, -2))
     parts = (jet.value, jet.gradient, jet.second)
     terms = [(c * p[0]).reshape(len(y), -1).sum(1) for c, p in zip(coefficients, parts, strict=True) if c is not None]
-    found, wanted = equation.residual(y, f, jet), equation.residual(y, f, zero) + sum(terms)
+    found, wanted = equation_rows(equation, y, f, jet), equation_rows(equation, y, f, zero) + sum(terms)
     if not torch.allclose(found, wanted.expand_as(found), rtol=1e-9, atol=1e-9 * float(wanted.abs().max())):
         wanted = "linear in u with coefficients that do not depend on f"
         raise ValueError(f"two steps need an equation {wanted}, and {equation.name!r} is not; use method='adam'")

@@ -12,6 +12,7 @@ from ...nets.deeponet import BumpDeepONet
 from ...problems.operators.base import Operator, OperatorData
 from ..objective import Objective
 from .branch import evaluating
+from .check import equation_rows
 from .fit import Fit, at_equation, function_weights, relative_weights
 
 #: Loss of some functions, by their indices, or of all.
@@ -45,7 +46,7 @@ def physics_loss(net: BumpDeepONet, mix: Tensor, operator: Operator, functions: 
     def loss(chosen: Tensor | slice) -> Tensor:
         h, total = net.coefficients(sensors[chosen]) @ mix, 0.0
         for equation, y, f, factor in parts:
-            rows = equation.residual(y, f[chosen], net.combine(h, y, equation.want))
+            rows = equation_rows(equation, y, f[chosen], net.combine(h, y, equation.want))
             total = total + (factor[chosen] * rows).square().sum(1).mean()
         return total
 

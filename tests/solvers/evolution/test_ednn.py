@@ -549,7 +549,7 @@ def test_wrong_problems_are_named():
     for kind, message in (
         (Wrong, r"rhs\(x, u, t\) of problem 'allen-cahn' must have shape \[48\] or \[48, 1\], got \(47, 1\)"),
         (Infinite, "right-hand side of problem 'allen-cahn' is not finite at the start"),
-        (Nowhere, "start of problem 'allen-cahn' is not finite"),
+        (Nowhere, r"initial\(x\) of problem 'allen-cahn' must be finite: 48 of 48 values are not, the first is nan at"),
     ):
         with pytest.raises(ValueError, match=message):
             evolve(kind(), 8)
