@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 FILE = ROOT / "bench" / "measured" / "trust.json"
 PAGE = ROOT / "docs" / "trust_table.md"
 
-#: The hundred for which the estimate was mended, and one that was looked at only afterwards.
+#: Seeds of the hundreds on the page; both were looked at while the estimate was mended.
 SEEDS = (1, 2)
 NUMBER, INVERSE = 100, 20
 #: Points at which errors are measured; none of them is one that a solver or an estimate takes.

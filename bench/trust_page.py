@@ -120,7 +120,8 @@ INTRODUCTION = """# How often the estimate is right
   stars, rings, an L, balls; hard, soft and periodic boundaries, fluxes; units from 1e-6 to 1e6; smooth, peaked, layered
   and cornered solutions.
 * Many are solved badly on purpose: few bumps, few iterations, few points, methods that do not suit.
-* The estimate was improved with the first hundred at hand. The second hundred was drawn with another seed as a check.
+* The estimate was improved with problems of both hundreds at hand, so neither is an independent check.
+  `python bench/trust.py run --seeds 21 22` draws and measures others, and marks every problem that breaks a rule.
 """
 
 
