@@ -20,11 +20,12 @@ from ..core.jet import Jet
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem, call_residual
-from . import arguments, refine
-from .balance import balancing, factors_of, squares
-from .elimination import kinds_of, ridge_solve
+from . import refine
+from .balance import balancing
+from .enrichment import Enriched, EnrichedFit, Rows, added_bumps, fitted, in_float64, jets_of
 from .given_values import contradictions
 from .grad_mode import differentiating
+from .other_solutions import other_solution
 from .residual import Block, System, blocks, collocation
 from .threads import few_threads
 
@@ -32,10 +33,6 @@ from .threads import few_threads
 _BUMPS, _MORE_BUMPS = (20, 120, 140, 160), 200
 #: How often the first may be halved where that is too dear, and doubled where two enrichments do not agree.
 _HALVED, _DOUBLED = 2, 3
-#: Side lengths of the added bumps in grid cells, sharpness relative to the default, and a change that breaks the grid.
-_OVERLAP, _SHARPNESS, _PERTURBED = 6.0, 0.3, 0.1
-#: Weight of the squares of the scaled amplitudes: the best smooth fits cancel, and a larger one forbids that.
-_RIDGE = 1e-26
 #: Points for every amplitude of an output, at least.
 _POINTS = 3
 #: Candidates for further points, and points of the held-out residual, of all windows together; the least of a window.
@@ -48,12 +45,12 @@ _FEW = 32
 _FURTHER = 0.4
 #: Share of the further points that are spread evenly; the others go where the residual is large.
 _EVEN = 0.5
-#: Gauss-Newton steps, those that a nonlinear problem mostly takes, halvings of one, and further ones with its matrix.
-_STEPS, _MOSTLY, _HALVINGS, _CHORDS = 4, 2, 6, 4
-#: They are done when the rows are as predicted, up to a share of the predicted ones or of those at the start.
-_OFF_BEST, _OFF_FIRST = 1e-2, 1e-4
-#: Points of the lattices on which u is compared, in all.
-_LATTICE = 2601
+#: Gauss-Newton steps that a nonlinear problem mostly takes.
+_MOSTLY = 2
+#: Points at which u is compared, and those of the lattices for the largest errors, of all windows together.
+_COMPARED, _LATTICE = 3072, 441
+#: Points at which two solutions are compared, and added bumps to look for another one, at least.
+_FEWER, _FEWEST = 512, 20
 #: Two enrichments agree if their estimates differ by no more than this factor, and themselves by this share of these.
 _FACTOR, _APART = 2.5, 1.2
 #: An error that is a larger share of u is believed only where the held-out residual has all but gone, if it is no
@@ -63,9 +60,12 @@ _LARGE, _GONE, _LARGEST = 0.5, 0.01, 5.0
 #: one, which shows that it goes on falling, unless the latter is as small as that.
 _FALLEN, _FALLING, _FELL = 0.1, 0.7, 1e-3
 #: Seconds of the processor for a window, or a share of those of the solve if that is more; flops in such a second.
-_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 18e9
-#: An unknown is not determined if its effect differs by less than this share from what u and others can make.
-_UNDETERMINED = 1e-5
+_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 14e9
+#: Seconds for a derivative of one term of a lift at a point, and the share of all time that lifts may take.
+_LIFTED, _LIFTING = 3e-7, 0.5
+#: A further enrichment takes at least this share of the time before it, and the search for another solution so many
+#: times as long as the enrichment that it starts from.
+_LONGER, _LOOKING = 0.4, 4
 #: A relative change as small as this is rounding: smooth bumps cancel.
 _ROUNDING = 1e-11
 
@@ -140,7 +140,7 @@ class ErrorEstimate:
     unknowns: dict[str, float] = field(default_factory=dict)
     held_out: float = math.nan
     seconds: float = field(default=0.0, compare=False)
-    enriched: tuple[_Enriched, ...] = field(default=(), repr=False, compare=False)
+    enriched: tuple[Enriched, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def is_rounding(self) -> bool:
@@ -148,183 +148,18 @@ class ErrorEstimate:
         return max(self.rel_l2) < _ROUNDING
 
 
-class _Enriched:
-    """u as a trained net and added bumps, in float64, with amplitudes and unknowns of its own."""
-
-    def __init__(self, problem: Problem, boundary: str, nets: Sequence[BumpNet], unknowns: Tensor):
-        self.problem, self.boundary, self.nets, self.unknowns = problem, boundary, nets, unknowns
-
-    def bumps(self, x: Tensor, want: str) -> Jet:
-        """The jet of the net, without boundary values."""
-        jets = [net.jet(x.to(net.rows), want=want) for net in self.nets]
-        return jets[0] if len(jets) == 1 else jets[0] + jets[1]
-
-    def jet(self, x: Tensor, want: str) -> Jet:
-        """The jet of u."""
-        return self.problem.extend(lambda x: self.bumps(x, want), x, want, self.boundary)
-
-    def state(self, x: Tensor, want: str) -> Jet:
-        """The jet of u at points of any dtype and device, as the start of a window of time."""
-        return self.jet(x.to(self.nets[0].rows), want).map(lambda part: part.to(x))
-
-    def systems(self, rows: list[Block]) -> list[System]:
-        named = dict(zip(self.problem.unknowns, self.unknowns.tolist(), strict=True))
-        return [System(rows, net, named) for net in self.nets]
-
-    def moved(self, amplitudes: Tensor, unknowns: Tensor) -> _Enriched:
-        """The same with other amplitudes, flat, and unknowns."""
-        nets, at = [], 0
-        for net in self.nets:
-            rows, layout = net.rows.detach().clone(), net.layout
-            stop = at + len(rows) * layout.outputs
-            rows[:, layout.amplitude] = amplitudes[at:stop].view(len(rows), -1)
-            nets.append(BumpNet.from_rows(rows, net.frame, net.domain, net.tied))
-            at = stop
-        return _Enriched(self.problem, self.boundary, nets, unknowns)
-
-    def amplitudes(self) -> Tensor:
-        """Of all nets, flat."""
-        return torch.cat([net.amplitudes.detach().flatten() for net in self.nets])
-
-
-@dataclass
-class _Rows:
-    """Rows of a problem at the points of a fit or of a check."""
-
-    blocks: list[Block]
-    system: System
-    balance: Tensor | None = None  # [groups]
-
-    def groups(self) -> list[slice]:
-        """The rows of every equation of every block."""
-        found, at = [], 0
-        for block, equations in zip(self.blocks, self.system.equations, strict=True):
-            for _ in range(equations):
-                found.append(slice(at, at + len(block.x)))
-                at += len(block.x)
-        return found
-
-    def weights(self, balance: Tensor) -> Tensor:
-        """Factors [R] of the rows, from those of their groups."""
-        return torch.cat([w.expand(g.stop - g.start) for w, g in zip(balance, self.groups(), strict=True)])
-
-
-@dataclass
-class _Fit:
-    """An enrichment, solved."""
-
-    u: _Enriched
-    balance: Tensor  # factors of the groups of rows
-    converged: bool
-    deviations: Tensor  # [T] standard deviations of the unknowns
-
-
 @dataclass
 class _Compared:
     """What is known of one window of time, or of the whole."""
 
-    values: list[Tensor]  # of u and of its two enrichments on the lattice, [n, K]
-    elsewhere: list[Tensor]  # the same near the bumps
+    values: list[Tensor]  # of u and of its two enrichments, spread evenly, [n, K]
+    elsewhere: list[Tensor]  # the same near the bumps, and on a lattice
     losses: list[float]  # held-out, likewise
     converged: bool
     unknowns: list[Tensor]  # of u and of its two enrichments
     deviations: Tensor
     doubt: str = ""  # why nothing of this can be relied upon
     noisy: bool = False  # whether there may be measurements
-
-
-def _jets(systems: Sequence[System], nets: Sequence[BumpNet]) -> list[tuple[Jet, ...]]:
-    """Of the sum of some nets, at the points of all blocks."""
-    parts = [system.jets(net.rows.detach()) for system, net in zip(systems, nets, strict=True)]
-    if len(parts) == 1:
-        return parts[0]
-    return [tuple(a + b for a, b in zip(*both, strict=True)) for both in zip(*parts, strict=True)]
-
-
-def _fitted(u: _Enriched, made: Callable[[Problem], list[Block]]) -> _Fit:
-    """The best amplitudes and unknowns, by Gauss-Newton steps; a linear problem takes one."""
-    systems = u.systems(made(u.problem))
-    rows = _Rows(systems[0].blocks, systems[0])
-    balance = weights = fit = None
-    converged, first = False, None
-    residual = systems[0].residual(_jets(systems, u.nets), u.unknowns)
-    for _ in range(_STEPS):
-        jets = _jets(systems, u.nets)
-        _, coefficients = systems[0].linearise(jets, u.unknowns)
-        A = torch.cat([s.design(n.rows.detach(), coefficients)[0] for s, n in zip(systems, u.nets, strict=True)])
-        if weights is None:
-            balance = factors_of(systems[0], squares(A, systems[0]))
-            weights = rows.weights(balance)
-            residual = residual * weights
-            first = float(residual.norm())
-        if len(u.unknowns):
-            A = torch.cat([A, systems[0].sensitivity(jets, u.unknowns)])
-        step, predicted, fit, _ = ridge_solve(A.mul_(weights), -residual, _RIDGE, kinds=kinds_of(systems[0], len(A)))
-        h, moved = u.amplitudes(), None
-        for halving in range(_HALVINGS):
-            shorter = 0.5**halving * step
-            moved = u.moved(h + shorter[: len(h)], u.unknowns + shorter[len(h) :])
-            there = systems[0].residual(_jets(systems, moved.nets), moved.unknowns) * weights
-            if bool(torch.isfinite(there).all()) and float(there.norm()) < float(residual.norm()):
-                break
-        else:  # nothing to be gained
-            converged = bool(torch.isfinite(residual).all()) and float(predicted.norm()) >= 0.9 * float(residual.norm())
-            break
-        off, u, residual = (there - predicted).norm(), moved, there
-        for _ in range(_CHORDS if halving == 0 else 0):  # with the same factors, which cost nearly nothing
-            converged = float(off) <= max(_OFF_BEST * float(predicted.norm()), _OFF_FIRST * first)
-            if converged:
-                break
-            inside = residual @ fit.basis
-            h, step, predicted = u.amplitudes(), fit.solve(-inside), residual - fit.basis @ inside
-            moved = u.moved(h + step[: len(h)], u.unknowns + step[len(h) :])
-            there = systems[0].residual(_jets(systems, moved.nets), moved.unknowns) * weights
-            if not float(there.norm()) < float(residual.norm()):
-                break
-            off, u, residual = (there - predicted).norm(), moved, there
-        if converged:
-            break
-    deviations = _deviations(fit, residual, rows.groups(), len(u.unknowns))
-    return _Fit(u, balance, converged, deviations)
-
-
-def _deviations(fit, residual: Tensor, groups: list[slice], unknowns: int) -> Tensor:
-    """Standard deviations [T] of the unknowns, from the misfit of every group of rows (White's sandwich estimator).
-
-    They are infinite where neither equation nor data determine an unknown, as a product of two unknowns does not.
-    """
-    if not unknowns:
-        return residual.new_empty(0)
-    n = fit.upper.shape[0]
-    own = torch.linalg.svd(fit.upper[n - unknowns :, n - unknowns :])
-    undetermined = (own.Vh[own.S < _UNDETERMINED].abs() > 0.1).any(0)
-    wanted = torch.eye(n, dtype=residual.dtype, device=residual.device)[:, n - unknowns :]
-    G = fit.basis @ torch.linalg.solve_triangular(fit.upper.T, wanted, upper=False) / fit.length[n - unknowns :]
-    total = residual.new_zeros(unknowns)
-    leverage = fit.basis.square().sum(1)
-    for g in groups:
-        free = max(1.0, g.stop - g.start - float(leverage[g].sum()))
-        total += G[g].square().sum(0) * float(residual[g].square().sum()) / free
-    return torch.where(undetermined, math.inf, total.sqrt())
-
-
-# --- what is added, and where it is solved for ---------------------------------------------------
-
-
-def _added(net: BumpNet, domain: Tensor, number: int, seed: int) -> BumpNet:
-    """About ``number`` smooth bumps on a grid over the domain, as dense along each axis as those of ``net``."""
-    widths = arguments.widths(domain, net)
-    spacing = (math.prod(widths) / number) ** (1 / len(widths))
-    counts = tuple(max(3, round(width / spacing)) for width in widths)
-    about = dict(outputs=net.layout.outputs, dtype="float64", device=net.rows.device)
-    default = float(BumpNet(len(widths), counts, domain, **about).sharpness[0])
-    added = BumpNet(len(widths), counts, domain, overlap=_OVERLAP, sharpness=_SHARPNESS * default, **about)
-    return added.perturb_(_PERTURBED, torch.Generator().manual_seed(seed))
-
-
-def _doubled(net: BumpNet) -> BumpNet:
-    """A copy in float64."""
-    return BumpNet.from_rows(net.rows.detach().double(), net.frame.double(), net.domain.double(), net.tied)
 
 
 def _jump(problem: Problem) -> str:
@@ -356,8 +191,8 @@ class _Window:
         continued: Callable | None = None,
     ):  # fmt: skip
         self.problem, self.boundary, self.seed, self.continued = problem, boundary, seed, continued
-        self.net = _doubled(net)
-        self.u = _Enriched(problem, boundary, [self.net], unknowns)
+        self.net = in_float64(net)
+        self.u = Enriched(problem, boundary, [self.net], unknowns)
         self.places = Places.default(problem, net) if places is None else places
         self.doubt = _jump(problem)
         self._kept: dict[str, tuple[Problem, list[Block]]] = {}
@@ -366,6 +201,7 @@ class _Window:
         few = self.x[:_FEW] if problem.points is None else self.x
         self._few = System(blocks(problem, boundary, self.places.counts, few, 1.0), self.net, self._named())
         self.equations = self._few.equations[0]
+        self._peaked: Tensor | None = None
         self.places = self.places.balanced(problem, self.net, boundary, self._named())
 
     def _named(self) -> dict[str, float]:
@@ -377,14 +213,28 @@ class _Window:
             return False
         return self._few.is_linear(self.problem.linear)
 
-    def flops(self, number: int) -> float:
-        """Of one step, with ``number`` added bumps."""
+    def cost(self, number: int) -> float:
+        """Seconds of an enrichment by ``number`` bumps."""
         bumps = len(self.net.rows) + number
         rows, amplitudes = _POINTS * bumps * self.equations, bumps * self.net.layout.outputs
-        return 4 * (rows + amplitudes) * amplitudes**2
+        steps = 1 if self.linear() else _MOSTLY
+        return steps * 4 * (rows + amplitudes) * amplitudes**2 / _SPEED + _POINTS * bumps * self._lifting()
+
+    def _lifting(self) -> float:
+        """Seconds that the derivatives of a lift take at a point."""
+        if self.boundary == "soft":
+            return 0.0
+        dim, given = self.net.layout.dim, [axis for axis, _ in self.problem.faces]
+        terms = math.prod(1 + given.count(axis) for axis in range(dim)) * len(self.problem.shifts())
+        return _LIFTED * terms * (1 + dim) * self.net.layout.outputs
+
+    def share(self, seconds: float) -> float:
+        """The share of the usual points that can be had in so many seconds, where lifts are slow to differentiate."""
+        usual = 2 * (_CANDIDATES + _HELD_OUT) * self._lifting()
+        return min(1.0, _LIFTING * seconds / usual) if usual else 1.0
 
     def place(self, amplitudes: int, share: float) -> None:
-        """Choose the points, for so many amplitudes of an output; ``share`` of those that windows have together."""
+        """Choose the points, for so many amplitudes of an output; ``share`` of those that are usual."""
         places, problem, self._kept = self.places, self.problem, {}
         x = places.x.to(self.net.rows)
         generator = torch.Generator().manual_seed(self.seed)
@@ -398,7 +248,10 @@ class _Window:
         number = needed - len(x)
         most, held_out = (max(_LEAST, round(share * n)) for n in (_CANDIDATES, _HELD_OUT))
         most = max(most, 2 * number)
-        peaked = self._where_data_peak(max(_LEAST, round(share * _PEAKED)), held_out // 2, generator).to(x)
+        if self._peaked is None:
+            few = max(_LEAST, round(share * _PEAKED))
+            self._peaked = self._where_data_peak(few, held_out // 2, torch.Generator().manual_seed(self.seed)).to(x)
+        peaked = self._peaked
         there = torch.cat([refine.candidates(problem, self.net, most, generator, self.seed + 1).to(x), peaked[::2]])
         check = torch.cat(
             [refine.candidates(problem, self.net, held_out, generator, self.seed + 2).to(x), peaked[1::2]]
@@ -468,31 +321,39 @@ class _Window:
             return self.problem.points is not None
         return True
 
-    def compared(self, first: _Fit, second: _Fit, most: int) -> _Compared:
-        """u and its enrichments beside one another, at most at so many points of a lattice."""
-        lattice = sampling.lattice(self.problem.domain, most)
-        lattice = lattice[self.problem.inside(lattice)].to(self.net.rows)
+    def compared(self, first: EnrichedFit, second: EnrichedFit, share: float) -> _Compared:
+        """u and its enrichments beside one another, at a share of the points of all windows."""
+        even = self.spread(round(share * _COMPARED))
+        lattice = sampling.lattice(self.problem.domain, max(64, round(share * _LATTICE)))
         candidates = [self.u, first.u, second.u]
         elsewhere = self.x if self.held_out is None else self.held_out
+        elsewhere = torch.cat([elsewhere, lattice[self.problem.inside(lattice)].to(elsewhere)])
         losses = [math.nan] * 3
         if self.held_out is not None:
             losses = [self._held_out_loss(u, second.balance) for u in candidates]
         return _Compared(
-            [u.jet(lattice, "value").value for u in candidates], [u.jet(elsewhere, "value").value for u in candidates],
+            [u.jet(even, "value").value for u in candidates], [u.jet(elsewhere, "value").value for u in candidates],
             losses, first.converged and second.converged, [u.unknowns for u in candidates],
             torch.maximum(first.deviations, second.deviations), self.doubt, bool(self.problem.side_conditions()),
         )  # fmt: skip
 
-    def _held_out_loss(self, u: _Enriched, balance: Tensor) -> float:
+    def spread(self, number: int) -> Tensor:
+        """About so many points, evenly spread: a lattice can miss a thin feature that lies between its lines."""
+        few = (max(_LEAST, number),) + (1,) * (self.net.layout.dim - 1)
+        x = sampling.interior(self.problem.domain, few, "sobol", self.seed + 4)
+        return x[self.problem.inside(x)].to(self.net.rows)
+
+    def _held_out_loss(self, u: Enriched, balance: Tensor) -> float:
         systems = u.systems(self.held_out_rows(u.problem))
-        rows = _Rows(systems[0].blocks, systems[0])
-        residual = systems[0].residual(_jets(systems, u.nets), u.unknowns) * rows.weights(balance)
+        rows = Rows(systems[0].blocks, systems[0])
+        residual = systems[0].residual(jets_of(systems, u.nets), u.unknowns) * rows.weights(balance)
         return float(residual @ residual)
 
-    def enriched(self, problem: Problem, number: int) -> _Fit:
+    def enriched(self, problem: Problem, number: int, u: Enriched | None = None) -> EnrichedFit:
         """u with about ``number`` added bumps, for ``problem``: that which was solved, or one with another start."""
-        added = _added(self.net, problem.domain, number, self.seed + number)
-        return _fitted(_Enriched(problem, self.boundary, [self.net, added], self.u.unknowns), self.rows)
+        u = u or self.u
+        added = added_bumps(self.net, problem.domain, number, self.seed + number)
+        return fitted(Enriched(problem, self.boundary, [*u.nets, added], u.unknowns), self.rows(problem))
 
 
 # --- the estimate --------------------------------------------------------------------------------
@@ -570,44 +431,61 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
         unknowns = torch.tensor([*stage.unknowns.values()], dtype=torch.float64, device=stage.net.rows.device)
         windows.append(_Window(stage.problem, stage.net, stage.boundary, unknowns, stage.places, seed, stage.continued))
     dim, outputs = windows[0].net.layout.dim, windows[0].net.layout.outputs
-    steps = 1 if windows[0].linear() else _MOSTLY
-    left = seconds * _SPEED
+    share = windows[0].share(seconds / len(windows)) / len(windows)
 
     def cost(number: int) -> float:
-        return steps * sum(w.flops(number) for w in windows)
+        return sum(w.cost(number) for w in windows)
 
     first = bumps or (_BUMPS[dim - 1] if dim <= len(_BUMPS) else _MORE_BUMPS)
     if bumps is None:
         for _ in range(_HALVED):
-            if cost(first) + cost(2 * first) > left:
+            if cost(first) + cost(2 * first) > seconds:
                 first //= 2
-    if cost(first) + cost(2 * first) > left:
-        wanted = (cost(first) + cost(2 * first)) / _SPEED
+    if cost(first) + cost(2 * first) > seconds:
+        wanted = cost(first) + cost(2 * first)
         advice = "solution.estimate_error() takes that time"
         return _unknown(outputs, f"it would take about {wanted:.2g} s, more than {seconds:.2g} s; {advice}")
-    left -= cost(first)
-    small, found, number = None, None, first
+    small, found, number, left = None, None, first, seconds - cost(first)
     for _ in range(1 + (_DOUBLED if bumps is None else 0)):
-        if found is not None and (cost(2 * number) > left or time.process_time() - started > seconds):
+        spent = time.process_time() - started
+        if found is not None and (cost(2 * number) > left or (1 + _LONGER) * spent > seconds):
             break
         left -= cost(2 * number)
         for w in windows:
-            w.place(len(w.net.rows) + 2 * number, 1 / len(windows))
+            w.place(len(w.net.rows) + 2 * number, share)
         small = _chain(windows, number) if small is None else small
         large = _chain(windows, 2 * number)
-        lattice_most = max(64, _LATTICE // len(windows))
-        compared = [w.compared(a, b, lattice_most) for w, a, b in zip(windows, small, large, strict=True)]
+        compared = [w.compared(a, b, 1 / len(windows)) for w, a, b in zip(windows, small, large, strict=True)]
         found = _judged(compared, list(stages[0].problem.unknowns))
         found = replace(found, enriched=tuple(fit.u for fit in large))
-        if found.reliable or any(w.doubt for w in windows):
+        if found.reliable or any(w.doubt for w in windows) or max(found.rel_l2) < _ROUNDING:
             break
         small, number = large, 2 * number
+    number = max(_FEWEST, first // 2)  # to know that there is another solution, a coarse one is enough
+    if found.reliable and len(windows) == 1 and _LOOKING * cost(number) <= max(left, 0.0):
+        return _if_alone(found, windows[0], number, share)
     return found
 
 
-def _chain(windows: Sequence[_Window], number: int) -> list[_Fit]:
+def _if_alone(found: ErrorEstimate, window: _Window, number: int, share: float) -> ErrorEstimate:
+    """What was found, if no other solution is met with ``number`` added bumps; one that starts in time has no other."""
+    if window.linear() or window.problem.unknowns or window.problem.time is not None:
+        return found
+    window.place(len(window.net.rows) + 3 * number, share)
+    x = window.spread(_FEWER)
+    fit = window.enriched(window.problem, number)
+    other = other_solution(fit, lambda u: window.enriched(window.problem, 2 * number, u), x)
+    if other is None:
+        return found
+    u = window.u.jet(x, "value").value
+    apart = torch.linalg.vector_norm(other.jet(x, "value").value - u, dim=0) / torch.linalg.vector_norm(u, dim=0)
+    reason = f"the equation has another solution, {float(apart.max()):.0%} from this one: solve from another start"
+    return replace(found, reliable=False, reason=f"{reason} to find it; as a solution this one is known well")
+
+
+def _chain(windows: Sequence[_Window], number: int) -> list[EnrichedFit]:
     """The enrichments of all windows; each starts from where that of the window before ends."""
-    fits: list[_Fit] = []
+    fits: list[EnrichedFit] = []
     for w in windows:
         problem = w.problem if w.continued is None or not fits else w.continued(fits[-1].u.state)
         fits.append(w.enriched(problem, number))

@@ -314,7 +314,7 @@ def _about(error: ErrorEstimate) -> list[str]:
         advice = "their values mean nothing: add measurements, or fix some of them"
         found.append(f"equation and data do not determine {', '.join(free)}; {advice}")
     if not error.reliable:
-        found.append("the error is not known reliably: solve again with more bumps and points, and compare")
+        found.append(f"the error is not known reliably: {error.reason}; solve again with more bumps and compare")
     elif max(error.rel_l2) > _LARGE_ERROR:
         found.append(f"the error is about {max(error.rel_l2):.1%}: take more bumps, points or iterations")
     return found

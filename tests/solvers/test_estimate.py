@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from cases import Cubic, Rotation
+from cases import Rotation
 
 from bumpnet_fast import BumpNet, load, problems, save
 from bumpnet_fast.problems import Condition, Problem
@@ -135,6 +135,22 @@ class Growing(Problem):
         return torch.sin(math.pi * x[:, 0]) * torch.exp((5 - 0.05 * math.pi**2) * x[:, 1])
 
 
+@dataclass
+class Stiffening(Problem):
+    """u'' - u^3 = f: nonlinear, with one solution."""
+
+    name, want = "stiffening", "laplacian"
+    lower: tuple = (-1.0,)
+    upper: tuple = (1.0,)
+
+    def exact(self, x):
+        return torch.sin(math.pi * x[:, 0])
+
+    def residual(self, x, u):
+        exact = self.exact(x)
+        return u.laplacian - u.value**3 + (exact**3 + math.pi**2 * exact)[:, None]
+
+
 def true_error(solution):
     """Relative L2 by output."""
     problem = solution.problem
@@ -161,7 +177,7 @@ SMOOTH = [
     (get("advection", nu=3.0), (4, 4), (5, 20), {}),
     (get("regression"), 6, (5, 30), {}),
     (Layer(), 8, (5, 20), {}),
-    (Cubic(), 6, (2, 10), {}),
+    (Stiffening(), 6, (2, 10), {}),
     (Rotation(), 6, (5, 20), {}),
     (Rotation(), 6, (5, 20), {"boundary": "soft"}),
     (Disc(), (4, 4), (5, 40), {}),
