@@ -136,20 +136,21 @@ def _pack_bumps(rows, frame, table, columns, M, first, D: tl.constexpr, K: tl.co
     row = rows + m * columns
     c, by_centre, A, V, s, U, Q, length = unpack(row, frame, inside, zero, D, TIED)
     R = V + c + A
+    # of the rounded A', so that q T^2 is 1 at the centre, where d vanishes, for large A too
     for k in tl.static_range(D):
-        R = R + (tl.exp(-2.0 / L * A[k]),)
+        R = R + (tl.exp(-2.0 / L * A[k].to(table.dtype.element_ty).to(tl.float64)),)
     for k in tl.static_range(D):
-        R = R + (2.0 * L * one_less_exp(2.0 / L * A[k]),)
+        R = R + (2.0 * L * one_less_exp(2.0 / L * A[k].to(table.dtype.element_ty).to(tl.float64)),)
     R = R + (-s * L, s * (L * (2 * D - 1)), s)
     for k in tl.static_range(K):
         R = R + (_read(row, shape + k, inside),)
     for j in tl.static_range(D * D):
-        R = R + (V[j] * V[j] / (8.0 * L * L),)
+        R = R + (2.0 * (V[j] * V[j]),)
     for k in tl.static_range(D):
         norm = zero
         for j in tl.static_range(D):
             norm += V[k * D + j] * V[k * D + j]
-        R = R + (norm / (8.0 * L * L),)
+        R = R + (2.0 * norm,)
     filled: tl.constexpr = 2 * D * D + 5 * D + 3 + K
     if CHAIN:  # from the next multiple of 4 on
         for j in tl.static_range((4 - filled % 4) % 4):
