@@ -28,7 +28,6 @@ struct Packed {
   T c[D], A[D];         // centre, half side lengths in edge thicknesses
   T U[D][D];            // 2 log2(e) V: exponents are formed from these
   T a[D], q[D], k[D];   // 2 A log2 e, exp(-4 A), 1 - q
-  T q1[D], q4[D];       // 1 + q, 4 q
   T s, ss, ss6, b, h;   // outer slope, its square, six times that, -s log2 e, amplitude
   // derivatives of the packed values by the raw columns, for the design matrix
   T by_centre[D];
@@ -119,7 +118,7 @@ template <int D, class T>
 BUMP_INLINE EdgeGradients<Vec<T>> edge_gradients(const Packed<D, T>& bump, const Axes<D, T>& ax, int k) {
   using V = Vec<T>;
   V y = ax.y[k], d = ax.d[k], g = y * bump.k[k];
-  V e = y * (ax.z[k] * bump.q1[k] + y * bump.q4[k]);  // a sum of what is positive: tiny where it should be
+  V e = y * ((y * T(4) + ax.z[k]) * bump.q[k] + ax.z[k]);  // a sum of what is positive: no cancellation
   V e3 = (e + e) + e, rest = T(4) - e3;
   EdgeGradients<V> out;
   out.G1 = -(d * g);

@@ -134,11 +134,8 @@ void pack(const T* rows, int64_t row_stride, int64_t bumps, const T* frame, bool
       b.A[k] = T(u.A[k]);
       b.a[k] = T(2 * log2e * u.A[k]);
       // of the rounded a, so that q n^2 is 1 at the centre, where d vanishes, for large A too
-      const double log_q = -2 / log2e * double(b.a[k]), q = std::exp(log_q);
-      b.q[k] = T(q);
-      b.k[k] = T(-std::expm1(log_q));
-      b.q1[k] = T(1 + q);
-      b.q4[k] = T(4 * q);
+      b.q[k] = T(std::exp2(-2 * double(b.a[k])));
+      b.k[k] = T(-std::expm1(-2 / log2e * double(b.a[k])));
       b.by_centre[k] = T(u.by_centre[k]);
     }
     b.s = T(u.s);

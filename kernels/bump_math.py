@@ -4,12 +4,12 @@ With L = log2 e and kappa = 1 / (2 L) the table holds V' = 2 L V, A' = 2 L A, q 
 that exp(2 B) = exp2(B') and no scaling is left in a loop.  g is taken as a function of (A', B'), d' = kappa d:
 
     T = exp2(min(A' - |B'|, cap))     u = q T     r = 2 kappa / ((1 + T)(1 + u))     w = T r
-    g = k w         d' = sign(B') (r - u w)        z = r + u w        e' = w ((1 + q) z + 4 q w) / kappa
-    G1 = -d' g      al = d'^2 - kappa e' = 2 (d'^2 - kappa z)         ga = kappa g^2 - e'
-    G2 = g al       G3 = G1 (4 kappa^2 - 6 kappa e')                  D3 = -(al ga + 2 kappa G1^2)
+    g = k w         d' = sign(B') (r - u w)        z = r + u w        e' = w (z + q (z + 4 w))
+    G1 = -d' g      al = d'^2 - e' = 2 (d'^2 - kappa z)               ga = (kappa g)^2 - e'
+    G2 = g al       G3 = G1 (4 kappa^2 - 6 e')                        D3 = -(al ga + 2 (kappa G1)^2)
 
 One exponential and one reciprocal per axis; T is cut off from above only, so nothing overflows: T -> 0 outside, large
-inside, q -> 0 for sharp bumps.  e' and al have no difference of large numbers where they vanish: the gradient by A
+inside, q -> 0 for sharp bumps.  e', ga and D3 are kappa times the derivatives of g, G1 and G2 in A'.  e' and al have no difference of large numbers where they vanish: the gradient by A
 multiplies e' by A, which has no bound.  All values here stay in registers; only the callers read and write memory.
 
 Versions tried (instructions per pair on sm_90, d = 2, Hessian diagonal, and MUFU): two exponentials and two reciprocals
@@ -104,7 +104,7 @@ def edge(b, R, k: tl.constexpr, D: tl.constexpr, cap: tl.constexpr):
 
 @triton.jit
 def evaluate_axes(x, R, D: tl.constexpr, PAIRED: tl.constexpr, FAST: tl.constexpr):
-    """x - c; g of every axis; and the tuple of all d', all z and all w.  PAIRED, for values: a reciprocal serves two axes.
+    """x - c; g of every axis; and the tuple of all |d'|, z, e' and B'.  PAIRED, for values: a reciprocal serves two axes.
 
     1 / 2^cap is as good as 0, whatever the size of a wide bump multiplies it by.
     """
@@ -128,7 +128,7 @@ def evaluate_axes(x, R, D: tl.constexpr, PAIRED: tl.constexpr, FAST: tl.constexp
     g = ()
     d = ()
     z = ()
-    w = ()
+    e = ()
     for k in tl.static_range(D):
         if PAIRED and D > 1 and (k % 2 == 1 or k + 1 < D):
             if k % 2 == 0:
@@ -140,10 +140,11 @@ def evaluate_axes(x, R, D: tl.constexpr, PAIRED: tl.constexpr, FAST: tl.constexp
             r = reciprocal(den[k], FAST)
         t = T[k] * r
         g = g + (R[D * D + 3 * D + k] * t,)
-        d = d + (flip_sign(r - u[k] * t, B[k]),)
-        z = z + (r + u[k] * t,)
-        w = w + (t,)
-    return y, g, d + z + w
+        d = d + (r - u[k] * t,)
+        bend = r + u[k] * t
+        z = z + (bend,)
+        e = e + (t * (R[D * D + 2 * D + k] * (4.0 * t + bend) + bend),)
+    return y, g, d + z + e + B
 
 
 @triton.jit
@@ -174,7 +175,7 @@ def pair_jet(g, d, p, R, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr):
     VV: tl.constexpr = D * D + 4 * D + 3 + K
     G1 = ()
     for k in tl.static_range(D):
-        G1 = G1 + (-d[k] * g[k],)
+        G1 = G1 + (-flip_sign(d[k] * g[k], d[3 * D + k]),)
     S1 = gradient_of_S(G1, R, D)
     out = S1
     if WANT >= 2:
@@ -254,14 +255,12 @@ def contract_second(c2, S1, R, D: tl.constexpr, WANT: tl.constexpr):
 
 
 @triton.jit
-def pair_vjp(g, d, p, cot, weight, R, D: tl.constexpr, WANT: tl.constexpr):
+def pair_vjp(g, d, p, cot, weight, R, D: tl.constexpr, WANT: tl.constexpr, K: tl.constexpr = 1):
     """L = cotangents . jet of psi, and its derivatives; all except L have the factor ``weight`` instead of s.
 
-    Returns L, s dL/ds, dB' [d], dA' [d], the part of dV' [d d] that does not come from B', and the values H whose sums
+    Returns L, s dL/ds, dB' [d], kappa dA' [d], the part of dV' [d d] that does not come from B', and the values H whose sums
     give the rest: 2 V'_ki H_ki (WANT = 2) or 2 V'_ki H_k (WANT = 4).
     """
-    kappa: tl.constexpr = 0.34657359027997264
-    ln2: tl.constexpr = 0.6931471805599453
     s = R[D * D + 4 * D + 2]
     p1 = p - p * p
     c = weight * p1
@@ -269,6 +268,7 @@ def pair_vjp(g, d, p, cot, weight, R, D: tl.constexpr, WANT: tl.constexpr):
     for k in tl.static_range(1, D):
         S = S + g[k]
     S = S - (2.0 * D - 1.0)
+    signed = ()
     G1 = ()
     G2 = ()
     e = ()
@@ -276,15 +276,17 @@ def pair_vjp(g, d, p, cot, weight, R, D: tl.constexpr, WANT: tl.constexpr):
     ga = ()
     for k in tl.static_range(D):
         gg = g[k] * g[k]
-        q = R[D * D + 2 * D + k]
-        by_z = q * 2.8853900817779268 + 2.8853900817779268  # (1 + q) / kappa
-        ek = d[2 * D + k] * (by_z * d[D + k] + (q * 11.541560327111707) * d[2 * D + k])  # 4 / kappa
-        ak = d[k] * d[k] - kappa * ek
-        G1 = G1 + (-d[k] * g[k],)
+        ek = d[2 * D + k]
+        ak = d[k] * d[k] - ek
+        signed = signed + (flip_sign(d[k], d[3 * D + k]),)
+        if K == 1:
+            G1 = G1 + (-signed[k] * g[k],)
+        else:  # as in pair_jet, which the caller needs too, so that it is computed once
+            G1 = G1 + (-flip_sign(d[k] * g[k], d[3 * D + k]),)
         G2 = G2 + (g[k] * ak,)
         e = e + (ek,)
         al = al + (ak,)
-        ga = ga + (kappa * gg - ek,)
+        ga = ga + (0.12011325347955035 * gg - ek,)  # kappa^2
     dS = c * cot[0]
     value = cot[0] * p
     by_s = dS
@@ -341,10 +343,10 @@ def pair_vjp(g, d, p, cot, weight, R, D: tl.constexpr, WANT: tl.constexpr):
             for i in tl.static_range(1, D):
                 z = dS1[i] * R[k * D + i] + z
             b = b + z * G2[k]
-            a = z * (d[k] * ga[k]) + a
+            a = z * (signed[k] * ga[k]) + a
             if WANT >= 2:
-                b = w[k] * (G1[k] * (0.48045301391820144 - 2.0794415416798357 * e[k])) + b  # 4 kappa^2, 6 kappa
-                a = a - w[k] * (al[k] * ga[k] + G1[k] * (ln2 * G1[k]))
+                b = w[k] * (G1[k] * (0.48045301391820144 - 6.0 * e[k])) + b  # 4 kappa^2
+                a = a - w[k] * (al[k] * ga[k] + G1[k] * (0.2402265069591007 * G1[k]))  # 2 kappa^2
             for i in tl.static_range(D):
                 v = dS1[i] * G1[k]
                 if WANT == 3:

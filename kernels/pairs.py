@@ -72,7 +72,7 @@ def shape_columns(by_s, dB, dA, dV, y, H, R, E, D: tl.constexpr, WANT: tl.conste
             sharp = v * R[k * D + i] + sharp
     sizes = ()
     for k in tl.static_range(D):
-        by_A = R[D * D + D + k] * dA[k]
+        by_A = (2.8853900817779268 * R[D * D + D + k]) * dA[k]  # 1 / kappa
         sizes = sizes + (by_A,)
         sharp = sharp + by_A
     out = ()
