@@ -9,8 +9,9 @@ that exp(2 B) = exp2(B') and no scaling is left in a loop.  g is taken as a func
     G2 = g al       G3 = G1 (4 kappa^2 - 6 e')                        D3 = -(al ga + 2 (kappa G1)^2)
 
 One exponential and one reciprocal per axis; T is cut off from above only, so nothing overflows: T -> 0 outside, large
-inside, q -> 0 for sharp bumps.  e', ga and D3 are kappa times the derivatives of g, G1 and G2 in A'.  e' and al have no difference of large numbers where they vanish: the gradient by A
-multiplies e' by A, which has no bound.  All values here stay in registers; only the callers read and write memory.
+inside, q -> 0 for sharp bumps.  e', ga and D3 are kappa times the derivatives of g, G1 and G2 by A'.  e' and al have no
+difference of large numbers where they vanish: the gradient by A multiplies e' by A, which has no bound.  All values
+here stay in registers; only the callers read and write memory.
 
 Versions tried (instructions per pair on sm_90, d = 2, Hessian diagonal, and MUFU): two exponentials and two reciprocals
 per axis 69 and 10, so bound by MUFU; libdevice.tanh 145, with branches; tanh.approx 65, but wrong in the third digit;
@@ -104,9 +105,9 @@ def edge(b, R, k: tl.constexpr, D: tl.constexpr, cap: tl.constexpr):
 
 @triton.jit
 def evaluate_axes(x, R, D: tl.constexpr, PAIRED: tl.constexpr, FAST: tl.constexpr):
-    """x - c; g of every axis; and the tuple of all |d'|, z, e' and B'.  PAIRED, for values: a reciprocal serves two axes.
+    """x - c; g of every axis; and the tuple of all |d'|, z, e' and B'.  PAIRED: one reciprocal serves two axes.
 
-    1 / 2^cap is as good as 0, whatever the size of a wide bump multiplies it by.
+    Without PAIRED 1 / 2^cap is as good as 0, whatever the size of a wide bump multiplies it by.
     """
     cap: tl.constexpr = 60.0 if PAIRED else (120.0 if x[0].dtype == tl.float32 else 1000.0)
     y = ()
@@ -258,8 +259,8 @@ def contract_second(c2, S1, R, D: tl.constexpr, WANT: tl.constexpr):
 def pair_vjp(g, d, p, cot, weight, R, D: tl.constexpr, WANT: tl.constexpr, K: tl.constexpr = 1):
     """L = cotangents . jet of psi, and its derivatives; all except L have the factor ``weight`` instead of s.
 
-    Returns L, s dL/ds, dB' [d], kappa dA' [d], the part of dV' [d d] that does not come from B', and the values H whose sums
-    give the rest: 2 V'_ki H_ki (WANT = 2) or 2 V'_ki H_k (WANT = 4).
+    Returns L, s dL/ds, dB' [d], kappa dA' [d], the part of dV' [d d] that does not come from B', and the values H whose
+    sums give the rest: 2 V'_ki H_ki (WANT = 2) or 2 V'_ki H_k (WANT = 4).
     """
     s = R[D * D + 4 * D + 2]
     p1 = p - p * p

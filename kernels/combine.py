@@ -155,7 +155,7 @@ def cotangents(g, h, n, m, B, last, N, M, PRECISION: tl.constexpr, BLOCK_B: tl.c
 def combine_vjp_rows_kernel(g, h, x, table, partial, B, N, M, length, D: tl.constexpr, TS: tl.constexpr,
                             PRECISION: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr,
                             BLOCK_M: tl.constexpr, NVIDIA: tl.constexpr):  # fmt: skip
-    """Partial sums [chunks, sums, M] for pack.unpack_gradient_kernel: of s ds, A' [d], B' [d] and V' [d d]."""
+    """Partial sums [chunks, sums, M] for pack.unpack_gradient_kernel: of s ds, kappa A' [d], B' [d], V' [d d]."""
     FAST: tl.constexpr = NVIDIA and x.dtype.element_ty == tl.float32
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     chunk = tl.program_id(1).to(tl.int64)
