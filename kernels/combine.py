@@ -170,6 +170,12 @@ def combine_vjp_rows_kernel(g, h, x, table, partial, B, N, M, length, D: tl.cons
         c = cotangents(g, h, n, m, B, last, N, M, PRECISION, BLOCK_B, BLOCK_N, BLOCK_M)
         X = beside(load_points(x, n, last, D, 0), c, D, NVIDIA)
         y, edges, d = evaluate_axes(X, R, D, False, FAST)
+        numbers = edges + d  # in the layout they have: the sums of dA would have them computed again
+        apart = ()
+        for k in tl.static_range(5 * D):
+            apart = apart + (once(numbers[k], NVIDIA),)
+        edges = apart[:D]
+        d = apart[D:]
         p = psi(edges, R, D, FAST)
         _, by_s, dB, dA, _, _ = pair_vjp(edges, d, p, (c,), R[D * D + 4 * D + 2], R, D, 0)
         terms = (by_s,) + dA + dB
