@@ -35,12 +35,12 @@ struct Packed {
   T stretch[D * (D - 1) / 2 + 1];
 };
 
-// The two edges of every axis, the sum of them, and the bump's value.  Multiplications are the
-// scarce resource, so halves and doubles are kept where they turn a product into a sum.
+// The two edges of every axis, the sum of them, and the bump's value.
 template <int D, class T>
 struct Axes {
-  Vec<T> gh[D];  // half of g = tanh(A + B) + tanh(A - B)
-  Vec<T> dh[D];  // half of d = tanh(A + B) - tanh(A - B)
+  Vec<T> y[D];  // g / (1 - q), g = tanh(A + B) + tanh(A - B)
+  Vec<T> d[D];  // tanh(A + B) - tanh(A - B)
+  Vec<T> z[D];  // 1 - tanh(A + B) tanh(A - B), from which the second derivatives follow without cancellation
   Vec<T> S, psi;
 };
 
@@ -60,7 +60,7 @@ BUMP_INLINE void evaluate_axes(const Packed<D, T>& bump, const Vec<T> (*x)[D], A
                                Axes<D, T>* before) {
   using V = Vec<T>;
   constexpr int L = EDGES ? kSide * D : 0, P = PSI ? kSide : 0;  // axis k at vector u is number u * D + k
-  V B[L + 1], n[L + P], tn[L + 1], den[L + 1], r[L + 1];
+  V B[L + 1], n[L + P], t[L + 1], den[L + 1], r[L + 1];
   for (int i = 0; i < L; i++) {
     B[i] = (x[i / D][0] - bump.c[0]) * bump.U[i % D][0];
     for (int j = 1; j < D; j++) B[i] += (x[i / D][j] - bump.c[j]) * bump.U[i % D][j];
@@ -69,27 +69,29 @@ BUMP_INLINE void evaluate_axes(const Packed<D, T>& bump, const Vec<T> (*x)[D], A
   for (int u = 0; u < P; u++) n[L + u] = at_most(before[u].S * b_before, Limits<T>::sigmoid_cap);
   exp2<T>(n);
   for (int i = 0; i < L; i++) {
-    V t = n[i] * bump.q[i % D];
-    tn[i] = t * n[i];
-    den[i] = (tn[i] + T(1)) + (n[i] + t);  // (1 + n)(1 + q n)
+    t[i] = n[i] * bump.q[i % D];
+    V half = n[i] * T(0.5) + T(0.5);
+    den[i] = t[i] * half + half;  // (1 + n)(1 + t) / 2
   }
   for (int u = 0; u < P; u++) before[u].psi = reciprocal(n[L + u] + T(1));
   // One reciprocal serves two axes.
   for (int i = 0; i < L; i++) {
     if (i % D % 2) continue;
-    if (i % D + 1 < D) {
+    if (kPaired<T> && i % D + 1 < D) {
       V both = reciprocal(den[i] * den[i + 1]);
       r[i] = both * den[i + 1];
       r[i + 1] = both * den[i];
     } else {
       r[i] = reciprocal(den[i]);
+      if (i % D + 1 < D) r[i + 1] = reciprocal(den[i + 1]);
     }
   }
   for (int i = 0; i < L; i++) {
-    V gh = (n[i] * bump.k[i % D]) * r[i];
-    out[i / D].gh[i % D] = gh;
-    out[i / D].dh[i % D] = flip_sign((T(1) - tn[i]) * r[i], B[i]);
-    out[i / D].S = (i % D ? out[i / D].S : splat<T>(T(1 - 2 * D))) + (gh + gh);
+    V y = n[i] * r[i];
+    out[i / D].y[i % D] = y;
+    out[i / D].d[i % D] = flip_sign(r[i] - t[i] * y, B[i]);
+    out[i / D].z[i % D] = r[i] + t[i] * y;
+    out[i / D].S = (i % D ? out[i / D].S : splat<T>(T(1 - 2 * D))) + y * bump.k[i % D];
   }
 }
 
@@ -99,11 +101,11 @@ struct Edge {
   V G1, G2;
 };
 template <int D, class T>
-BUMP_INLINE void edges(const Axes<D, T>& ax, Edge<Vec<T>>* e) {
+BUMP_INLINE void edges(const Packed<D, T>& bump, const Axes<D, T>& ax, Edge<Vec<T>>* e) {
   for (int k = 0; k < D; k++) {
-    Vec<T> g = ax.gh[k] + ax.gh[k], d = ax.dh[k] + ax.dh[k];
+    Vec<T> g = ax.y[k] * bump.k[k], d = ax.d[k];
     e[k].G1 = -(d * g);
-    e[k].G2 = g * ((d + ax.dh[k]) * d + (g * ax.gh[k] - T(2)));
+    e[k].G2 = (g + g) * (d * d - ax.z[k]);
   }
 }
 
@@ -112,17 +114,18 @@ template <class V>
 struct EdgeGradients {
   V G1, G2, G3, gA, G1A, G2A;
 };
-template <class T>
-BUMP_INLINE EdgeGradients<Vec<T>> edge_gradients(Vec<T> gh, Vec<T> dh) {
+template <int D, class T>
+BUMP_INLINE EdgeGradients<Vec<T>> edge_gradients(const Packed<D, T>& bump, const Axes<D, T>& ax, int k) {
   using V = Vec<T>;
-  V g = gh + gh, d = dh + dh, a = g * gh - T(2), b = d * dh;
-  V e = -(a + b), e3 = (e + e) + e, rest = T(4) - e3;
+  V y = ax.y[k], d = ax.d[k], g = y * bump.k[k];
+  V e = y * ((y * T(4) + ax.z[k]) * bump.q[k] + ax.z[k]);  // a sum of what is positive: no cancellation
+  V e3 = (e + e) + e, rest = T(4) - e3;
   EdgeGradients<V> out;
   out.G1 = -(d * g);
-  out.G2 = g * ((b + b) - e);
+  out.G2 = g * (d * d - e);
   out.G3 = out.G1 * (rest - e3);
   out.gA = e;
-  out.G1A = d * ((a + a) + (T(4) - e));
+  out.G1A = d * (g * g - e);
   out.G2A = e * rest - ((out.G1 + out.G1) + out.G1) * out.G1;
   return out;
 }
@@ -173,7 +176,7 @@ BUMP_INLINE void pair_jet(const Packed<D, T>& bump, const Axes<D, T>& ax, T weig
   out[0] = ADD ? out[0] + psi : psi;
   if (WANT == VALUE) return;
   Edge<V> e[D];
-  edges(ax, e);
+  edges(bump, ax, e);
   V S1[D], S2[Shape<D, WANT>::second + 1], SS[Shape<D, WANT>::second + 1];
   shape_derivatives<D, WANT, T>(bump, e, S1, S2);
   V w = (psi - psi * ax.psi) * bump.s;
@@ -234,7 +237,7 @@ template <int D, int WANT, class T>
 BUMP_INLINE void pair_vjp(const Packed<D, T>& bump, const Axes<D, T>& ax, const Vec<T>* cot, PairVjp<D, WANT, T>& out) {
   using V = Vec<T>;
   const V *c1 = cot + 1, *c2 = cot + 1 + D;
-  for (int k = 0; k < D; k++) out.e[k] = edge_gradients<T>(ax.gh[k], ax.dh[k]);
+  for (int k = 0; k < D; k++) out.e[k] = edge_gradients(bump, ax, k);
   V p1 = ax.psi - ax.psi * ax.psi, w = p1 * bump.s, f = (T(1) - (ax.psi + ax.psi)) * bump.s;
   V dS = w * cot[0], wP{}, f_wQ{}, dG1[D], dG2[D];
   if (WANT >= GRADIENT) {

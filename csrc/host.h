@@ -9,6 +9,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <tuple>
@@ -183,12 +184,17 @@ class Bumps {
   int64_t padded(int64_t n) const { return round_up(n, kernels.lanes); }
 
   // Points [first, first + n) with components apart in `to[j * stride + i]`, infinities turned to
-  // NaN (v - v is NaN), and the last point repeated up to a whole vector.
+  // NaN (v - v is NaN), and the last point repeated up to a whole vector.  A point so far that V (x - c) might
+  // overflow, and differences of infinities be NaN, is moved to where it is as far from every bump.
   Points<T> load_points(int64_t first, int64_t n, int64_t stride, T* to) const {
     const T* x = this->x() + first * dim;
     for (int64_t j = 0; j < dim; j++) {
       T* out = to + j * stride;
-      for (int64_t i = 0; i < n; i++) out[i] = x[i * dim + j] + (x[i * dim + j] - x[i * dim + j]);
+      const T most = std::ldexp(T(1), sizeof(T) == 4 ? 100 : 900) / std::abs(frame_data()[2 * dim + j]);
+      for (int64_t i = 0; i < n; i++) {
+        const T v = x[i * dim + j] + (x[i * dim + j] - x[i * dim + j]);
+        out[i] = v > most ? most : v < -most ? -most : v;
+      }
       std::fill(out + n, out + padded(n), out[n - 1]);
     }
     return {to, stride, n};

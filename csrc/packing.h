@@ -133,8 +133,9 @@ void pack(const T* rows, int64_t row_stride, int64_t bumps, const T* frame, bool
       b.c[k] = T(u.c[k]);
       b.A[k] = T(u.A[k]);
       b.a[k] = T(2 * log2e * u.A[k]);
-      b.q[k] = T(std::exp(-4 * u.A[k]));
-      b.k[k] = T(-std::expm1(-4 * u.A[k]));
+      // of the rounded a, so that q n^2 is 1 at the centre, where d vanishes, for large A too
+      b.q[k] = T(std::exp2(-2 * double(b.a[k])));
+      b.k[k] = T(-std::expm1(-2 / log2e * double(b.a[k])));
       b.by_centre[k] = T(u.by_centre[k]);
     }
     b.s = T(u.s);

@@ -103,19 +103,22 @@ BUMP_INLINE double sum(Vec<T> v) {
   return total;
 }
 
-// Limits as exponents of two: n = 2^x stays a normal number below, and above it stops where
-// n / (1 + n) rounds to 1 (docs/math.md, "stable evaluation"), so that products over d <= 4 axes
-// do not overflow.  kSigmoidCap does the same for the outer sigmoid.
+// Limits as exponents of two.  At the floor 2^x is 0, as the bits of its exponent are, and so are all derivatives,
+// whatever a far point multiplies them by.  At the cap 1 / 2^x is as good as 0, whatever the size of a wide bump
+// multiplies it by, and what the formulas make of it does not overflow: (1 + n)(1 + t) / 2, where kPaired of two axes.
 template <class T>
 struct Limits;
 template <>
 struct Limits<float> {
-  static constexpr float floor = -126.f, cap = 28.f, sigmoid_cap = 120.f;
+  static constexpr float floor = -127.f, cap = 120.f, sigmoid_cap = 120.f;
 };
 template <>
 struct Limits<double> {
-  static constexpr double floor = -1000., cap = 57., sigmoid_cap = 900.;
+  static constexpr double floor = -1023., cap = 500., sigmoid_cap = 900.;
 };
+// Whether one reciprocal serves two axes.
+template <class T>
+constexpr bool kPaired = sizeof(T) == 8;
 
 // --- primitives with a fast form per instruction set --------------------------------------------
 // at_most and at_least let a NaN in v through.
@@ -137,15 +140,16 @@ BUMP_INLINE Vec<float> flip_sign(Vec<float> m, Vec<float> s) {
 BUMP_INLINE Vec<double> flip_sign(Vec<double> m, Vec<double> s) {
   return (Vec<double>)_mm512_ternarylogic_epi64((__m512i)m, (__m512i)s, _mm512_set1_epi64(INT64_MIN), 0x78);
 }
-// 2^v = 2^f 2^n with n the nearest integer: scalef underflows by itself, so no floor is needed
+// 2^v = 2^f 2^n with n the nearest integer: scalef underflows by itself, so no floor is needed, and reduce makes f = 0
+// of an infinity
 BUMP_INLINE Vec<float> round_off(Vec<float>& v) {
   Vec<float> n = (Vec<float>)_mm512_roundscale_ps((__m512)v, 8);
-  v -= n;
+  v = (Vec<float>)_mm512_reduce_ps((__m512)v, 8);
   return n;
 }
 BUMP_INLINE Vec<double> round_off(Vec<double>& v) {
   Vec<double> n = (Vec<double>)_mm512_roundscale_pd((__m512d)v, 8);
-  v -= n;
+  v = (Vec<double>)_mm512_reduce_pd((__m512d)v, 8);
   return n;
 }
 BUMP_INLINE Vec<float> scale_by_power(Vec<float> m, Vec<float> n) {

@@ -3,13 +3,15 @@
 With L = log2 e and kappa = 1 / (2 L) the table holds V' = 2 L V, A' = 2 L A, q = exp(-4 A), k = (1 - q) / kappa, so
 that exp(2 B) = exp2(B') and no scaling is left in a loop.  g is taken as a function of (A', B'), d' = kappa d:
 
-    T = exp2(min(A' - |B'|, cap))     u = q T     r = 2 kappa / ((1 + T)(1 + u))
-    g = (k T) r                       d' = sign(B') (1 - u T) r
-    G1 = -d' g      e' = 2 kappa - L d'^2 - (kappa/2) g^2      al = d'^2 - kappa e'      ga = kappa g^2 - e'
-    G2 = g al       G3 = G1 (4 kappa^2 - 6 kappa e')           D3 = -(al ga + 2 kappa G1^2)
+    T = exp2(min(A' - |B'|, cap))     u = q T     r = 2 kappa / ((1 + T)(1 + u))     w = T r
+    g = k w         d' = sign(B') (r - u w)        z = r + u w        e' = w (z + q (z + 4 w))
+    G1 = -d' g      al = d'^2 - e' = 2 (d'^2 - kappa z)               ga = (kappa g)^2 - e'
+    G2 = g al       G3 = G1 (4 kappa^2 - 6 e')                        D3 = -(al ga + 2 (kappa G1)^2)
 
 One exponential and one reciprocal per axis; T is cut off from above only, so nothing overflows: T -> 0 outside, large
-inside, q -> 0 for sharp bumps.  All values here stay in registers; only the callers read and write memory.
+inside, q -> 0 for sharp bumps.  e', ga and D3 are kappa times the derivatives of g, G1 and G2 by A'.  e' and al have no
+difference of large numbers where they vanish: the gradient by A multiplies e' by A, which has no bound.  All values
+here stay in registers; only the callers read and write memory.
 
 Versions tried (instructions per pair on sm_90, d = 2, Hessian diagonal, and MUFU): two exponentials and two reciprocals
 per axis 69 and 10, so bound by MUFU; libdevice.tanh 145, with branches; tanh.approx 65, but wrong in the third digit;
@@ -18,7 +20,7 @@ reciprocal for two axes pays for values only.
 
 WANT: 0 value, 1 and gradient, 2 and Hessian diagonal, 3 and full Hessian, 4 and Laplacian.  Components of a jet: value,
 gradient, then the diagonal, the upper triangle row by row, or the sum.  A bump is a tuple R in the order of the table's
-columns: V' [d d], c [d], A' [d], q [d], k [d], c1, c0, s, h [K], V^2 / 2 [d d], |V_k|^2 / 2 [d].
+columns: V' [d d], c [d], A' [d], q [d], k [d], c1, c0, s, h [K], 2 V'^2 [d d], 2 |V'_k|^2 [d].
 FAST is float32 on NVIDIA; without it there is no inline assembly, which Triton's interpreter does not know.
 """
 
@@ -103,8 +105,11 @@ def edge(b, R, k: tl.constexpr, D: tl.constexpr, cap: tl.constexpr):
 
 @triton.jit
 def evaluate_axes(x, R, D: tl.constexpr, PAIRED: tl.constexpr, FAST: tl.constexpr):
-    """g and d' of every axis at the points x.  PAIRED: one reciprocal serves two axes."""
-    cap: tl.constexpr = 60.0 if PAIRED else 100.0
+    """x - c; g of every axis; and the tuple of all |d'|, z, e' and B'.  PAIRED: one reciprocal serves two axes.
+
+    Without PAIRED 1 / 2^cap is as good as 0, whatever the size of a wide bump multiplies it by.
+    """
+    cap: tl.constexpr = 60.0 if PAIRED else (120.0 if x[0].dtype == tl.float32 else 1000.0)
     y = ()
     for i in tl.static_range(D):
         y = y + (x[i] - R[D * D + i],)
@@ -123,6 +128,8 @@ def evaluate_axes(x, R, D: tl.constexpr, PAIRED: tl.constexpr, FAST: tl.constexp
         den = den + (n,)
     g = ()
     d = ()
+    z = ()
+    e = ()
     for k in tl.static_range(D):
         if PAIRED and D > 1 and (k % 2 == 1 or k + 1 < D):
             if k % 2 == 0:
@@ -132,9 +139,13 @@ def evaluate_axes(x, R, D: tl.constexpr, PAIRED: tl.constexpr, FAST: tl.constexp
                 r = both * den[k - 1]
         else:
             r = reciprocal(den[k], FAST)
-        g = g + ((R[D * D + 3 * D + k] * T[k]) * r,)
-        d = d + (flip_sign((1.0 - u[k] * T[k]) * r, B[k]),)
-    return y, g, d
+        t = T[k] * r
+        g = g + (R[D * D + 3 * D + k] * t,)
+        d = d + (r - u[k] * t,)
+        bend = r + u[k] * t
+        z = z + (bend,)
+        e = e + (t * (R[D * D + 2 * D + k] * (4.0 * t + bend) + bend),)
+    return y, g, d + z + e + B
 
 
 @triton.jit
@@ -160,20 +171,19 @@ def gradient_of_S(G1, R, D: tl.constexpr):
 @triton.jit
 def pair_jet(g, d, p, R, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr):
     """Derivatives of psi, without the factor s psi (1 - psi): a tuple of the components after the value."""
-    half_kappa2: tl.constexpr = 0.06005662673977518  # V_i V_j / 2 = this * V'_i V'_j
+    kappa: tl.constexpr = 0.34657359027997264
     s = R[D * D + 4 * D + 2]
     VV: tl.constexpr = D * D + 4 * D + 3 + K
     G1 = ()
     for k in tl.static_range(D):
-        G1 = G1 + (-d[k] * g[k],)
+        G1 = G1 + (-flip_sign(d[k] * g[k], d[3 * D + k]),)
     S1 = gradient_of_S(G1, R, D)
     out = S1
     if WANT >= 2:
         f = (-2.0 * s) * p + s
         G2 = ()
         for k in tl.static_range(D):
-            t = (d[k] * d[k]) * 24.976427772067292 + (g[k] * g[k] - 4.0)  # 12 L^2
-            G2 = G2 + (t * g[k],)
+            G2 = G2 + (g[k] * (d[k] * d[k] - kappa * d[D + k]),)
         if WANT == 2:
             for i in tl.static_range(D):
                 a = (f * S1[i]) * S1[i]
@@ -185,7 +195,7 @@ def pair_jet(g, d, p, R, D: tl.constexpr, K: tl.constexpr, WANT: tl.constexpr):
                 for j in tl.static_range(i, D):
                     a = (f * S1[i]) * S1[j]
                     for k in tl.static_range(D):
-                        a = G2[k] * ((R[k * D + i] * R[k * D + j]) * half_kappa2) + a
+                        a = G2[k] * ((R[k * D + i] * R[k * D + j]) * 2.0) + a
                     out = out + (a,)
         else:
             q = S1[0] * S1[0]
@@ -246,15 +256,12 @@ def contract_second(c2, S1, R, D: tl.constexpr, WANT: tl.constexpr):
 
 
 @triton.jit
-def pair_vjp(g, d, p, cot, weight, R, D: tl.constexpr, WANT: tl.constexpr):
+def pair_vjp(g, d, p, cot, weight, R, D: tl.constexpr, WANT: tl.constexpr, K: tl.constexpr = 1):
     """L = cotangents . jet of psi, and its derivatives; all except L have the factor ``weight`` instead of s.
 
-    Returns L, s dL/ds, dB' [d], dA' [d], the part of dV' [d d] that does not come from B', and the values H whose sums
-    give the rest: 2 V'_ki H_ki (WANT = 2) or 2 V'_ki H_k (WANT = 4).
+    Returns L, s dL/ds, dB' [d], kappa dA' [d], the part of dV' [d d] that does not come from B', and the values H whose
+    sums give the rest: 2 V'_ki H_ki (WANT = 2) or 2 V'_ki H_k (WANT = 4).
     """
-    L: tl.constexpr = 1.4426950408889634
-    kappa: tl.constexpr = 0.34657359027997264
-    ln2: tl.constexpr = 0.6931471805599453
     s = R[D * D + 4 * D + 2]
     p1 = p - p * p
     c = weight * p1
@@ -262,6 +269,7 @@ def pair_vjp(g, d, p, cot, weight, R, D: tl.constexpr, WANT: tl.constexpr):
     for k in tl.static_range(1, D):
         S = S + g[k]
     S = S - (2.0 * D - 1.0)
+    signed = ()
     G1 = ()
     G2 = ()
     e = ()
@@ -269,14 +277,17 @@ def pair_vjp(g, d, p, cot, weight, R, D: tl.constexpr, WANT: tl.constexpr):
     ga = ()
     for k in tl.static_range(D):
         gg = g[k] * g[k]
-        dd = d[k] * d[k]
-        ek = -L * dd + (ln2 - 0.17328679513998632 * gg)
-        ak = dd - kappa * ek
-        G1 = G1 + (-d[k] * g[k],)
+        ek = d[2 * D + k]
+        ak = d[k] * d[k] - ek
+        signed = signed + (flip_sign(d[k], d[3 * D + k]),)
+        if K == 1:
+            G1 = G1 + (-signed[k] * g[k],)
+        else:  # as in pair_jet, which the caller needs too, so that it is computed once
+            G1 = G1 + (-flip_sign(d[k] * g[k], d[3 * D + k]),)
         G2 = G2 + (g[k] * ak,)
         e = e + (ek,)
         al = al + (ak,)
-        ga = ga + (kappa * gg - ek,)
+        ga = ga + (0.12011325347955035 * gg - ek,)  # kappa^2
     dS = c * cot[0]
     value = cot[0] * p
     by_s = dS
@@ -333,10 +344,10 @@ def pair_vjp(g, d, p, cot, weight, R, D: tl.constexpr, WANT: tl.constexpr):
             for i in tl.static_range(1, D):
                 z = dS1[i] * R[k * D + i] + z
             b = b + z * G2[k]
-            a = z * (d[k] * ga[k]) + a
+            a = z * (signed[k] * ga[k]) + a
             if WANT >= 2:
-                b = w[k] * (G1[k] * (0.48045301391820144 - 2.0794415416798357 * e[k])) + b  # 4 kappa^2, 6 kappa
-                a = a - w[k] * (al[k] * ga[k] + G1[k] * (ln2 * G1[k]))
+                b = w[k] * (G1[k] * (0.48045301391820144 - 6.0 * e[k])) + b  # 4 kappa^2
+                a = a - w[k] * (al[k] * ga[k] + G1[k] * (0.2402265069591007 * G1[k]))  # 2 kappa^2
             for i in tl.static_range(D):
                 v = dS1[i] * G1[k]
                 if WANT == 3:

@@ -155,7 +155,7 @@ def cotangents(g, h, n, m, B, last, N, M, PRECISION: tl.constexpr, BLOCK_B: tl.c
 def combine_vjp_rows_kernel(g, h, x, table, partial, B, N, M, length, D: tl.constexpr, TS: tl.constexpr,
                             PRECISION: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr,
                             BLOCK_M: tl.constexpr, NVIDIA: tl.constexpr):  # fmt: skip
-    """Partial sums [chunks, sums, M] for pack.unpack_gradient_kernel: of s ds, A' [d], B' [d] and V' [d d]."""
+    """Partial sums [chunks, sums, M] for pack.unpack_gradient_kernel: of s ds, kappa A' [d], B' [d], V' [d d]."""
     FAST: tl.constexpr = NVIDIA and x.dtype.element_ty == tl.float32
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     chunk = tl.program_id(1).to(tl.int64)
@@ -170,6 +170,12 @@ def combine_vjp_rows_kernel(g, h, x, table, partial, B, N, M, length, D: tl.cons
         c = cotangents(g, h, n, m, B, last, N, M, PRECISION, BLOCK_B, BLOCK_N, BLOCK_M)
         X = beside(load_points(x, n, last, D, 0), c, D, NVIDIA)
         y, edges, d = evaluate_axes(X, R, D, False, FAST)
+        numbers = edges + d  # in the layout they have: the sums of dA would have them computed again
+        apart = ()
+        for k in tl.static_range(5 * D):
+            apart = apart + (once(numbers[k], NVIDIA),)
+        edges = apart[:D]
+        d = apart[D:]
         p = psi(edges, R, D, FAST)
         _, by_s, dB, dA, _, _ = pair_vjp(edges, d, p, (c,), R[D * D + 4 * D + 2], R, D, 0)
         terms = (by_s,) + dA + dB

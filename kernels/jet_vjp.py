@@ -54,7 +54,7 @@ def add_pairs(sums, point, R, D: tl.constexpr, K: tl.constexpr, WANT: tl.constex
     y, g, d = evaluate_axes(point, R, D, False, FAST)
     p = psi(g, R, D, FAST)
     cot = cotangents(point, R, D, K, C)
-    value, by_s, dB, dA, dV, H = pair_vjp(g, d, p, cot, R[at], R, D, WANT)
+    value, by_s, dB, dA, dV, H = pair_vjp(g, d, p, cot, R[at], R, D, WANT, K)
     added = ()
     if K == 1:
         added = added + (sums[0] + value,)

@@ -136,20 +136,21 @@ def _pack_bumps(rows, frame, table, columns, M, first, D: tl.constexpr, K: tl.co
     row = rows + m * columns
     c, by_centre, A, V, s, U, Q, length = unpack(row, frame, inside, zero, D, TIED)
     R = V + c + A
+    # of the rounded A', so that q T^2 is 1 at the centre, where d vanishes, for large A too
     for k in tl.static_range(D):
-        R = R + (tl.exp(-2.0 / L * A[k]),)
+        R = R + (tl.exp2(-2.0 * A[k].to(table.dtype.element_ty).to(tl.float64)),)
     for k in tl.static_range(D):
-        R = R + (2.0 * L * one_less_exp(2.0 / L * A[k]),)
+        R = R + (2.0 * L * one_less_exp(2.0 / L * A[k].to(table.dtype.element_ty).to(tl.float64)),)
     R = R + (-s * L, s * (L * (2 * D - 1)), s)
     for k in tl.static_range(K):
         R = R + (_read(row, shape + k, inside),)
     for j in tl.static_range(D * D):
-        R = R + (V[j] * V[j] / (8.0 * L * L),)
+        R = R + (2.0 * (V[j] * V[j]),)
     for k in tl.static_range(D):
         norm = zero
         for j in tl.static_range(D):
             norm += V[k * D + j] * V[k * D + j]
-        R = R + (norm / (8.0 * L * L),)
+        R = R + (2.0 * norm,)
     filled: tl.constexpr = 2 * D * D + 5 * D + 3 + K
     if CHAIN:  # from the next multiple of 4 on
         for j in tl.static_range((4 - filled % 4) % 4):
@@ -258,10 +259,11 @@ def _totals(partial, m, inside, M, chunks, SUMS: tl.constexpr, ABREAST: tl.const
 @triton.jit
 def unpack_gradient_kernel(partial, rows, frame, gradient, columns, M, chunks, D: tl.constexpr, K: tl.constexpr,
                            TIED: tl.constexpr, ABREAST: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Gradient of the rows from partial sums [chunks, SUMS, M]: of h [K], s ds, A' [d], B' [d], V' [d d].
+    """Gradient of the rows from partial sums [chunks, SUMS, M]: of h [K], s ds, kappa A' [d], B' [d], V' [d d].
 
     K is 0 where the amplitudes take no part: then their columns, of ``columns`` in all, are left alone.
     """
+    L: tl.constexpr = 1.4426950408889634
     m = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = m < M
     zero = tl.zeros([BLOCK], tl.float64)
@@ -280,7 +282,7 @@ def unpack_gradient_kernel(partial, rows, frame, gradient, columns, M, chunks, D
     s_ds = scale * totals[K]
     sharp = zero
     for k in tl.static_range(D):
-        by_A = A[k] * (scale * totals[K + 1 + k])
+        by_A = A[k] * (2.0 * L * scale * totals[K + 1 + k])
         tl.store(out + D + k, by_A.to(kind), mask=inside)
         sharp += by_A
     dB = ()

@@ -72,7 +72,7 @@ def shape_columns(by_s, dB, dA, dV, y, H, R, E, D: tl.constexpr, WANT: tl.conste
             sharp = v * R[k * D + i] + sharp
     sizes = ()
     for k in tl.static_range(D):
-        by_A = R[D * D + D + k] * dA[k]
+        by_A = (2.8853900817779268 * R[D * D + D + k]) * dA[k]  # 1 / kappa
         sizes = sizes + (by_A,)
         sharp = sharp + by_A
     out = ()
@@ -169,7 +169,7 @@ def load_cotangents(g0, g1, g2, bump, stride, n, inside, zero, D: tl.constexpr, 
 def basis_vjp_rows_kernel(g0, g1, g2, x, table, partial, N, M, length, D: tl.constexpr, WANT: tl.constexpr,
                           HAS0: tl.constexpr, HAS1: tl.constexpr, TS: tl.constexpr, BLOCK: tl.constexpr,
                           FAST: tl.constexpr):  # fmt: skip
-    """Sums over a chunk of ``length`` points for one bump: of s ds, A' [d], B' [d], V' [d d]."""
+    """Sums over a chunk of ``length`` points for one bump: of s ds, kappa A' [d], B' [d], V' [d d]."""
     bump = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1).to(tl.int64)
     R = load_scalars(table + bump * TS, TS)

@@ -100,7 +100,9 @@ class Pairs(NamedTuple):
 
 
 def pairs(x: Tensor, packed: Packed) -> tuple[Tensor, Pairs]:
-    y = points_or_nan(x)[:, None, :] - packed.c
+    # nearer where V y would overflow: a difference of infinities is NaN, and so far away it makes no difference
+    most = torch.finfo(x.dtype).max / (4 * x.shape[-1] * packed.V.detach().abs().amax(-2))
+    y = (points_or_nan(x)[:, None, :] - packed.c).clamp(-most, most)
     ax = axes(y, packed)
     S = ax.g.sum(-1) - (2 * x.shape[-1] - 1)
     psi = torch.sigmoid(packed.s * S)

@@ -435,6 +435,67 @@ def test_points_far_away(backend, dim, dtype):
         assert_agrees(got, wanted(name, args), limits, f"{name} {dtype}")
 
 
+#: Logarithms of side lengths, each with how many eps a result may be off, relative to its largest entry or to 1, which
+#: is about the size of the terms: an entry that should be 0 has none of its own.
+SIZES = {"thin": (-12.0, 8), "everyday": (0.5, 200), "wide": (12.0, 8), "very wide": (25.0, 8)}
+PLACES = ("centre", "near", "far")
+
+
+def placed(dim, place, dtype):
+    """Points at the common centre of the bumps, about it, or as far as the numbers of ``dtype`` go."""
+    if place == "centre":
+        return torch.zeros(1, dim, dtype=dtype)
+    if place == "near":
+        return oracle.points(dim, 4, dtype=dtype)
+    most = torch.finfo(dtype).max
+    # interpreted, V (x - c) has no fused multiply-add, and infinities of both signs would meet
+    last = most if dim == 1 or not INTERPRETED else most / 1e4
+    far = torch.tensor([1e3, -1e6, 1e18, most**0.5, -(most**0.75), last, -last], dtype=torch.float64)
+    signs = torch.tensor([1.0, -1.0, 1.0, 1.0])[:dim]
+    return (far[:, None] * signs).to(dtype)
+
+
+@cache
+def sized_cases(dim, want, size, place, dtype):
+    """(operator, its arguments in numbers that ``dtype`` holds exactly, the results), for three bumps of one size."""
+    tied = (dim + want) % 2 == 0
+    layout = RowLayout(dim, 1, tied)
+    rows = 0.3 * torch.randn(3, layout.columns, generator=torch.Generator().manual_seed(10 * dim + want))
+    rows[:, layout.size] += SIZES[size][0]
+    rows[:, layout.amplitude] = 1 + rows[:, layout.amplitude].abs()
+    if place == "centre":
+        rows[:, layout.centre] = 0
+    frame = torch.tensor([[-1.0], [1.0], [1.0]]).expand(3, dim).to(dtype)
+    problems = arguments(placed(dim, place, dtype), rows.to(dtype), frame, want, tied)
+    return [(name, args, wanted(name, args)) for name, args in problems.items()]
+
+
+@pytest.mark.parametrize("want", range(5), ids=WANTS)
+@pytest.mark.parametrize("dim", (1, 2, 3, 4))
+def test_bumps_of_all_sizes_at_their_centres_and_far_away(backend, dim, want):
+    """Derivatives that vanish do so where something large multiplies them: a wide bump's size, a far point's x."""
+    every = list(itertools.product(SIZES, PLACES, TOLERANCES, range(len(OPERATORS))))
+    for size, place, dtype, i in in_turn(every, 5 * dim + want, 20):
+        name, args, results = sized_cases(dim, want, size, place, dtype)[i]
+        for j, (got, w) in enumerate(zip(run(backend, name, *cast(args, dtype)), results, strict=True)):
+            off = (got.double() - w).abs().max().item() if w.numel() else 0.0
+            allowed = SIZES[size][1] * torch.finfo(dtype).eps * max(1.0, w.abs().max().item() if w.numel() else 0.0)
+            assert off <= allowed, f"{name} {dtype} result {j} of a {size} bump, {place}: off by {off:.3g}"
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_a_gradient_vanishes_at_the_centre(backend, dtype):
+    """Within a few eps of its terms: with r = 1 / cosh(A)^2 it is w g (r - r), times V = 1, for every A alike."""
+    A = torch.logspace(-2, math.log10(10 if dtype == torch.float32 else 40), 20 if INTERPRETED else 500)
+    rows = torch.zeros(len(A), 4)
+    rows[:, 1] = torch.log(2 * A)
+    frame = torch.tensor([[-1.0], [1.0], [1.0]])
+    value, gradient, _ = run(backend, "basis", *cast([torch.zeros(1, 1), rows, frame], dtype), reference.GRADIENT, True)
+    A = 0.5 * rows[:, 1].double().exp()
+    terms = 2 * value[:, 0] * (1 - value[:, 0]) * 2 * torch.tanh(A) / torch.cosh(A) ** 2
+    assert (gradient[:, 0, 0].abs() <= 4 * torch.finfo(dtype).eps * terms).all()
+
+
 # --- memory ----------------------------------------------------------------------------------------
 
 MEASURE = """
