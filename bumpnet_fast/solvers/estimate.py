@@ -104,8 +104,7 @@ class Places:
         if self.balance is not None:
             return self
         rows = blocks(problem, boundary, self.counts, self.x, self.condition_weight, self.weights)
-        system = System(rows, net, unknowns)
-        return replace(self, balance=balancing(system, net.rows.detach().double(), system.guesses))
+        return replace(self, balance=balancing(rows, net, unknowns))
 
 
 @dataclass(frozen=True)
