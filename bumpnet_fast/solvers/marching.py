@@ -318,8 +318,8 @@ def march(
     settings |= {"perturb": perturb, "seed": seed}
     counts = bumps if isinstance(bumps, (tuple, list)) else (bumps,)
     check_memory("windows", windows, (windows, *counts), RowLayout(len(problem.lower), problem.outputs).columns)
-    _check_later(problem, BumpNet(len(problem.lower), bumps, problem.domain, problem.outputs, **net), options)
     store = run_state.opened(checkpoint, every_seconds, lambda: run_state.content("march", problem, None, settings))
+    _check_later(problem, BumpNet(len(problem.lower), bumps, problem.domain, problem.outputs, **net), options)
     solutions: list[Solution] = []
     worst = math.inf
     with store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,7 @@ from ..core.rows import orientation
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem, call_residual
+from .arguments import widths
 from .balance import balancing
 from .residual import Block, Coefficients, blocks, linearise
 
@@ -23,8 +25,8 @@ _CANDIDATES = 20
 _ENLARGED = 1.3
 #: Share of the points that is placed where the residual is not large.
 _EVEN = 0.1
-#: Terms that are larger than this share of their mean have less weight.
-_USUAL = 0.1
+#: Terms that are larger than this share of their mean have less weight, by this power.
+_USUAL, _LESS = 0.2, 0.7
 
 
 def refined(
@@ -73,17 +75,27 @@ def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict,
 def between(
     problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, number: int, seed: int, balance: Tensor
 ) -> tuple[float, float, float]:
-    """Root mean square of the weighted residual at ``x`` [N, d] and at ``number`` other points; size of its terms.
+    """Root mean square of the weighted residual at ``x`` [N, d] and between these points, and the size of its terms.
 
-    ``balance`` [E] are the factors of the equations.
+    Between the points means at about ``number`` others: the larger of the mean squares over an even spread, and over
+    the boxes of the bumps by their volumes.  ``balance`` [E] are the factors of the equations.
     """
-    there = candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(x)
+    half, layout = number // 2, net.layout
+    spread = sampling.interior(problem.domain, (half,) + (1,) * (layout.dim - 1), "sobol", seed)
+    near = _near_bumps(net, half, torch.Generator().manual_seed(seed))
+    sides = torch.exp(net.rows.detach().cpu().double()[:, layout.size])
+    volumes = (_ENLARGED * sides).prod(1) / math.prod(widths(problem.domain, net))
+    shares = (volumes / max(1.0, float(volumes.sum()))).repeat_interleave(len(near) // len(volumes))
+    inside = sampling.within(problem.domain, near)
+    spread, near, shares = spread[problem.inside(spread)], near[inside], shares[inside] * len(volumes) / len(near)
+    inside = problem.inside(near)
+    near, shares = near[inside].to(x), shares[inside].to(x)
     with torch.no_grad():
-        residual, weights, usual = _residual_and_weights(
-            problem, net, boundary, unknowns, torch.cat([x, there]), balance
-        )
-    own, others = ((residual * weights)[part] for part in (slice(len(x)), slice(len(x), None)))
-    return float(own.square().mean().sqrt()), float(others.square().mean().sqrt()), usual
+        at = torch.cat([x, spread.to(x), near])
+        residual, weights, usual = _residual_and_weights(problem, net, boundary, unknowns, at, balance)
+    own, evenly, nearby = (residual * weights).square().split([len(x), len(spread), len(near)])
+    others = max(float(evenly.mean()), float(shares @ nearby))
+    return math.sqrt(float(own.mean())), math.sqrt(others), usual
 
 
 def held_out_share(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, number: int, seed: int) -> float:
@@ -115,7 +127,7 @@ def _residual_and_weights(
         problem, lambda x: net.jet(x.to(net.rows), want=problem.want).map(Tensor.double), boundary, unknowns, x, balance
     )
     usual = terms.mean().clamp_min(1e-300)
-    return residual, (1 + terms / (_USUAL * usual)).rsqrt(), float(usual)
+    return residual, (1 + terms / (_USUAL * usual)) ** -_LESS, float(usual)
 
 
 def residual_and_terms(

@@ -66,7 +66,7 @@ def cuda(monkeypatch):
 def test_the_counts_are_those_of_the_page():
     """d = 2 with the Hessian diagonal on sm_90: docs/gpu.md."""
     forward = static.count("jet_kernel", 2, DIAGONAL, 90)
-    assert 65 <= forward.instructions <= 68 and forward.mufu == 6 and 55 <= forward.fp32 <= 56
+    assert 65 <= forward.instructions <= 68 and forward.mufu == 6 and 52 <= forward.fp32 <= 55
     assert 1 / H100._replace(clock=1.755).seconds_per_pair(forward) == pytest.approx(445e9, rel=0.03)
 
 

@@ -149,7 +149,7 @@ def stopped(monkeypatch, act, **options):
     problem = Stopping()
     Stopping.calls = 0
     whole = solve(problem, net_for(problem), **{key: v for key, v in options.items() if key != "checkpoint"})
-    monkeypatch.setattr(Stopping, "stop", Stopping.calls // 2)
+    monkeypatch.setattr(Stopping, "stop", Stopping.calls * 4 // 5)  # checks before the first step call it as well
     monkeypatch.setattr(Stopping, "act", staticmethod(act))
     Stopping.calls = 0
     with contextlib.suppress(MemoryError):
