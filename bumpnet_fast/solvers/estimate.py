@@ -26,7 +26,7 @@ from .enrichment import Enriched, EnrichedFit, Rows, added_bumps, fitted, in_flo
 from .given_values import contradictions
 from .grad_mode import differentiating
 from .other_solutions import other_solution
-from .residual import Block, System, blocks, collocation
+from .residual import Block, System, balance_by, blocks, collocation
 from .threads import few_threads
 
 #: Added bumps of the first enrichment by dimension, and of more dimensions; every further one has twice as many.
@@ -86,6 +86,8 @@ class Places:
         Factor of the weights of all conditions.
     balance : list of Tensor or None
         Factors of the equations of every block of rows.
+    reference_loss : float or None
+        The loss of u = 0, or of what the boundary alone makes of u.
     """
 
     x: Tensor
@@ -93,6 +95,7 @@ class Places:
     weights: Tensor | None = None
     condition_weight: float = 1.0
     balance: list[Tensor] | None = None
+    reference_loss: float | None = None
 
     @classmethod
     def default(cls, problem: Problem, net: BumpNet) -> Places:
@@ -105,7 +108,10 @@ class Places:
             return self
         rows = blocks(problem, boundary, self.counts, self.x, self.condition_weight, self.weights)
         system = System(rows, net, unknowns)
-        return replace(self, balance=balancing(system, net.rows.detach().double(), system.guesses))
+        balance = balancing(system, net.rows.detach().double(), system.guesses)
+        balance_by(rows, balance)
+        zero = system.residual()
+        return replace(self, balance=balance, reference_loss=float(zero @ zero))
 
 
 @dataclass(frozen=True)

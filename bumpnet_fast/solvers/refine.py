@@ -21,6 +21,8 @@ _CANDIDATES = 20
 _ENLARGED = 1.3
 #: Share of the points that is placed where the residual is not large.
 _EVEN = 0.1
+#: Points that tell how the equations of a system compare.
+_BALANCED = 256
 #: Size of terms that halves the weight of a point, relative to their mean.
 _USUAL = 0.5
 
@@ -63,7 +65,7 @@ def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict,
     x = candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(net.frame.device)
     with torch.no_grad():
         counts = (2,) * net.layout.dim
-        system = System(blocks(problem, boundary, counts, x, 1.0)[:1], net, unknowns)
+        system = System(blocks(problem, boundary, counts, x[:_BALANCED], 1.0)[:1], net, unknowns)
         (balance,) = balancing(system, net.rows.detach().double(), system.guesses)
         residual, weights = _residual_and_weights(problem, net, boundary, unknowns, x, balance)
     return float((residual * weights).square().mean())

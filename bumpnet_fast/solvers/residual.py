@@ -99,9 +99,15 @@ def blocks(
     """
     number = ranks.number(len(x))
     made = ranks.checked(lambda: _blocks(problem, boundary, counts, x, number, condition_weight, weights, ranks))
-    for block, factors in zip(made, balance or (), strict=balance is not None):
-        block.balance = factors
+    if balance is not None:
+        balance_by(made, balance)
     return made
+
+
+def balance_by(blocks: Sequence[Block], balance: Sequence[Tensor]) -> None:
+    """Give each block the factors of its equations."""
+    for block, factors in zip(blocks, balance, strict=True):
+        block.balance = factors
 
 
 def _blocks(problem, boundary, counts, x, number, condition_weight, weights, ranks) -> list[Block]:
@@ -214,9 +220,9 @@ class System:
         pairs = zip(self.blocks, self._points, strict=True)
         return [tuple(jet(block, x) for x in points) for block, points in pairs]
 
-    def residual(self, jets: list[tuple[Jet, ...]], unknowns: Tensor | None = None) -> Tensor:
-        """All rows [R] at the given jets and values of the unknowns [T] (by default the first guesses)."""
-        named, pairs = self.named(unknowns), [*zip(self.blocks, jets, strict=True)]
+    def residual(self, jets: list[tuple[Jet, ...]] | None = None, unknowns: Tensor | None = None) -> Tensor:
+        """All rows [R] at jets (by default of u = 0) and values of the unknowns [T] (by default the first guesses)."""
+        named, pairs = self.named(unknowns), [*zip(self.blocks, jets or self._zero, strict=True)]
         return torch.cat(self.ranks.checked(lambda: [b.residual(js, named).flatten() for b, js in pairs]))
 
     def linearise(

@@ -176,7 +176,7 @@ def _usual_loss(task: Task, size: float) -> float:
 @torch.no_grad()
 def nonlinear_height(task: Task) -> float:
     """How high bumps are where the equation begins to be nonlinear; 1 if it never does."""
-    unit, at_zero = _raised(task.net, 1.0), task.system.linearise()[0]
+    unit, at_zero = _raised(task.net, 1.0), task.system.residual()
 
     def slope(height: float) -> float:
         rows = unit.clone()

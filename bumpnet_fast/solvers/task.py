@@ -19,7 +19,7 @@ from .estimate import Places
 from .given_values import contradictions, eased, enforcement
 from .loop import StopReason, Work
 from .objective import RowsObjective
-from .residual import System, blocks, check_local, collocation, linearise
+from .residual import System, balance_by, blocks, check_local, collocation, linearise
 from .solution import NetErrorMeasure
 
 #: Bumps that tell how large u is.
@@ -76,27 +76,27 @@ class Task(Work):
     # --- rows ----------------------------------------------------------------------------------
 
     @property
+    @torch.no_grad()
     def system(self) -> System:
         """The rows of the problem at all points."""
         if self._system is None:
-            self._system = self.system_at(self.x, self.weights)
+            self._system = self._system_at(self.x, self.weights)
+            if self.balance is None:  # that of the start is kept; the rows are made once, as lifts are slow
+                rows, unknowns = self.net.rows.detach().double(), self.unknowns
+                self.balance = balancing(self._system, rows, unknowns)
+                balance_by(self._system.blocks, self.balance)
         return self._system
 
     @torch.no_grad()
     def system_at(self, x: Tensor, weights: Tensor | None = None) -> System:
         """The rows at other points of the equation; the conditions stay as they are."""
         if self.balance is None:
-            self.balance = self._balancing()
-        return self._system_at(x, weights, self.balance)
+            _ = self.system
+        return self._system_at(x, weights)
 
-    def _system_at(self, x: Tensor, weights: Tensor | None, balance: list[Tensor] | None) -> System:
+    def _system_at(self, x: Tensor, weights: Tensor | None) -> System:
         about = self.problem, self.boundary, self.counts, x, self.condition_weight, weights, self.ranks
-        return System(blocks(*about, balance), self.net, self.named_unknowns(), self.ranks)
-
-    def _balancing(self) -> list[Tensor]:
-        """Factors that make equations and conditions count alike: of the start, and kept."""
-        rows, unknowns = self.net.rows.detach().double(), self.unknowns
-        return balancing(self._system_at(self.x, self.weights, None), rows, unknowns)
+        return System(blocks(*about, self.balance), self.net, self.named_unknowns(), self.ranks)
 
     @torch.no_grad()
     def check(self) -> None:
@@ -192,12 +192,13 @@ class Task(Work):
         """Where it is solved; None with several ranks, of which none knows all points."""
         if not self.ranks.alone:
             return None
-        return Places(self.x, self.counts, self.weights, self.condition_weight, self.balance)
+        reference = self.reference_loss()
+        return Places(self.x, self.counts, self.weights, self.condition_weight, self.balance, reference)
 
     @torch.no_grad()
     def reference_loss(self) -> float:
         """The loss of u = 0, or of what the boundary alone makes of u."""
-        rows, _ = self.system.linearise()
+        rows = self.system.residual()
         return float(self.ranks.total(rows @ rows))
 
     @torch.no_grad()

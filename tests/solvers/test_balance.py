@@ -111,7 +111,7 @@ def test_the_heat_equation_in_any_units(boundary, method):
 def test_a_system_in_any_units(boundary):
     units = [(1.0, 1.0, 1.0), (1e-5, 1e-3, 1e3), (1e6, 1e2, 1e-6)]
     errors = [
-        by_output(solve(Flow(length=u[0], velocity=u[1], viscosity=u[2]), (4, 4), boundary=boundary, iterations=15))
+        by_output(solve(Flow(length=u[0], speed=u[1], viscosity=u[2]), (4, 4), boundary=boundary, iterations=15))
         for u in units
     ]
     assert all(bool((e < 2 * errors[0]).all() and (e < 0.02).all()) for e in errors)
