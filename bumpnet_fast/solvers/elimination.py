@@ -79,7 +79,7 @@ class _Model:
 
     def __init__(self, system: System, ridge: float):
         self.system, self.ranks, self.ridge, self.stepped = system, system.ranks, ridge, 0
-        zero = system.residual()
+        zero, _ = system.linearise()
         self.reference_loss = self._square(zero)
 
     def _square(self, residual: Tensor) -> float:

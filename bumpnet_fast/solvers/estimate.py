@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ _LARGE, _GONE, _LARGEST = 0.5, 0.01, 5.0
 #: one, which shows that it goes on falling, unless the latter is as small as that.
 _FALLEN, _FALLING, _FELL = 0.1, 0.7, 1e-3
 #: Seconds of the processor for a window, or a share of those of the solve if that is more; flops in such a second.
-_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 14e9
+_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 16e9
 #: Seconds for a derivative of one term of a lift at a point, and the share of all time that lifts may take.
 _LIFTED, _LIFTING = 3e-7, 0.5
 #: A further enrichment takes at least this share of the time before it, and the search for another solution so many
@@ -152,6 +153,13 @@ class ErrorEstimate:
     def is_rounding(self) -> bool:
         """Whether the enrichment changed nothing but the last digits of u."""
         return max(self.rel_l2) < _ROUNDING
+
+    def as_dict(self) -> dict[str, Any]:
+        """What it says, as plain values."""
+        return {
+            "rel_l2": list(self.rel_l2), "max": list(self.max), "reliable": self.reliable, "reason": self.reason,
+            "unknowns": dict(self.unknowns),
+        }  # fmt: skip
 
 
 @dataclass
@@ -304,8 +312,7 @@ class _Window:
 
     def held_out_rows(self, problem: Problem) -> list[Block]:
         """Rows that nothing is solved on."""
-        counts = tuple(count + count // 2 + 1 for count in self.counts)
-        return self._blocks("held out", problem, self.held_out, self.held_out_weights, counts)
+        return self._blocks("held out", problem, self.held_out, self.held_out_weights, denser(self.counts))
 
     def _blocks(
         self, what: str, problem: Problem, x: Tensor, weights: Tensor | None, counts: tuple[int, ...]
@@ -420,6 +427,11 @@ def estimated(
     except Exception as error:  # a finished solution is worth more than its estimate
         found = _unknown(outputs, f"it could not be computed: {type(error).__name__}: {error}".split("\n")[0])
     return replace(found, seconds=time.process_time() - started)
+
+
+def denser(counts: Sequence[int]) -> tuple[int, ...]:
+    """Points along the axes for conditions, other than those of ``counts``."""
+    return tuple(count + count // 2 + 1 for count in counts)
 
 
 def _unknown(outputs: int, reason: str) -> ErrorEstimate:
@@ -556,4 +568,4 @@ def _tuple(t: Tensor) -> tuple[float, ...]:
     return tuple(t.tolist())
 
 
-__all__ = ["ErrorEstimate", "Places", "Stage", "estimate_seconds", "estimated"]
+__all__ = ["ErrorEstimate", "Places", "Stage", "denser", "estimate_seconds", "estimated"]

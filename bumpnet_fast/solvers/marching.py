@@ -448,7 +448,8 @@ def _marched(problem: Problem, solutions: list[Solution], log: _Log) -> March:
     reached = window(problem, problem.lower[problem.time], last.problem.upper[problem.time])
     ends = [last.stop] if last.stop is StopReason.INTERRUPTED else [s.stop for s in solutions if s.stop in _BAD_ENDS]
     marched = March(
-        problem=reached, boundary=last.boundary, parts=[Part(s.problem, s.net, s.boundary, s.places) for s in solutions],
+        problem=reached, boundary=last.boundary,
+        parts=[Part(s.problem, s.net, s.boundary, s.places) for s in solutions],
         history=log.history, events=log.events, loss=max(s.loss for s in solutions), iterations=log.iterations,
         method=last.method,
         stop=next(iter(ends), StopReason.MARCHED), seconds=log.journal.seconds(),

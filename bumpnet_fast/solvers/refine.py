@@ -13,7 +13,7 @@ from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem, call_residual
 from .balance import balancing
-from .residual import Block, Coefficients, System, blocks, linearise
+from .residual import Block, Coefficients, System, blocks, bumps_of, linearise
 
 #: Candidates per chosen point: half evenly spread, half near the edges of the bumps.
 _CANDIDATES = 20
@@ -74,12 +74,8 @@ def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict,
 def held_out_share(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, number: int, seed: int) -> float:
     """Root mean square of the residual at the points of :func:`held_out_loss`, relative to that of its terms."""
     x = candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(net.frame.device)
-
-    def bumps(x: Tensor) -> Jet:
-        return net.jet(x.to(net.rows), want=problem.want).map(Tensor.double)
-
     with torch.no_grad():
-        residual, terms = residual_and_terms(problem, bumps, boundary, unknowns, x)
+        residual, terms = residual_and_terms(problem, bumps_of(net, problem.want), boundary, unknowns, x)
     return float(residual.norm() / (terms.norm() + residual.norm()).clamp_min(1e-300))
 
 
@@ -96,9 +92,8 @@ def _residual_and_weights(
     problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, balance: Tensor | None
 ):
     """Length [n] of the residual at ``x``, and weights [n] from the size of its terms."""
-    residual, terms = residual_and_terms(
-        problem, lambda x: net.jet(x.to(net.rows), want=problem.want).map(Tensor.double), boundary, unknowns, x, balance
-    )
+    bumps = bumps_of(net, problem.want)
+    residual, terms = residual_and_terms(problem, bumps, boundary, unknowns, x, balance)
     return residual, 1 / (1 + terms / (_USUAL * terms.mean()).clamp_min(1e-300))
 
 

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core import checking
 from ..core.functional import bump_design, bump_jet
 from ..core.jet import Jet
 from ..core.ranks import ALONE, Ranks
 from ..core.reference import WANTS, second_shape
+from ..core.types import Want
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Condition, Problem, call_residual
@@ -159,6 +161,11 @@ def _condition_block(condition: Condition, x: Tensor, weight: float, composed: C
     )  # fmt: skip
 
 
+def bumps_of(net: BumpNet, want: Want) -> Callable[[Tensor], Jet]:
+    """The jet of a net, without boundary values, as a function of points [n, d] in float64."""
+    return lambda x: net.jet(x.to(net.rows), want=want).map(Tensor.double)
+
+
 class System:
     """Least-squares rows over the bumps of a net, in float64 whatever the net's dtype.
 
@@ -277,13 +284,12 @@ class System:
     def open_constants(self) -> list[int]:
         """The outputs that may be shifted by a constant without any row noticing."""
         jets, found = self.samples(self.blocks)[0], []
-        cuda = [self.guesses.device] if self.guesses.is_cuda else []
 
         def rows(output: int | None) -> list[Tensor]:
             shift = torch.zeros(self.layout.outputs, dtype=torch.float64, device=self.guesses.device)
             shift[[] if output is None else [output]] = 1.0
             shifted = [tuple(Jet(j.want, j.value + shift, *j.parts()[1:]) for j in js) for js in jets]
-            with torch.random.fork_rng(devices=cuda):
+            with checking.undisturbed(self.guesses.device):
                 pairs = zip(self.blocks, shifted, strict=True)
                 return [block.rows(js, self.named()) for block, js in pairs]
 
@@ -397,8 +403,8 @@ def check_broadcast(block: Block, equations: int, jets: list[tuple[Jet, ...]], u
     unknowns : dict of str to Tensor
         The unknowns of the equation by name.
     """
-    n, cuda = len(block.x), [block.x.device] if block.x.is_cuda else []
-    with torch.random.fork_rng(devices=cuda):  # the random numbers of a residual continue as if this check had not been
+    n = len(block.x)
+    with checking.undisturbed(block.x.device):
         few = None if n > _FEW_POINTS else _equations_of_few(block, jets[0], unknowns)
         if n > _FEW_POINTS or _by_other_points(block, jets[0], unknowns) or few not in (None, equations):
             found = True

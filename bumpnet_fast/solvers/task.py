@@ -106,7 +106,7 @@ class Task(Work):
         self.ranks.checked(lambda: self._check_rows(system))
 
     def _check_rows(self, system: System) -> None:
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with checking.undisturbed(self.device):
             for block, jets in zip(system.blocks, system.samples(system.blocks)[0], strict=True):
                 check_local(block, jets, system.named())
             if self.problem.linear and not self.problem.unknowns and not self._linear_at_few_points():
