@@ -271,7 +271,7 @@ def _of_edge(problem: Problem, one: Face, other: Face, sizes: Tensor) -> Contrad
     if not bool(jump.any()):
         return None
     place, output = (int(i) for i in jump.nonzero()[0])
-    values = [float(v[place, output]) for v in near]
+    values = [float(v[place, output]) + 0.0 for v in near]
     names = [_named(problem, face) for face in (one, other)]
     which = f" of output {output}" if near[0].shape[1] > 1 else ""
     there = f"{names[0]} has {values[0]:g} there and {names[1]} has {values[1]:g}"
@@ -330,7 +330,7 @@ def _of_start(problem: EvolutionProblem, face: Face, sizes: Tensor) -> Contradic
     if not bool((apart > _JUMP * sizes).any()):
         return None
     place, output = divmod(int((apart / sizes).argmax()), apart.shape[1])
-    values = float(start[place, output]), float(held[place, output])
+    values = [float(v[place, output]) + 0.0 for v in (start, held)]
     there = f"initial has {values[0]:g} there and boundary_values {values[1]:g}"
     return Contradiction(
         f"the start and the boundary values disagree at {checking.place(x[place], 4)}: {there}", "jump", (face,),
@@ -437,7 +437,8 @@ class _Line:
         place = begin.clone()
         place[self.axis] += share * width
         if jump:
-            change = f"at {checking.place(place, 4)} from {float(values[0]):g} to {float(values[-1]):g}{more}"
+            before, after = (float(v) + 0.0 for v in (values[0], values[-1]))
+            change = f"at {checking.place(place, 4)} from {before:g} to {after:g}{more}"
             return self._contradiction("jump", change, output, jump)
         before, after = (float(v) / (spacing * width) for v in (values[1] - values[0], values[-1] - values[-2]))
         slopes = f"the slope along x{self.axis + 1} changes from {before:.3g} to {after:.3g}{more}"
