@@ -56,6 +56,8 @@ class StopReason(str, enum.Enum):
 
 #: A loss that is a larger share of that of u = 0 is no solution.
 LARGE_LOSS = 0.01
+#: Earlier states that are kept, for the case that the one with the smallest loss is not the best.
+_SEEN = 10
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,8 @@ class Work:
     name: str = "the loss"
     #: Whether the next stage gets the iterations that a stage did not use.
     carries: bool = False
+    #: Whether all stages are needed: else :meth:`goes_on` tells.
+    all_stages: bool = True
     ranks = ALONE
     device = torch.device("cpu")
 
@@ -284,6 +288,14 @@ class Work:
     def measure(self, now: dict[str, Tensor] | None) -> float | None:
         """Relative error of a snapshot, or of the current state; None if unknown."""
         return None
+
+    def goes_on(self) -> bool:
+        """Whether the next stage is needed, judged by the best state, which was put back."""
+        return True
+
+    def chosen(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Which of some states, each with ``loss`` and ``work``, is the result: the last has the smallest loss."""
+        return states[-1]
 
     def errors(self) -> tuple[float | None, float | None]:
         """Relative L2 and maximum error of what there is now; None and None if they are not known."""
@@ -361,6 +373,7 @@ class Run:
         self.warnings: list[str] = []
         self.done = self.stage = self.begun = self.first = 0
         self.best: dict[str, Any] = {"loss": math.inf, "work": {}}
+        self._seen: list[dict[str, Any]] = []  # earlier best states
         self._began = time.perf_counter() if started is None else started
         self._processor_began, self._resumed = time.process_time(), None
         self._deadline = math.inf if stop.seconds is None else self._began + stop.seconds
@@ -398,10 +411,15 @@ class Run:
         """Run all stages to the end or to a limit; the work then has its best state."""
         try:
             reason = self._all_stages()
+            if reason is not StopReason.INTERRUPTED and self.best["work"]:
+                self.best = self.work.chosen([*self._seen, self.best])
         finally:
-            if self.best["work"]:
-                self.work.put_back(self.best["work"])
+            self._put_back()
         return self.work.ended(reason, self.best["loss"])
+
+    def _put_back(self) -> None:
+        if self.best["work"]:
+            self.work.put_back(self.best["work"])
 
     def _all_stages(self) -> StopReason:
         while True:
@@ -409,16 +427,18 @@ class Run:
             over = reason in (StopReason.TIME, StopReason.INTERRUPTED, StopReason.DIVERGED, StopReason.UNSTABLE)
             if over or self.stage + 1 == len(self.methods):
                 return reason
+            self._put_back()
+            if not self.work.goes_on():
+                return reason
             self.stage += 1
 
     def _one_stage(self) -> StopReason:
         method, resumed = self.method, self._resumed
         if resumed is None:
             self.begun, self.first = self.done, max(0, len(self.history) - 1)
-            if self.best["work"]:
-                self.work.put_back(self.best["work"])
+            self._put_back()
             if self.work.begin(self.stage):
-                self.best = {"loss": math.inf, "work": {}}
+                self.best, self.first = {"loss": math.inf, "work": {}}, len(self.history)
         method.begun, method.deadline = self.begun, self._deadline
         started, self._torn = False, True
         try:
@@ -495,6 +515,7 @@ class Run:
         entry = {"iteration": self.done, "seconds": self.seconds, "loss": loss, "stage": method.name}
         entry |= self.work.notes(now) | method.notes()
         if last or (self.done - self.begun) % (method.measure_every * method.log_every) == 0:
+            self._seen = [*self._seen, self.best][-_SEEN:] if self.best["work"] else self._seen
             rel_l2 = self.work.measure(now)
             entry |= {} if rel_l2 is None else {"rel_l2": rel_l2}
         self.history.append(entry)
@@ -507,7 +528,7 @@ class Run:
     def _consider(self, loss: float, method: Method, now: dict[str, Tensor] | None) -> None:
         """Keep the current state if it is the best of its generation."""
         if method.generation != self.best.get("generation", method.generation):
-            self.best = {"loss": math.inf, "work": {}}
+            self.best, self._seen = {"loss": math.inf, "work": {}}, []
         if loss < self.best["loss"]:
             work = self.work.snapshot() if now is None else now
             self.best = {"loss": loss, "generation": method.generation, "work": work}
@@ -523,7 +544,7 @@ class Run:
 
     def _share(self) -> float | None:
         """Finished part of the run, by the nearest limit."""
-        share = self.work.share(self.done, sum(self.limits))
+        share = self.work.share(self.done, sum(self.limits) if self.work.all_stages else self._end())
         shares = [] if share is None else [share]
         shares += [self.seconds / (self._deadline - self._began)] if self._deadline < math.inf else []
         return min(1.0, max(shares)) if shares else None
@@ -548,6 +569,7 @@ class Run:
             "seconds": self.seconds,
             "processor_seconds": self.processor_seconds,
             "best": dict(self.best),
+            "seen": [dict(state) for state in self._seen],
             "work": self.work.state_dict(),
             "method": method.state_dict(),
             "random": run_state.random_state(self.work.device),
@@ -558,10 +580,11 @@ class Run:
         self.stage, self.begun, self.first, self.done = numbers
         self.history, best = [dict(entry) for entry in state["history"]], state["best"]
         self.best = best | {"loss": float(best["loss"]), "work": dict(best["work"])}
+        self._seen = [dict(seen) for seen in state.get("seen", [])]
         self._began -= float(state["seconds"])
         self._processor_began -= float(state["processor_seconds"])
         if self.work.load_state_dict(state["work"]):
-            self.best, self.first = {"loss": math.inf, "work": {}}, len(self.history)
+            self.best, self.first, self._seen = {"loss": math.inf, "work": {}}, len(self.history), []
         self._resumed = state
         if not 0 <= self.stage < len(self.methods) or self.done < self.begun:
             raise ValueError(f"there is no stage {self.stage} with {self.done - self.begun} iterations")

@@ -15,6 +15,8 @@ from ..problems.base import Problem, call_residual
 from .balance import balancing
 from .residual import Block, Coefficients, System, blocks, bumps_of, linearise
 
+#: Further rounds, at most, if nothing is said, and points at which it is seen whether they are needed.
+ROUNDS, BETWEEN = 2, 2048
 #: Candidates per chosen point: half evenly spread, half near the edges of the bumps.
 _CANDIDATES = 20
 #: Candidates of bumps fill their boxes, enlarged by this factor.
@@ -23,8 +25,8 @@ _ENLARGED = 1.3
 _EVEN = 0.1
 #: Points that tell how the equations of a system compare.
 _BALANCED = 256
-#: Size of terms that halves the weight of a point, relative to their mean.
-_USUAL = 0.5
+#: Terms that are larger than this share of their mean have less weight.
+_USUAL = 0.1
 
 
 def refined(
@@ -46,7 +48,7 @@ def refined(
     """
     generator = torch.Generator().manual_seed(seed)
     there = candidates(problem, net, number * _CANDIDATES, generator, seed).to(x)
-    residual, weights = _residual_and_weights(problem, net, boundary, unknowns, torch.cat([x, there]), balance)
+    residual, weights, _ = _residual_and_weights(problem, net, boundary, unknowns, torch.cat([x, there]), balance)
     size = (residual * weights)[len(x) :].cpu()
     density = size.square()
     if not bool(density.isfinite().all()):  # the square of a large residual overflows
@@ -67,8 +69,24 @@ def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict,
         counts = (2,) * net.layout.dim
         system = System(blocks(problem, boundary, counts, x[:_BALANCED], 1.0)[:1], net, unknowns)
         (balance,) = balancing(system, net.rows.detach().double(), system.guesses)
-        residual, weights = _residual_and_weights(problem, net, boundary, unknowns, x, balance)
+        residual, weights, _ = _residual_and_weights(problem, net, boundary, unknowns, x, balance)
     return float((residual * weights).square().mean())
+
+
+def between(
+    problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, number: int, seed: int, balance: Tensor
+) -> tuple[float, float, float]:
+    """Root mean square of the weighted residual at ``x`` [N, d] and at ``number`` other points; size of its terms.
+
+    ``balance`` [E] are the factors of the equations.
+    """
+    there = candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(x)
+    with torch.no_grad():
+        residual, weights, usual = _residual_and_weights(
+            problem, net, boundary, unknowns, torch.cat([x, there]), balance
+        )
+    own, others = ((residual * weights)[part] for part in (slice(len(x)), slice(len(x), None)))
+    return float(own.square().mean().sqrt()), float(others.square().mean().sqrt()), usual
 
 
 def held_out_share(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, number: int, seed: int) -> float:
@@ -91,10 +109,10 @@ def candidates(problem: Problem, net: BumpNet, number: int, generator: torch.Gen
 def _residual_and_weights(
     problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, balance: Tensor | None
 ):
-    """Length [n] of the residual at ``x``, and weights [n] from the size of its terms."""
-    bumps = bumps_of(net, problem.want)
-    residual, terms = residual_and_terms(problem, bumps, boundary, unknowns, x, balance)
-    return residual, 1 / (1 + terms / (_USUAL * terms.mean()).clamp_min(1e-300))
+    """Length [n] of the residual at ``x``, weights [n] from the size of its terms, and their mean."""
+    residual, terms = residual_and_terms(problem, bumps_of(net, problem.want), boundary, unknowns, x, balance)
+    usual = terms.mean().clamp_min(1e-300)
+    return residual, (1 + terms / (_USUAL * usual)).rsqrt(), float(usual)
 
 
 def residual_and_terms(

@@ -20,6 +20,7 @@ from .arguments import check, check_fit, check_options, check_problem, choice, i
 from .grad_mode import differentiating
 from .levenberg_marquardt import LeastSquares
 from .loop import Callback, Method, Run, Stop
+from .refine import ROUNDS
 from .report import at_the_start, doubts
 from .restarts import restarted
 from .solution import Solution
@@ -31,7 +32,7 @@ from .threads import few_threads
 _RULES = {
     "sampling": choice(*KINDS),
     "condition_weight": positive(),
-    "refine": integer(),
+    "refine": integer(optional=True),
     "seed": integer(),
     "restarts": integer(),
 }
@@ -48,7 +49,7 @@ def solve(
     points: int | tuple[int, ...] | torch.Tensor | None = None,
     sampling: Sampling = "grid",
     condition_weight: float = 1.0,
-    refine: int = 0,
+    refine: int | None = None,
     seed: int = 0,
     start: Start | None = None,
     restarts: int = 0,
@@ -91,8 +92,10 @@ def solve(
         "grid", "chebyshev", "sobol" or "uniform"; see :func:`bumpnet_fast.problems.sampling.interior`.
     condition_weight : float
         Factor on the weights of all conditions with "soft".
-    refine : int
-        For least squares: how often, during the run, half as many points are added where the residual is large.
+    refine : int, optional
+        For least squares: how often, during the run, half as many points are added where the residual is large.  By
+        default up to twice, in further rounds of half as many iterations, if the residual between the points is more
+        than ten times that at the points; never if you gave the points.
     seed : int
         Seed of scattered points, of batches and of restarts.
     start : callable or Solution, optional
@@ -187,11 +190,12 @@ def solve(
             net.rows.copy_(task.ranks.agreed(rows))
         store = task.ranks.checked(opened)
         task.check_same("solve", settings)
-        task.collocate(points, sampling, condition_weight, refine, seed)
+        rounds = refine if refine is not None or _may_refine(problem, methods, points) else 0
+        task.collocate(points, sampling, condition_weight, rounds, seed)
         task.check()
         for m in methods:
             m.check_work(task)
-        methods, stop = _rounds(methods, stop, refine)
+        methods, stop = _rounds(methods, stop, rounds)
         with store, few_threads(task.entries):
             run = Run(task, methods, stop, callbacks, store, started)
             reason = run.follow()
@@ -329,11 +333,25 @@ def options_of(method: str) -> dict[str, Any]:
     return found
 
 
-def _rounds(methods: list[Method], stop: Stop, refine: int) -> tuple[list[Method], Stop]:
-    """Stages of least squares with refinement, one per round; they share the iterations."""
-    if not refine:
+def _may_refine(problem: Problem, methods: list[Method], points: Any) -> bool:
+    """Whether points may be added where the residual is large although nobody said so."""
+    own = isinstance(points, torch.Tensor) or problem.points is not None
+    return len(methods) == 1 and isinstance(methods[0], LeastSquares) and not own
+
+
+def _rounds(methods: list[Method], stop: Stop, refine: int | None) -> tuple[list[Method], Stop]:
+    """Stages of least squares with refinement, one per round; they share the iterations.
+
+    If ``refine`` is None they are for the case that the points miss something, and have half as many iterations more.
+    """
+    if refine == 0:
         return methods, stop
     (total,) = stop.limits(methods)
+    if refine is None and total < 2:
+        return methods, stop
+    if refine is None:
+        shares = (total, *(total // 2,) * ROUNDS)
+        return methods * len(shares), dataclasses.replace(stop, iterations=shares)
     ends = [total * (k + 1) // (refine + 1) for k in range(refine + 1)]
     shares = tuple(end - begin for begin, end in zip([0, *ends], ends, strict=False))
     return methods * (refine + 1), dataclasses.replace(stop, iterations=shares)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ from .objective import RowsObjective
 from .residual import System, balance_by, blocks, check_local, collocation, linearise
 from .solution import NetErrorMeasure
 
+#: A residual between the points that is so many times that at the points shows that they miss something.
+_MISSED = 10.0
+#: Points per parameter that a round of refinement, which nobody asked for, reaches at least.
+_ENOUGH = 3
+#: A residual that is a smaller share of its terms is not worth further points.
+_ROUNDING = 1e-9
 #: Bumps that tell how large u is.
 _FEW_BUMPS = 32
 #: Points at which it is looked at whether an equation is linear.
@@ -60,12 +67,12 @@ class Task(Work):
         self._linear: bool | None = None
 
     def collocate(
-        self, points: Any = None, sampling: str = "grid", condition_weight: float = 1.0, refinements: int = 0,
+        self, points: Any = None, sampling: str = "grid", condition_weight: float = 1.0, refinements: int | None = 0,
         seed: int = 0,
     ) -> Task:  # fmt: skip
         """Choose the points; the arguments are those of :func:`~bumpnet_fast.solvers.solve`."""
         self.sampling, self.condition_weight, self.seed = sampling, float(condition_weight), seed
-        self.refinements, self.carries = refinements, refinements > 0
+        self.refinements, self.carries, self.all_stages = refinements, bool(refinements), refinements is not None
         if self.boundary == "soft":
             self.problem = eased(self.problem, self.net, self.contradictions)
         x, self.counts = collocation(self.problem, self.net, points, sampling, seed, self.ranks)
@@ -219,14 +226,43 @@ class Task(Work):
 
     def begin(self, stage: int) -> bool:
         """Of several stages of least squares, all but the first have additional points where the residual is large."""
-        if not self.refinements or not stage:
+        if self.refinements == 0 or not stage:
             return False
-        seed = self.seed + stage - 1 + (self.refinements + 1) * self.ranks.rank  # every rank has its own candidates
+        rounds = refine.ROUNDS if self.refinements is None else self.refinements
+        seed = self.seed + stage - 1 + (rounds + 1) * self.ranks.rank  # every rank has its own candidates
         about = self.problem, self.net, self.boundary, self.named_unknowns()
         number = max(1, len(self.first_x) // 2)
+        if self.refinements is None:  # they may be too few altogether
+            number = max(number, _ENOUGH * self.net.rows.numel() - len(self.first_x))
         self.place(*self.ranks.checked(lambda: refine.refined(*about, self.first_x, number, seed, self.balance[0])))
         self.generation += 1
         return True
+
+    def goes_on(self) -> bool:
+        return self.refinements is not None or self._misses(*self._between())
+
+    def chosen(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The best at points that nothing was trained on, if the last one is much worse there than where it was."""
+        last = states[-1]
+        if len(states) == 1 or self.problem.points is not None:
+            return last
+        if not self._misses(*self._between(last["work"])):
+            return last
+        held_out = [self._between(state["work"])[1] for state in states]
+        return states[min(range(len(states)), key=lambda k: held_out[k])]
+
+    def _misses(self, own: float, others: float, terms: float) -> bool:
+        """Whether the residual between the points is much larger than at them, and not only rounding."""
+        return self.ranks.agreed_flag(others > max(_MISSED * own, _ROUNDING * terms))
+
+    def _between(self, work: dict[str, Tensor] | None = None) -> tuple[float, float, float]:
+        """Residual at the points and between them, and the size of its terms, of what there is or of a snapshot."""
+        net = self.net if work is None else self.net_at(work)
+        unknowns = self.unknowns if work is None else work["unknowns"]
+        named = dict(zip(self.problem.unknowns, unknowns.tolist(), strict=True))
+        x, balance = self.x[:: -(-len(self.x) // refine.BETWEEN)], self.balance[0]
+        about = self.problem, net, self.boundary, named, x, refine.BETWEEN, self.seed + 1, balance
+        return self.ranks.checked(lambda: refine.between(*about))
 
     def snapshot(self) -> dict[str, Tensor]:
         return {"rows": self.net.rows.detach().clone(), "unknowns": self.unknowns.clone()}
