@@ -7,6 +7,7 @@ residual, so its inverse makes them comparable.  A user's weights are then plain
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,8 +16,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..core.ranks import ALONE
-from .residual import System
+from ..nets.bumpnet import BumpNet
+from ..problems import sampling
+from . import arguments
+from .residual import Block, System
 
+#: Bumps, at most, over which the norms are taken.
+_BUMPS_MOST = 1000
 #: Entries of a matrix that is computed at once.
 _ENTRIES = 4_000_000
 #: Square of the shortest column, relative to the longest of its output, that a condition is measured by.
@@ -28,29 +34,40 @@ _PASSES = 5
 
 
 @torch.no_grad()
-def balancing(system: System, rows: Tensor, unknowns: Tensor) -> list[Tensor]:
-    """Factors that make all rows of a system count alike, whatever the units of x, of u and of the equations.
+def balancing(blocks: list[Block], net: BumpNet, unknowns: Mapping[str, float], ranks: Any = ALONE) -> list[Tensor]:
+    """Factors that make all rows of a problem count alike, whatever the units of x, of u and of the equations.
+
+    The norms are over about as many bumps as the net has, on a regular grid.  So the factors, and with them the loss,
+    are those of the problem, and not of what a net has learned.
 
     Parameters
     ----------
-    system : System
-        Its first block is the equation, the others are conditions.  None of them has factors yet.
-    rows : Tensor
-        [M, columns] of the net, where the system is linearised.
-    unknowns : Tensor
-        [T] of the equation, likewise.
+    blocks : list of Block
+        The first one is the equation, the others are conditions.  None of them has factors yet.
+    net : BumpNet
+        Nonlinear rows are linearised at its u.
+    unknowns : mapping of str to float
+        Of the equation, likewise.
+    ranks : of :mod:`bumpnet_fast.core.ranks`
+        Ranks with further rows.
 
     Returns
     -------
     list of Tensor
         Of every block, the factors [E] of its equations; 1 for the first equation, so that the loss keeps its units.
     """
-    if system.equations[0] == 1 and system.ranks.every(len(system.blocks) == 1):
-        return [torch.ones(1, dtype=torch.float64, device=rows.device)]
-    _, coefficients = system.linearise(system.jets(rows), unknowns)
-    each = max(1, _ENTRIES // max(1, system.size * system.layout.outputs))
-    parts = [squares(system.design(part, coefficients)[0], system) for part in rows.split(each)]
-    return [*factors_of(system, torch.cat(parts, 1)).split(system.equations)]
+    rows, device = net.rows.detach().double(), net.rows.device
+    system = System(blocks, net, unknowns, ranks)
+    if system.equations[0] == 1 and ranks.every(len(blocks) == 1):
+        return [torch.ones(1, dtype=torch.float64, device=device)]
+    layout, number = net.layout, min(len(rows), _BUMPS_MOST)
+    counts = sampling.spread(number, arguments.widths(net.domain, net))
+    regular = BumpNet(layout.dim, counts, net.domain, layout.outputs, dtype=torch.float64, device=device)
+    basis = System(blocks, regular, unknowns, ranks)
+    _, coefficients = system.linearise(system.jets(rows), system.guesses)
+    each = max(1, _ENTRIES // max(1, system.size * layout.outputs))
+    parts = [squares(basis.design(part, coefficients)[0], basis) for part in regular.rows.detach().split(each)]
+    return [*factors_of(basis, torch.cat(parts, 1)).split(system.equations)]
 
 
 def factors_of(system: System, by_column: Tensor) -> Tensor:

@@ -108,10 +108,9 @@ class Places:
         if self.balance is not None:
             return self
         rows = blocks(problem, boundary, self.counts, self.x, self.condition_weight, self.weights)
-        system = System(rows, net, unknowns)
-        balance = balancing(system, net.rows.detach().double(), system.guesses)
+        balance = balancing(rows, net, unknowns)
         balance_by(rows, balance)
-        zero = system.residual()
+        zero = System(rows, net, unknowns).residual()
         return replace(self, balance=balance, reference_loss=float(zero @ zero))
 
 

@@ -13,7 +13,7 @@ from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem, call_residual
 from .balance import balancing
-from .residual import Block, Coefficients, System, blocks, bumps_of, linearise
+from .residual import Block, Coefficients, blocks, bumps_of, linearise
 
 #: Further rounds, at most, if nothing is said, and points at which it is seen whether they are needed.
 ROUNDS, BETWEEN = 2, 2048
@@ -67,8 +67,8 @@ def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict,
     x = candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(net.frame.device)
     with torch.no_grad():
         counts = (2,) * net.layout.dim
-        system = System(blocks(problem, boundary, counts, x[:_BALANCED], 1.0)[:1], net, unknowns)
-        (balance,) = balancing(system, net.rows.detach().double(), system.guesses)
+        few = blocks(problem, boundary, counts, x[:_BALANCED], 1.0)[:1]
+        (balance,) = balancing(few, net, unknowns)
         residual, weights, _ = _residual_and_weights(problem, net, boundary, unknowns, x, balance)
     return float((residual * weights).square().mean())
 

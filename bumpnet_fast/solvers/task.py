@@ -13,6 +13,7 @@ from ..core.ranks import Ranks
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
 from ..problems.base import Problem
+from ..problems.sampling import spread
 from . import arguments, refine, report, run_state
 from .balance import balancing
 from .elimination import Projected, Separable
@@ -20,7 +21,7 @@ from .estimate import Places
 from .given_values import contradictions, eased, enforcement
 from .loop import StopReason, Work
 from .objective import RowsObjective
-from .residual import System, balance_by, blocks, check_local, collocation, linearise
+from .residual import Block, System, balance_by, blocks, check_local, collocation, linearise
 from .solution import NetErrorMeasure
 
 #: A residual between the points that is so many times that at the points shows that they miss something.
@@ -87,11 +88,11 @@ class Task(Work):
     def system(self) -> System:
         """The rows of the problem at all points."""
         if self._system is None:
-            self._system = self._system_at(self.x, self.weights)
+            rows, about = self._blocks(self.x, self.weights), (self.net, self.named_unknowns(), self.ranks)
             if self.balance is None:  # that of the start is kept; the rows are made once, as lifts are slow
-                rows, unknowns = self.net.rows.detach().double(), self.unknowns
-                self.balance = balancing(self._system, rows, unknowns)
-                balance_by(self._system.blocks, self.balance)
+                self.balance = balancing(rows, *about)
+                balance_by(rows, self.balance)
+            self._system = System(rows, *about)
         return self._system
 
     @torch.no_grad()
@@ -99,11 +100,11 @@ class Task(Work):
         """The rows at other points of the equation; the conditions stay as they are."""
         if self.balance is None:
             _ = self.system
-        return self._system_at(x, weights)
+        return System(self._blocks(x, weights), self.net, self.named_unknowns(), self.ranks)
 
-    def _system_at(self, x: Tensor, weights: Tensor | None) -> System:
+    def _blocks(self, x: Tensor, weights: Tensor | None) -> list[Block]:
         about = self.problem, self.boundary, self.counts, x, self.condition_weight, weights, self.ranks
-        return System(blocks(*about, self.balance), self.net, self.named_unknowns(), self.ranks)
+        return blocks(*about, self.balance)
 
     @torch.no_grad()
     def check(self) -> None:
@@ -169,9 +170,10 @@ class Task(Work):
     def sizes_of_u(self) -> Tensor:
         """Typical sizes [K] of what the net has to give, from a fit with a few bumps; 1 for zero."""
         about = {"outputs": self.net.layout.outputs, "dtype": torch.float64, "device": self.device}
-        few = BumpNet(self.net.layout.dim, _FEW_BUMPS, self.problem.domain, **about)
+        counts = spread(_FEW_BUMPS, arguments.widths(self.problem.domain, self.net))
+        few = BumpNet(self.net.layout.dim, counts, self.problem.domain, **about)
         coarse = Task(self.problem, few, self.boundary, self.ranks.group)
-        coarse.collocate(None if self.ranks.alone else self.x)
+        coarse.collocate()
         coarse.solve_amplitudes()
         squares = few(coarse.x).square()
         mean = self.ranks.total(squares.sum(0)) / self.ranks.number(len(squares))
@@ -249,7 +251,7 @@ class Task(Work):
         if not self._misses(*self._between(last["work"])):
             return last
         held_out = [self._between(state["work"])[1] for state in states]
-        return states[min(range(len(states)), key=lambda k: held_out[k])]
+        return states[min(range(len(states)), key=lambda k: (held_out[k], -k))]
 
     def _misses(self, own: float, others: float, terms: float) -> bool:
         """Whether the residual between the points is much larger than at them, and not only rounding."""
