@@ -20,7 +20,7 @@ from bumpnet_fast.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-LANGUAGES = {"python", "sh", "", "{toctree}"}  # of blocks; without one they are commands
+LANGUAGES = {"python", "sh", "text", "", "{toctree}"}  # of blocks; without one they are commands, and "text" is output
 
 #: Commands that take long, and what shortens them; all but the length of the computation is run.
 SHORTENED = {

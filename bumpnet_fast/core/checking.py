@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -87,9 +88,14 @@ def not_finite(given: Tensor, x: Tensor | None = None) -> str:
     return f"{number} of {len(flat)} {what} {'is' if number == 1 else 'are'} not, the first is {value:g} {where}"
 
 
-def place(x: Tensor) -> str:
+def place(x: Tensor, digits: int = 6) -> str:
     """A point [d] in words."""
-    return f"({', '.join(f'{float(v):.6g}' for v in x)})"
+    return f"({', '.join(f'{float(v) + 0.0:.{digits}g}' for v in x)})"
 
 
-__all__ = ["called", "check_finite", "check_real", "check_shape", "not_finite", "place", "values"]
+def undisturbed(device: torch.device) -> AbstractContextManager:
+    """Context manager to look at a user's function: random numbers go on afterwards as if none had been drawn."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+__all__ = ["called", "check_finite", "check_real", "check_shape", "not_finite", "place", "undisturbed", "values"]

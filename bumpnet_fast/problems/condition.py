@@ -62,7 +62,7 @@ class Condition:
     want : str
         The jet that ``residual`` needs.
     weight : float
-        Factor of the mean square of the residual in the loss.
+        Factor without units: at 1 the condition counts as much as the equation.
     period : tuple of float, optional
         If given, ``residual`` gets the jet of ``u(x) - u(x + period)`` instead of that of u.
 

@@ -223,7 +223,7 @@ def check_data(problem: Problem, boundary: str, x: Tensor, counts: Sequence[int]
     def given(face: tuple[int, int]) -> list[int]:
         return [k for k in range(problem.outputs) if face in problem.faces_of(k)]
 
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):  # what is drawn at random goes on as if not
+    with checking.undisturbed(x.device):
         if kind.lift is Problem.lift:
             for face in problem.faces:
                 if face != start or not problem.continues:

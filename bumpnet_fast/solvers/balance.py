@@ -72,8 +72,7 @@ def balancing(blocks: list[Block], net: BumpNet, unknowns: Mapping[str, float], 
 
 def factors_of(system: System, by_column: Tensor) -> Tensor:
     """The factors [G] of all equations and conditions of a system, from the :func:`squares` [G, n] of its rows."""
-    zero, _ = system.linearise()
-    data = squares(zero[None], system)[:, 0]
+    data = squares(system.residual()[None], system)[:, 0]
     return balanced(by_column, data, system.equations[0], system.layout.outputs, system.ranks)
 
 

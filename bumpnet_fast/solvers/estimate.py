@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from .enrichment import Enriched, EnrichedFit, Rows, added_bumps, fitted, in_flo
 from .given_values import contradictions
 from .grad_mode import differentiating
 from .other_solutions import other_solution
-from .residual import Block, System, blocks, collocation
+from .residual import Block, System, balance_by, blocks, collocation
 from .threads import few_threads
 
 #: Added bumps of the first enrichment by dimension, and of more dimensions; every further one has twice as many.
@@ -60,7 +61,7 @@ _LARGE, _GONE, _LARGEST = 0.5, 0.01, 5.0
 #: one, which shows that it goes on falling, unless the latter is as small as that.
 _FALLEN, _FALLING, _FELL = 0.1, 0.7, 1e-3
 #: Seconds of the processor for a window, or a share of those of the solve if that is more; flops in such a second.
-_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 14e9
+_SECONDS, _SHARE, _SPEED = 0.2, 0.2, 16e9
 #: Seconds for a derivative of one term of a lift at a point, and the share of all time that lifts may take.
 _LIFTED, _LIFTING = 3e-7, 0.5
 #: A further enrichment takes at least this share of the time before it, and the search for another solution so many
@@ -86,6 +87,8 @@ class Places:
         Factor of the weights of all conditions.
     balance : list of Tensor or None
         Factors of the equations of every block of rows.
+    reference_loss : float or None
+        The loss of u = 0, or of what the boundary alone makes of u.
     """
 
     x: Tensor
@@ -93,6 +96,7 @@ class Places:
     weights: Tensor | None = None
     condition_weight: float = 1.0
     balance: list[Tensor] | None = None
+    reference_loss: float | None = None
 
     @classmethod
     def default(cls, problem: Problem, net: BumpNet) -> Places:
@@ -104,7 +108,10 @@ class Places:
         if self.balance is not None:
             return self
         rows = blocks(problem, boundary, self.counts, self.x, self.condition_weight, self.weights)
-        return replace(self, balance=balancing(rows, net, unknowns))
+        balance = balancing(rows, net, unknowns)
+        balance_by(rows, balance)
+        zero = System(rows, net, unknowns).residual()
+        return replace(self, balance=balance, reference_loss=float(zero @ zero))
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,13 @@ class ErrorEstimate:
     def is_rounding(self) -> bool:
         """Whether the enrichment changed nothing but the last digits of u."""
         return max(self.rel_l2) < _ROUNDING
+
+    def as_dict(self) -> dict[str, Any]:
+        """What it says, as plain values."""
+        return {
+            "rel_l2": list(self.rel_l2), "max": list(self.max), "reliable": self.reliable, "reason": self.reason,
+            "unknowns": dict(self.unknowns),
+        }  # fmt: skip
 
 
 @dataclass
@@ -297,8 +311,7 @@ class _Window:
 
     def held_out_rows(self, problem: Problem) -> list[Block]:
         """Rows that nothing is solved on."""
-        counts = tuple(count + count // 2 + 1 for count in self.counts)
-        return self._blocks("held out", problem, self.held_out, self.held_out_weights, counts)
+        return self._blocks("held out", problem, self.held_out, self.held_out_weights, denser(self.counts))
 
     def _blocks(
         self, what: str, problem: Problem, x: Tensor, weights: Tensor | None, counts: tuple[int, ...]
@@ -413,6 +426,11 @@ def estimated(
     except Exception as error:  # a finished solution is worth more than its estimate
         found = _unknown(outputs, f"it could not be computed: {type(error).__name__}: {error}".split("\n")[0])
     return replace(found, seconds=time.process_time() - started)
+
+
+def denser(counts: Sequence[int]) -> tuple[int, ...]:
+    """Points along the axes for conditions, other than those of ``counts``."""
+    return tuple(count + count // 2 + 1 for count in counts)
 
 
 def _unknown(outputs: int, reason: str) -> ErrorEstimate:
@@ -549,4 +567,4 @@ def _tuple(t: Tensor) -> tuple[float, ...]:
     return tuple(t.tolist())
 
 
-__all__ = ["ErrorEstimate", "Places", "Stage", "estimate_seconds", "estimated"]
+__all__ = ["ErrorEstimate", "Places", "Stage", "denser", "estimate_seconds", "estimated"]

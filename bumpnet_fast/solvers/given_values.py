@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..core import checking
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition, Problem
 from ..problems.evolution.base import EvolutionProblem
@@ -109,7 +110,7 @@ def contradictions(problem: Problem) -> list[Contradiction]:
     """
     faces = tuple(face for face in problem.faces if not (problem.continues and face[0] == problem.time))
     evolves = isinstance(problem, EvolutionProblem)
-    with torch.random.fork_rng(devices=[]):  # values that are drawn at random go on as if not asked
+    with checking.undisturbed(torch.device("cpu")):
         try:
             through: list[tuple[Face, ...]] = [*((face,) for face in faces), *([()] if evolves else [])]
             along = itertools.product(through, range(len(problem.lower)))
@@ -256,10 +257,6 @@ def _inside(problem: Problem, x: Tensor) -> Tensor:
     return x[problem.inside(x)] if len(x) else x
 
 
-def _place(x: Tensor) -> str:
-    return f"({', '.join(f'{float(v) + 0.0:.4g}' for v in x)})"
-
-
 # --- where two faces meet ------------------------------------------------------------------------
 
 
@@ -274,12 +271,12 @@ def _of_edge(problem: Problem, one: Face, other: Face, sizes: Tensor) -> Contrad
     if not bool(jump.any()):
         return None
     place, output = (int(i) for i in jump.nonzero()[0])
-    values = [float(v[place, output]) for v in near]
+    values = [float(v[place, output]) + 0.0 for v in near]
     names = [_named(problem, face) for face in (one, other)]
     which = f" of output {output}" if near[0].shape[1] > 1 else ""
     there = f"{names[0]} has {values[0]:g} there and {names[1]} has {values[1]:g}"
     return Contradiction(
-        f"the given values{which} disagree at {_place(x[place])}: {there}", "jump", (one, other),
+        f"the given values{which} disagree at {checking.place(x[place], 4)}: {there}", "jump", (one, other),
         jump=float(nearer[place, output]),
     )  # fmt: skip
 
@@ -319,7 +316,7 @@ def _of_velocity(problem: Problem, face: tuple[int, int], size: float) -> Contra
     which = f" of output {output}" if problem.outputs > 1 else ""
     rates = float(velocity[place, output]), float(moves[place, output])
     there = f"velocity has {rates[0]:g} there and the boundary values change by {rates[1]:g}"
-    sentence = f"the velocity at the start{which} is not that of the side at {_place(x[place])}: {there}"
+    sentence = f"the velocity at the start{which} is not that of the side at {checking.place(x[place], 4)}: {there}"
     return Contradiction(sentence, "velocity", (face, start))
 
 
@@ -333,10 +330,10 @@ def _of_start(problem: EvolutionProblem, face: Face, sizes: Tensor) -> Contradic
     if not bool((apart > _JUMP * sizes).any()):
         return None
     place, output = divmod(int((apart / sizes).argmax()), apart.shape[1])
-    values = float(start[place, output]), float(held[place, output])
+    values = [float(v[place, output]) + 0.0 for v in (start, held)]
     there = f"initial has {values[0]:g} there and boundary_values {values[1]:g}"
     return Contradiction(
-        f"the start and the boundary values disagree at {_place(x[place])}: {there}", "jump", (face,),
+        f"the start and the boundary values disagree at {checking.place(x[place], 4)}: {there}", "jump", (face,),
         jump=float(apart[place, output]),
     )  # fmt: skip
 
@@ -440,11 +437,12 @@ class _Line:
         place = begin.clone()
         place[self.axis] += share * width
         if jump:
-            change = f"at {_place(place)} from {float(values[0]):g} to {float(values[-1]):g}{more}"
+            before, after = (float(v) + 0.0 for v in (values[0], values[-1]))
+            change = f"at {checking.place(place, 4)} from {before:g} to {after:g}{more}"
             return self._contradiction("jump", change, output, jump)
         before, after = (float(v) / (spacing * width) for v in (values[1] - values[0], values[-1] - values[-2]))
         slopes = f"the slope along x{self.axis + 1} changes from {before:.3g} to {after:.3g}{more}"
-        return self._contradiction("have", f"a kink at {_place(place)}: {slopes}", output)
+        return self._contradiction("have", f"a kink at {checking.place(place, 4)}: {slopes}", output)
 
     def _contradiction(self, verb: str, what: str, output: int, jump: float = 0.0) -> Contradiction:
         which = f" of output {output}" if self.values.shape[2] > 1 else ""
@@ -467,8 +465,8 @@ class _Line:
         if bool((apart > _JUMP * sizes).any()):
             line, output = divmod(int((apart / sizes).argmax()), len(sizes))
             a, b = float(last[line, 2, output]), float(first[line, 0, output])
-            what = f"not close the period at {_place(self.begins[line])}: {a:g} at its end and {b:g} at its start"
-            return self._contradiction("do", what, output, abs(a - b))
+            where = f"at {checking.place(self.begins[line], 4)}: {a:g} at its end and {b:g} at its start"
+            return self._contradiction("do", f"not close the period {where}", output, abs(a - b))
         ends_of = ((1, first), (-1, last.flip(1)))
         slopes = [side * (4 * v[:, 1] - 3 * v[:, 0] - v[:, 2]) / (2 * _NEAR) for side, v in ends_of]
         bend = (slopes[0] - slopes[1]).abs()
@@ -478,7 +476,7 @@ class _Line:
         width = float((problem.domain[1] - problem.domain[0])[self.axis])
         after, before = (float(slope[line, output]) / width for slope in slopes)
         slope = f"the slope along x{self.axis + 1} changes from {before:.3g} to {after:.3g}"
-        what = f"a kink where the period closes at {_place(self.begins[line])}: {slope}"
+        what = f"a kink where the period closes at {checking.place(self.begins[line], 4)}: {slope}"
         return self._contradiction("have", what, output)
 
 

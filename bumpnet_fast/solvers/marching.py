@@ -27,7 +27,7 @@ from ..nets.events import Event
 from ..problems.base import Condition, Problem
 from . import run_state
 from .arguments import check, check_fit, check_problem, integer, number, positive
-from .estimate import Stage
+from .estimate import Places, Stage
 from .given_values import contradictions, enforcement
 from .grad_mode import differentiating
 from .journal import Journal
@@ -130,6 +130,7 @@ class Part:
     problem: Problem
     net: BumpNet
     boundary: Boundary
+    places: Places | None = field(default=None, repr=False, compare=False)
 
     def jet(self, x: Tensor, want: Want = "hessian") -> Jet:
         """Jet at the points ``x`` [N, d]."""
@@ -200,7 +201,7 @@ class March(FieldResult):
         for part in self.parts:
             times = part.problem.lower[axis], part.problem.upper[axis]
             continued = functools.partial(window, self.problem, *times) if stages else None
-            stages.append(Stage(part.problem, part.net, part.boundary, continued=continued))
+            stages.append(Stage(part.problem, part.net, part.boundary, {}, part.places, continued))
         return stages
 
     @property
@@ -447,7 +448,8 @@ def _marched(problem: Problem, solutions: list[Solution], log: _Log) -> March:
     reached = window(problem, problem.lower[problem.time], last.problem.upper[problem.time])
     ends = [last.stop] if last.stop is StopReason.INTERRUPTED else [s.stop for s in solutions if s.stop in _BAD_ENDS]
     marched = March(
-        problem=reached, boundary=last.boundary, parts=[Part(s.problem, s.net, s.boundary) for s in solutions],
+        problem=reached, boundary=last.boundary,
+        parts=[Part(s.problem, s.net, s.boundary, s.places) for s in solutions],
         history=log.history, events=log.events, loss=max(s.loss for s in solutions), iterations=log.iterations,
         method=last.method,
         stop=next(iter(ends), StopReason.MARCHED), seconds=log.journal.seconds(),

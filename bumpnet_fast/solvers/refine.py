@@ -15,7 +15,7 @@ from ..problems import sampling
 from ..problems.base import Problem, call_residual
 from .arguments import widths
 from .balance import balancing
-from .residual import Block, Coefficients, blocks, linearise
+from .residual import Block, Coefficients, blocks, bumps_of, linearise
 
 #: Further rounds, at most, if nothing is said, and points at which it is seen whether they are needed.
 ROUNDS, BETWEEN = 2, 2048
@@ -25,6 +25,8 @@ _CANDIDATES = 20
 _ENLARGED = 1.3
 #: Share of the points that is placed where the residual is not large.
 _EVEN = 0.1
+#: Points that tell how the equations of a system compare.
+_BALANCED = 256
 #: Terms that are larger than this share of their mean have less weight, by this power.
 _USUAL, _LESS = 0.2, 0.7
 
@@ -67,7 +69,8 @@ def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict,
     x = candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(net.frame.device)
     with torch.no_grad():
         counts = (2,) * net.layout.dim
-        (balance,) = balancing(blocks(problem, boundary, counts, x, 1.0)[:1], net, unknowns)
+        few = blocks(problem, boundary, counts, x[:_BALANCED], 1.0)[:1]
+        (balance,) = balancing(few, net, unknowns)
         residual, weights, _ = _residual_and_weights(problem, net, boundary, unknowns, x, balance)
     return float((residual * weights).square().mean())
 
@@ -101,12 +104,8 @@ def between(
 def held_out_share(problem: Problem, net: BumpNet, boundary: str, unknowns: dict, number: int, seed: int) -> float:
     """Root mean square of the residual at the points of :func:`held_out_loss`, relative to that of its terms."""
     x = candidates(problem, net, number, torch.Generator().manual_seed(seed), seed).to(net.frame.device)
-
-    def bumps(x: Tensor) -> Jet:
-        return net.jet(x.to(net.rows), want=problem.want).map(Tensor.double)
-
     with torch.no_grad():
-        residual, terms = residual_and_terms(problem, bumps, boundary, unknowns, x)
+        residual, terms = residual_and_terms(problem, bumps_of(net, problem.want), boundary, unknowns, x)
     return float(residual.norm() / (terms.norm() + residual.norm()).clamp_min(1e-300))
 
 
@@ -123,9 +122,7 @@ def _residual_and_weights(
     problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, balance: Tensor | None
 ):
     """Length [n] of the residual at ``x``, weights [n] from the size of its terms, and their mean."""
-    residual, terms = residual_and_terms(
-        problem, lambda x: net.jet(x.to(net.rows), want=problem.want).map(Tensor.double), boundary, unknowns, x, balance
-    )
+    residual, terms = residual_and_terms(problem, bumps_of(net, problem.want), boundary, unknowns, x, balance)
     usual = terms.mean().clamp_min(1e-300)
     return residual, (1 + terms / (_USUAL * usual)) ** -_LESS, float(usual)
 

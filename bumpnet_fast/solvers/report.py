@@ -17,11 +17,12 @@ from ..core.jet import Jet
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Condition, call_residual
 from . import refine
-from .estimate import ErrorEstimate, Places, Stage
+from .arguments import listed_conditions
+from .estimate import ErrorEstimate, Places, Stage, denser
 from .given_values import warned
 from .grad_mode import differentiating
 from .loop import LARGE_LOSS, StopReason
-from .residual import Block, System, blocks, linearise
+from .residual import Block, bumps_of, linearise
 
 #: A loss is not large where all residuals are as small as this beside their terms; as that where u = 0 has none.
 _SMALL_MISFIT, _SMALL_WITHOUT = 1e-3, 0.1
@@ -36,9 +37,9 @@ _RUN_AWAY = 1e6
 #: A residual between the points that is so many times that at the points.
 _LARGE_HELD_OUT = 10.0
 #: A relative error that is worth a word.
-_LARGE_ERROR = 0.01
+LARGE_ERROR = 0.01
 #: Points that nothing was trained on, of all windows together, and the least of a window.
-_HELD_OUT, _LEAST = 4096, 512
+_HELD_OUT, _LEAST = 2048, 512
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,9 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values."""
         misfits = [asdict(m) | {"relative": m.relative} for m in self.misfits]
-        error = self.error and {
-            "rel_l2": list(self.error.rel_l2), "max": list(self.error.max), "reliable": self.error.reliable,
-            "reason": self.error.reason, "unknowns": dict(self.error.unknowns),
-        }  # fmt: skip
         return {
             "misfits": misfits, "loss": self.loss, "reference_loss": self.reference_loss, "held_out": self.held_out,
-            "error": error, "unknowns": dict(self.unknowns), "stop": self.stop.value,
+            "error": self.error and self.error.as_dict(), "unknowns": dict(self.unknowns), "stop": self.stop.value,
             "stop_message": self.stop.message, "warnings": list(self.warnings),
         }  # fmt: skip
 
@@ -126,44 +123,49 @@ class Report:
         head = ("residual of", "root mean square", "between points", "largest", "size of terms", "relative")
         table = [head]
         for m in self.misfits:
-            held_out = _number(m.held_out) if math.isfinite(m.held_out) else "-"
-            table.append((_short(m.name), _number(m.rms), held_out, *map(_number, (m.largest, m.size, m.relative))))
+            held_out = number(m.held_out) if math.isfinite(m.held_out) else "-"
+            table.append((_short(m.name), number(m.rms), held_out, *map(number, (m.largest, m.size, m.relative))))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table if self.misfits
         ]
         about = [*self._lines(), *(("warning", warning) for warning in self.warnings if warnings)]
-        return "\n".join([*lines, *([""] if lines else []), *_named(about)])
+        return "\n".join([*lines, *([""] if lines else []), *beside_names(about)])
 
     def _lines(self) -> list[tuple[str, str]]:
         """What is below the table, each with its name."""
-        lines = [("loss", f"{_number(self.loss)}, {self._beside_zero()}")]
+        lines = [("loss", f"{number(self.loss)}, {self._beside_zero()}")]
         if math.isfinite(self.held_out):
-            beside = f"the residual is {_number(self.held_out)} times that at the points"
+            beside = f"the residual is {number(self.held_out)} times that at the points"
             lines.append(("between the points", beside))
-        lines += [("estimate", "switched off")] if self.error is None else self._estimated(self.error)
+        lines += of_error(self.error, "at most (estimated)")
         for name, value in self.unknowns.items():
             deviation = math.nan if self.error is None else self.error.unknowns.get(name, math.nan)
-            lines.append((name, f"{value:.6g} +- {_number(deviation)}"))
+            lines.append((name, f"{value:.6g} +- {number(deviation)}"))
         return [*lines, ("stopped", f"{self.stop.value}: {self.stop.message}".removeprefix(": "))]
-
-    @staticmethod
-    def _estimated(error: ErrorEstimate) -> list[tuple[str, str]]:
-        lines = []
-        for k, (rel_l2, largest) in enumerate(zip(error.rel_l2, error.max, strict=True)):
-            if math.isfinite(rel_l2):
-                name = f"error of output {k + 1}" if len(error.rel_l2) > 1 else "error"
-                lines.append((name, f"{_number(rel_l2)} relative L2, {_number(largest)} at most (estimated)"))
-        return [*lines, ("estimate", f"{'reliable' if error.reliable else 'NOT reliable'}: {error.reason}")]
 
     def _beside_zero(self) -> str:
         if self.reference_loss == 0:
             return "that of u = 0 is 0"
         share = self.loss / self.reference_loss if self.reference_loss > 0 else math.nan
-        return f"relative to that of u = 0: {_number(share)}"
+        return f"relative to that of u = 0: {number(share)}"
 
 
-def _named(lines: Sequence[tuple[str, str]]) -> list[str]:
+def of_error(
+    error: ErrorEstimate | None, ending: str, more: Sequence[tuple[str, str]] = ()
+) -> list[tuple[str, str]]:  # fmt: skip
+    """What a report says of an estimate, or of none; ``ending`` follows the numbers, and ``more`` follows that."""
+    if error is None:
+        return [("estimate", "switched off")]
+    lines = []
+    for k, (rel_l2, largest) in enumerate(zip(error.rel_l2, error.max, strict=True)):
+        if math.isfinite(rel_l2):
+            name = f"error of output {k + 1}" if len(error.rel_l2) > 1 else "error"
+            lines.append((name, f"{number(rel_l2)} relative L2, {number(largest)} {ending}"))
+    return [*lines, *more, ("estimate", f"{'reliable' if error.reliable else 'NOT reliable'}: {error.reason}")]
+
+
+def beside_names(lines: Sequence[tuple[str, str]]) -> list[str]:
     """Texts beside their names, wrapped."""
     width = max(len(_short(name)) for name, _ in lines)
     found = []
@@ -179,12 +181,9 @@ def _short(name: str) -> str:
     return name if len(name) <= _NAME else f"{name[: _NAME - 3]}..."
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A number of a report."""
     return f"{value:.2g}" if math.isfinite(value) else "unknown"
-
-
-#: For the reports of other results.
-beside_names, number = _named, _number
 
 
 # --- what looks wrong ----------------------------------------------------------------------------
@@ -314,10 +313,15 @@ def _about(error: ErrorEstimate) -> list[str]:
         advice = "their values mean nothing: add measurements, or fix some of them"
         found.append(f"equation and data do not determine {', '.join(free)}; {advice}")
     if not error.reliable:
-        found.append(f"the error is not known reliably: {error.reason}; solve again with more bumps and compare")
-    elif max(error.rel_l2) > _LARGE_ERROR:
+        found.append(not_reliable(error))
+    elif max(error.rel_l2) > LARGE_ERROR:
         found.append(f"the error is about {max(error.rel_l2):.1%}: take more bumps, points or iterations")
     return found
+
+
+def not_reliable(error: ErrorEstimate, about: str = "") -> str:
+    """The warning that an estimate may be wrong; ``about`` is what it says all the same."""
+    return f"the error is not known reliably{about}: {error.reason}; solve again with more bumps and compare"
 
 
 def _stage(task: Any) -> Stage:
@@ -336,11 +340,7 @@ def _points(stage: Stage) -> Tensor:
 
 def _jet(stage: Stage, x: Tensor, want: str) -> Jet:
     """The jet of u, in float64."""
-
-    def bumps(x: Tensor) -> Jet:
-        return stage.net.jet(x.to(stage.net.rows), want=want).map(Tensor.double)
-
-    return stage.problem.extend(bumps, x, want, stage.boundary)
+    return stage.problem.extend(bumps_of(stage.net, want), x, want, stage.boundary)
 
 
 #: Residual [n] of an equation or condition, and the sizes of its terms [n].
@@ -383,9 +383,9 @@ def _rows(stage: Stage, number: int = 0) -> list[_Row]:
 
     between = number and problem.points is None
     rows = _both("equation", False, equation, x, candidates if between else None)
-    for condition in [*([] if stage.boundary == "hard" else problem.conditions()), *problem.side_conditions()]:
+    for condition in listed_conditions(problem, stage.boundary):
         at = condition.points(places.counts).to(x)
-        others = functools.partial(condition.points, tuple(n + n // 2 + 1 for n in places.counts)) if number else None
+        others = functools.partial(condition.points, denser(places.counts)) if number else None
         rows += _both(condition.name, True, functools.partial(_of_condition, stage, condition, named), at, others)
     return rows
 
@@ -459,10 +459,18 @@ def _held_out(rows: Sequence[_Row]) -> float:
 
 def _reference_loss(stage: Stage) -> float:
     places = _places(stage).balanced(stage.problem, stage.net, stage.boundary, stage.unknowns)
-    about = stage.problem, stage.boundary, places.counts, places.x, places.condition_weight, places.weights
-    rows = blocks(*about, balance=places.balance)
-    zero, _ = System(rows, stage.net, stage.unknowns).linearise()
-    return float(zero @ zero)
+    return math.nan if places.reference_loss is None else places.reference_loss
 
 
-__all__ = ["Misfit", "Report", "at_the_start", "beside_names", "doubts", "is_large", "number"]
+__all__ = [
+    "LARGE_ERROR",
+    "Misfit",
+    "Report",
+    "at_the_start",
+    "beside_names",
+    "doubts",
+    "is_large",
+    "not_reliable",
+    "number",
+    "of_error",
+]

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core import checking
 from ..core.functional import bump_design, bump_jet
 from ..core.jet import Jet
 from ..core.ranks import ALONE, Ranks
 from ..core.reference import WANTS, second_shape
+from ..core.types import Want
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Condition, Problem, call_residual
@@ -99,9 +101,15 @@ def blocks(
     """
     number = ranks.number(len(x))
     made = ranks.checked(lambda: _blocks(problem, boundary, counts, x, number, condition_weight, weights, ranks))
-    for block, factors in zip(made, balance or (), strict=balance is not None):
-        block.balance = factors
+    if balance is not None:
+        balance_by(made, balance)
     return made
+
+
+def balance_by(blocks: Sequence[Block], balance: Sequence[Tensor]) -> None:
+    """Give each block the factors of its equations."""
+    for block, factors in zip(blocks, balance, strict=True):
+        block.balance = factors
 
 
 def _blocks(problem, boundary, counts, x, number, condition_weight, weights, ranks) -> list[Block]:
@@ -151,6 +159,11 @@ def _condition_block(condition: Condition, x: Tensor, weight: float, composed: C
         condition.name, x, condition.want, function, factor, others, weight=weight, kind="condition",
         elsewhere=elsewhere,
     )  # fmt: skip
+
+
+def bumps_of(net: BumpNet, want: Want) -> Callable[[Tensor], Jet]:
+    """The jet of a net, without boundary values, as a function of points [n, d] in float64."""
+    return lambda x: net.jet(x.to(net.rows), want=want).map(Tensor.double)
 
 
 class System:
@@ -214,9 +227,9 @@ class System:
         pairs = zip(self.blocks, self._points, strict=True)
         return [tuple(jet(block, x) for x in points) for block, points in pairs]
 
-    def residual(self, jets: list[tuple[Jet, ...]], unknowns: Tensor | None = None) -> Tensor:
-        """All rows [R] at the given jets and values of the unknowns [T] (by default the first guesses)."""
-        named, pairs = self.named(unknowns), [*zip(self.blocks, jets, strict=True)]
+    def residual(self, jets: list[tuple[Jet, ...]] | None = None, unknowns: Tensor | None = None) -> Tensor:
+        """All rows [R] at jets (by default of u = 0) and values of the unknowns [T] (by default the first guesses)."""
+        named, pairs = self.named(unknowns), [*zip(self.blocks, jets or self._zero, strict=True)]
         return torch.cat(self.ranks.checked(lambda: [b.residual(js, named).flatten() for b, js in pairs]))
 
     def linearise(
@@ -271,13 +284,12 @@ class System:
     def open_constants(self) -> list[int]:
         """The outputs that may be shifted by a constant without any row noticing."""
         jets, found = self.samples(self.blocks)[0], []
-        cuda = [self.guesses.device] if self.guesses.is_cuda else []
 
         def rows(output: int | None) -> list[Tensor]:
             shift = torch.zeros(self.layout.outputs, dtype=torch.float64, device=self.guesses.device)
             shift[[] if output is None else [output]] = 1.0
             shifted = [tuple(Jet(j.want, j.value + shift, *j.parts()[1:]) for j in js) for js in jets]
-            with torch.random.fork_rng(devices=cuda):
+            with checking.undisturbed(self.guesses.device):
                 pairs = zip(self.blocks, shifted, strict=True)
                 return [block.rows(js, self.named()) for block, js in pairs]
 
@@ -391,8 +403,8 @@ def check_broadcast(block: Block, equations: int, jets: list[tuple[Jet, ...]], u
     unknowns : dict of str to Tensor
         The unknowns of the equation by name.
     """
-    n, cuda = len(block.x), [block.x.device] if block.x.is_cuda else []
-    with torch.random.fork_rng(devices=cuda):  # the random numbers of a residual continue as if this check had not been
+    n = len(block.x)
+    with checking.undisturbed(block.x.device):
         few = None if n > _FEW_POINTS else _equations_of_few(block, jets[0], unknowns)
         if n > _FEW_POINTS or _by_other_points(block, jets[0], unknowns) or few not in (None, equations):
             found = True

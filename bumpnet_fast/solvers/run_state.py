@@ -8,17 +8,6 @@ version   format of the file, :data:`VERSION`
 solver    which solver: "solve", "march", "evolve", "operator", ...
 problem   ``{"name": ..., "settings": {...}}``
 settings  what else defines the run
-
-Training by first-order methods has, in the place of ``state``:
-
-========= =======================================================================
-progress  stage, iterations, seconds, history and events
-unknowns  of the equation
-best      loss, rows and unknowns of the best rows seen
-stage     the state of optimiser and schedule
-batches   the points and what comes next of them
-random    the state of torch's random numbers
-=======
 net       what the run began with
 state     where it is, see :meth:`bumpnet_fast.solvers.loop.Run`; None at the start
 command   what the command line wants again in a resumption; only in its own runs

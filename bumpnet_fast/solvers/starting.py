@@ -13,7 +13,7 @@ from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem
 from .elimination import ridge_solve
-from .residual import Block, System
+from .residual import Block, System, bumps_of
 from .solution import FieldResult
 from .task import Task
 
@@ -156,7 +156,7 @@ def _sizes(task: Task) -> tuple[Tensor, Tensor, float]:
     Values such as sin(pi x) are rounding on the boundary, and not zero.
     """
     problem, x, net = task.problem, task.x, task.net
-    bumps = lambda x: net.jet(x.to(net.rows), want="value").map(Tensor.double)  # noqa: E731
+    bumps = bumps_of(net, "value")
     u = problem.extend(bumps, x, "value", task.boundary).value.detach()
     only = problem.extend(lambda x: bumps(x).map(torch.zeros_like), x, "value", task.boundary).value.detach()
     try:
@@ -176,7 +176,7 @@ def _usual_loss(task: Task, size: float) -> float:
 @torch.no_grad()
 def nonlinear_height(task: Task) -> float:
     """How high bumps are where the equation begins to be nonlinear; 1 if it never does."""
-    unit, at_zero = _raised(task.net, 1.0), task.system.linearise()[0]
+    unit, at_zero = _raised(task.net, 1.0), task.system.residual()
 
     def slope(height: float) -> float:
         rows = unit.clone()

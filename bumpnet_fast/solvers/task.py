@@ -21,7 +21,7 @@ from .estimate import Places
 from .given_values import contradictions, eased, enforcement
 from .loop import StopReason, Work
 from .objective import RowsObjective
-from .residual import Block, System, blocks, check_local, collocation, linearise
+from .residual import Block, System, balance_by, blocks, check_local, collocation, linearise
 from .solution import NetErrorMeasure
 
 #: A residual between the points that is so many times that at the points shows that they miss something.
@@ -84,27 +84,27 @@ class Task(Work):
     # --- rows ----------------------------------------------------------------------------------
 
     @property
+    @torch.no_grad()
     def system(self) -> System:
         """The rows of the problem at all points."""
         if self._system is None:
-            self._system = self.system_at(self.x, self.weights)
+            rows, about = self._blocks(self.x, self.weights), (self.net, self.named_unknowns(), self.ranks)
+            if self.balance is None:  # that of the start is kept; the rows are made once, as lifts are slow
+                self.balance = balancing(rows, *about)
+                balance_by(rows, self.balance)
+            self._system = System(rows, *about)
         return self._system
 
     @torch.no_grad()
     def system_at(self, x: Tensor, weights: Tensor | None = None) -> System:
         """The rows at other points of the equation; the conditions stay as they are."""
         if self.balance is None:
-            self.balance = self._balancing()
-        about = self.net, self.named_unknowns(), self.ranks
-        return System(self._blocks(x, weights, self.balance), *about)
+            _ = self.system
+        return System(self._blocks(x, weights), self.net, self.named_unknowns(), self.ranks)
 
-    def _blocks(self, x: Tensor, weights: Tensor | None, balance: list[Tensor] | None = None) -> list[Block]:
+    def _blocks(self, x: Tensor, weights: Tensor | None) -> list[Block]:
         about = self.problem, self.boundary, self.counts, x, self.condition_weight, weights, self.ranks
-        return blocks(*about, balance)
-
-    def _balancing(self) -> list[Tensor]:
-        """Factors that make equations and conditions count alike: of the start, and kept."""
-        return balancing(self._blocks(self.x, self.weights), self.net, self.named_unknowns(), self.ranks)
+        return blocks(*about, self.balance)
 
     @torch.no_grad()
     def check(self) -> None:
@@ -114,7 +114,7 @@ class Task(Work):
         self.ranks.checked(lambda: self._check_rows(system))
 
     def _check_rows(self, system: System) -> None:
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with checking.undisturbed(self.device):
             for block, jets in zip(system.blocks, system.samples(system.blocks)[0], strict=True):
                 check_local(block, jets, system.named())
             if self.problem.linear and not self.problem.unknowns and not self._linear_at_few_points():
@@ -201,12 +201,13 @@ class Task(Work):
         """Where it is solved; None with several ranks, of which none knows all points."""
         if not self.ranks.alone:
             return None
-        return Places(self.x, self.counts, self.weights, self.condition_weight, self.balance)
+        reference = self.reference_loss()
+        return Places(self.x, self.counts, self.weights, self.condition_weight, self.balance, reference)
 
     @torch.no_grad()
     def reference_loss(self) -> float:
         """The loss of u = 0, or of what the boundary alone makes of u."""
-        rows, _ = self.system.linearise()
+        rows = self.system.residual()
         return float(self.ranks.total(rows @ rows))
 
     @torch.no_grad()

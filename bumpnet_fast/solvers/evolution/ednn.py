@@ -26,13 +26,14 @@ from .. import run_state
 from ..arguments import check, check_data, check_net, choice, positive
 from ..grad_mode import differentiating
 from ..loop import Callback, Run, Stop, StopReason
+from ..report import LARGE_ERROR
 from ..solution import errors
 from ..threads import few_threads
 from .basis import Space, quadrature, uniform_net
 from .method import METHODS, Advance, check_method
 from .models import FixedBasis, MovingBasis, Report, fitted_shapes
 from .older import from_version_2
-from .report import ADVICE, LARGE_ERROR, POOR_RESIDUAL, by_error, doubts, missed
+from .report import ADVICE, POOR_RESIDUAL, by_error, doubts, missed
 from .result import ROUNDING, Evolution
 from .task import Evolving
 

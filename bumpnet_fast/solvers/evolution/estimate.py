@@ -76,6 +76,10 @@ class EvolutionEstimate(ErrorEstimate):
     times: tuple[float, ...] = ()
     over_time: tuple[float, ...] = ()
 
+    def as_dict(self) -> dict[str, Any]:
+        """What it says, as plain values."""
+        return super().as_dict() | {"times": list(self.times), "over_time": list(self.over_time)}
+
 
 @dataclass(frozen=True)
 class _Axis:

@@ -8,22 +8,20 @@ from typing import Any
 
 import torch
 
+from ...core import checking
 from ...problems.sampling import lattice
 from ..given_values import contradictions
 from ..loop import StopReason
-from ..report import beside_names, number
+from ..report import LARGE_ERROR, beside_names, not_reliable, number, of_error
 from .estimate import SMALL, EvolutionEstimate
 from .models import FixedBasis, MovingBasis
 from .models import Report as Sample
 
-#: An error relative to u that is worth a word.
-LARGE_ERROR = 0.01
-#: What to do about it.
+#: What to do about a large error.
 ADVICE = "use more bumps, or a smaller step or tolerance if you have set one"
-#: What is missed of u_t, added up over the time relative to u, or of the rate, from which on the error is estimated.
-_DRIFT, _MISSED = 0.02, 0.3
-#: The same without an estimate: from here on it is worth a word.
-POOR_RESIDUAL = 0.3
+#: The share that is missed of u_t, and what that adds up to over the time relative to u, from which on the error is
+#: estimated; without an estimate the first one is worth a word.
+POOR_RESIDUAL, _DRIFT = 0.3, 0.02
 #: An error on the way that is so many times that at the end is worth a word of its own.
 _ON_THE_WAY = 3.0
 #: Points at which the start is looked at, and others for the rate; times at which the rate is looked at there.
@@ -71,12 +69,9 @@ class EvolutionReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values."""
-        error = self.error and {
-            "rel_l2": list(self.error.rel_l2), "max": list(self.error.max), "reliable": self.error.reliable,
-            "reason": self.error.reason, "times": list(self.error.times), "over_time": list(self.error.over_time),
-        }  # fmt: skip
         return {
-            "fit_error": self.fit_error, "residual": self.residual, "error": error, "time": self.time,
+            "fit_error": self.fit_error, "residual": self.residual,
+            "error": self.error and self.error.as_dict(), "time": self.time,
             "stop": self.stop.value, "stop_message": self.stop.message, "warnings": list(self.warnings),
         }  # fmt: skip
 
@@ -89,22 +84,15 @@ class EvolutionReport:
             ("start", f"the bumps fit it up to {number(self.fit_error)}, relative"),
             ("rate", f"the bumps miss up to {number(self.residual)} of u_t"),
         ]
-        lines += [("estimate", "switched off")] if self.error is None else self._estimated(self.error)
+        lines += of_error(self.error, "at most, at the end (estimated)", self._on_the_way())
         lines.append(("stopped", f"at t = {self.time:g}, {self.stop.value}: {self.stop.message}"))
         return "\n".join(beside_names([*lines, *(("warning", warning) for warning in self.warnings if warnings)]))
 
-    @staticmethod
-    def _estimated(error: EvolutionEstimate) -> list[tuple[str, str]]:
-        lines = []
-        for k, (rel_l2, largest) in enumerate(zip(error.rel_l2, error.max, strict=True)):
-            if math.isfinite(rel_l2):
-                name = f"error of output {k + 1}" if len(error.rel_l2) > 1 else "error"
-                text = f"{number(rel_l2)} relative L2, {number(largest)} at most, at the end (estimated)"
-                lines.append((name, text))
-        if error.over_time:
-            worst, t = max(zip(error.over_time, error.times, strict=True))
-            lines.append(("on the way", f"up to {number(worst)} relative L2, at t = {t:.3g}"))
-        return [*lines, ("estimate", f"{'reliable' if error.reliable else 'NOT reliable'}: {error.reason}")]
+    def _on_the_way(self) -> list[tuple[str, str]]:
+        if self.error is None or not self.error.over_time:
+            return []
+        worst, t = max(zip(self.error.over_time, self.error.times, strict=True))
+        return [("on the way", f"up to {number(worst)} relative L2, at t = {t:.3g}")]
 
 
 # --- what looks wrong ----------------------------------------------------------------------------
@@ -117,7 +105,7 @@ def by_error(run: Any, error: EvolutionEstimate, every: bool = False) -> list[st
         if known or error.reason.startswith(SMALL) or not (every or not worst <= LARGE_ERROR):
             return []
         about = f" (perhaps {worst:.1g})" if math.isfinite(worst) else ""
-        return [f"the error is not known reliably{about}: {error.reason}; solve again with more bumps, and compare"]
+        return [not_reliable(error, about)]
     found = [f"the error at the end is about {worst:.1%} of u: {ADVICE}"] if worst > LARGE_ERROR and not known else []
     if every and error.over_time:
         between, t = max(zip(error.over_time, error.times, strict=True))
@@ -156,7 +144,7 @@ def missed(model: FixedBasis | MovingBasis, times: list[float], samples: list[Sa
     # motion too slow to matter by the end is ignored
     share = max(r / (max(s.rate, s.norm / final) or 1.0) for r, s in pairs)
     drift = max(r * times[-1] / (max(s.norm, 1e-2 * size) or 1.0) for r, s in pairs)
-    doubtful = not (share <= _MISSED and drift <= _DRIFT) or model.fit_error > LARGE_ERROR
+    doubtful = not (share <= POOR_RESIDUAL and drift <= _DRIFT) or model.fit_error > LARGE_ERROR
     return share, doubtful
 
 
@@ -191,9 +179,9 @@ def _beyond_the_points(model: FixedBasis | MovingBasis) -> list[str]:
     place, output = divmod(int((beyond - _BEYOND * (hi - lo)).argmax()), start.shape[1])
     if not float(beyond[place, output]) > _BEYOND * float((hi - lo)[output]) + 1e-9 * model.size:
         return []
-    where = ", ".join(f"{float(v):.4g}" for v in x[place])
     there, most = float(start[place, output]), float((lo if start[place, output] < lo[output] else hi)[output])
-    return [f"the start is {there:.3g} at ({where}), and {most:.3g} at most where the bumps are fitted: use more bumps"]
+    where = f"{there:.3g} at {checking.place(x[place], 4)}, and {most:.3g} at most where the bumps are fitted"
+    return [f"the start is {where}: use more bumps"]
 
 
-__all__ = ["ADVICE", "LARGE_ERROR", "POOR_RESIDUAL", "EvolutionReport", "by_error", "doubts", "missed"]
+__all__ = ["ADVICE", "POOR_RESIDUAL", "EvolutionReport", "by_error", "doubts", "missed"]
