@@ -345,7 +345,7 @@ def fitted_shapes(space: Space, rows: Tensor, x: Tensor, weights: Tensor) -> Ten
     model = Separable(fit, _FIT_RIDGE)
     # A regular grid keeps its symmetries to the last bit, and the best shapes need not have them.
     change = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(rows)
-    change[:, fit.layout.shape_columns :] = 0
+    change[:, fit.layout.centre] = change[:, fit.layout.amplitude] = 0
     point = model.start(rows + _FIT_PERTURBED * change)
     steps = descend(model, point, damping=1.0, step_cap=_FIT_CAP)
     for better in itertools.islice(steps, _FIT_STEPS):
