@@ -27,8 +27,6 @@ from .basis import Space
 _CUT = 1e-10
 #: Training of the shapes on the initial values: steps, largest change of a parameter per step, and ridge.
 _FIT_STEPS, _FIT_CAP, _FIT_RIDGE = 100, 0.5, 1e-14
-#: Standard deviation of a change of the shapes that breaks the symmetries of their grid.
-_FIT_PERTURBED = 0.01
 
 
 @dataclass(frozen=True)
@@ -343,10 +341,7 @@ def fitted_shapes(space: Space, rows: Tensor, x: Tensor, weights: Tensor) -> Ten
     """Rows [M, columns] with shapes trained on the initial values by variable projection; unrotated if periodic."""
     fit = _Fit(space, rows, x, weights)
     model = Separable(fit, _FIT_RIDGE)
-    # A regular grid keeps its symmetries to the last bit, and the best shapes need not have them.
-    change = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(rows)
-    change[:, fit.layout.centre] = change[:, fit.layout.amplitude] = 0
-    point = model.start(rows + _FIT_PERTURBED * change)
+    point = model.start(rows)
     steps = descend(model, point, damping=1.0, step_cap=_FIT_CAP)
     for better in itertools.islice(steps, _FIT_STEPS):
         point = better

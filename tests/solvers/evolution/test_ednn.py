@@ -420,7 +420,8 @@ def test_moving_shapes_carry_a_pulse_that_few_frozen_ones_cannot():
 
 def test_moving_shapes_in_two_dimensions():
     problem = Heat2D(periodic=False, final_time=0.1)
-    run = evolve(problem, (3, 3), times=1, shapes="evolve", step=0.005)
+    net = uniform_net(problem, (3, 3)).perturb_(0.03, torch.Generator().manual_seed(0))  # a grid keeps its symmetry
+    run = evolve(problem, net, times=1, shapes="evolve", step=0.005)
     frozen = evolve(problem, (3, 3), times=1)
     assert run.stop_reason == "finished" and run.rel_l2 < 3e-3 < 0.1 * frozen.rel_l2
     skew = run.states[..., run.net.layout.skew]
