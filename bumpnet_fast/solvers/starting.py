@@ -12,6 +12,7 @@ from torch import Tensor
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Problem
+from . import arguments
 from .elimination import ridge_solve
 from .residual import Block, System
 from .solution import FieldResult
@@ -75,7 +76,7 @@ def first_rows(problem: Problem, net: BumpNet, boundary: str, start: Start | Non
         if problem.continues or bool(net.amplitudes.any()):
             return None
         start, name = problem.guess, f"guess of problem {problem.name!r}"
-    counts = sampling.spread(_POINTS * len(net.rows), tuple((problem.domain[1] - problem.domain[0]).tolist()))
+    counts = arguments.counts(None, _POINTS * len(net.rows), problem.domain, net)
     x = sampling.interior(problem.domain, counts) if problem.points is None else problem.points.double()
     x = x[problem.inside(x)].to(net.rows.device)
     given = start.predict(x) if isinstance(start, FieldResult) else start(x)
