@@ -66,7 +66,7 @@ _LIFTED, _LIFTING = 3e-7, 0.5
 #: A further enrichment takes at least this share of the time before it, and the search for another solution so many
 #: times as long as the enrichment that it starts from.
 _LONGER, _LOOKING = 0.4, 4
-#: A random change of the rows changes u at most about five times as much as usual in all problems of docs/trust_table.md,
+#: A random change of the rows changes u at most about five times as much as usual in all of docs/trust_table.md,
 #: and more than 1e4 times where a side has no condition.
 _AMPLIFIED = 1e3
 _OPEN = (
