@@ -21,7 +21,7 @@ _CANDIDATES = 20
 _ENLARGED = 1.3
 #: Share of the points that is placed where the residual is not large.
 _EVEN = 0.1
-#: Size of terms that halves the weight of a point, relative to their mean.
+#: Terms as large as the largest source halve the weight of a point; without sources, those of this share of their mean.
 _USUAL = 0.5
 
 
@@ -94,10 +94,21 @@ def _residual_and_weights(
     problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, balance: Tensor | None
 ):
     """Length [n] of the residual at ``x``, and weights [n] from the size of its terms."""
-    residual, terms = residual_and_terms(
-        problem, lambda x: net.jet(x.to(net.rows), want=problem.want).map(Tensor.double), boundary, unknowns, x, balance
-    )
-    return residual, 1 / (1 + terms / (_USUAL * terms.mean()).clamp_min(1e-300))
+
+    def bumps(x: Tensor) -> Jet:
+        return net.jet(x.to(net.rows), want=problem.want).map(Tensor.double)
+
+    residual, terms = residual_and_terms(problem, bumps, boundary, unknowns, x, balance)
+    zero = bumps(x[:1]).map(lambda part: part.new_zeros(len(x), *part.shape[1:]))
+    source = torch.linalg.vector_norm(_equation(problem, x, balance).residual((zero,), unknowns), dim=0).max()
+    usual = torch.where((source > 0) & source.isfinite(), source, _USUAL * terms.mean())
+    return residual, 1 / (1 + terms / usual.clamp_min(1e-300))
+
+
+def _equation(problem: Problem, x: Tensor, balance: Tensor | None) -> Block:
+    """The rows of the equation at ``x`` as a function of u."""
+    residual = lambda u, **k: call_residual(problem.residual, x, u, k)  # noqa: E731
+    return Block(problem.name, x, problem.want, residual, 1.0, balance=balance)
 
 
 def residual_and_terms(
@@ -110,9 +121,7 @@ def residual_and_terms(
     the equations.
     """
     u = problem.extend(bumps, x, problem.want) if boundary == "hard" else bumps(x)
-    equation = lambda u, **k: call_residual(problem.residual, x, u, k)  # noqa: E731
-    block = Block(problem.name, x, problem.want, equation, 1.0, balance=balance)
-    residual, by_equation = linearise(block, (u,), unknowns)
+    residual, by_equation = linearise(_equation(problem, x, balance), (u,), unknowns)
     terms = x.new_zeros(len(x))
     for (by_output,) in by_equation:
         add_terms(terms, by_output, u)
