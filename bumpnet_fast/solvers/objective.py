@@ -25,7 +25,7 @@ class Objective:
 
     def sizes(self) -> list[Tensor]:
         """Typical sizes of the parameters, in shapes that multiply these: what has units is trained in these units."""
-        return [p.new_ones(1) for p in self.parameters]
+        return [torch.ones_like(p) for p in self.parameters]
 
     def backward(self, whole: bool = False, scale: float = 1.0) -> Tensor:
         """``scale`` times the loss of the next batch, or of everything; the gradient is stored in ``grad``."""
