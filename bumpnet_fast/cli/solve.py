@@ -129,14 +129,12 @@ class Solve(Command):
         import torch
 
         from .. import problems
-        from ..nets.bumpnet import BumpNet
         from ..solvers.placement import drop_outside, grade
+        from ..solvers.stationary import new_net
 
         perturb = perturbation(arguments, settings)
         problem = problems.get(arguments.problem, **settings["problem"])
-        bumps = arguments.bumps or problem.default_bumps
-        dim, domain = problem.domain.shape[1], problem.domain
-        net = BumpNet(dim, bumps, domain, problem.outputs, dtype=arguments.dtype, **settings["net"])
+        net = new_net(problem, arguments.bumps, dtype=arguments.dtype, **settings["net"])
         if perturb:  # before grading: relative to the spacing, which is small where the solution is steep
             net.perturb_(perturb, torch.Generator().manual_seed(arguments.seed or 0))
         grade(net, problem, settings["run"].setdefault("graded", 0.0))

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-#: Widths count up to this factor from their mean when a number of cells is spread over the axes.
-_UNLIKE = 3.0
+#: Widths that differ by more than this factor are taken to have different units, such as a length and a time.
+_UNLIKE = 10.0
 
 
 @dataclass(frozen=True)
@@ -283,8 +283,8 @@ def grid_centres(bumps: int | tuple[int, ...], lo: Tensor, hi: Tensor) -> tuple[
     """Centres of a uniform grid of cells over the box, and the spacing per axis.
 
     A tuple is the number of cells per axis.  A plain number is spread over rows of nearly equal
-    length, so that any count is met exactly with nearly square cells.  Where the widths differ very much, as a length
-    and a time may, the cells are longer along the wide axes: every axis gets some.
+    length, so that any count is met exactly with nearly square cells.  Where the widths differ by more than ten times,
+    as a length and a time may, they are not compared: every axis gets about as many cells.
 
     Returns
     -------
@@ -299,8 +299,8 @@ def grid_centres(bumps: int | tuple[int, ...], lo: Tensor, hi: Tensor) -> tuple[
         counts = bumps
         centres = _rows_of_cells(math.prod(counts), lo, hi, counts)
     else:
-        mean = math.prod(w ** (1 / len(widths)) for w in widths)
-        counts = split_grid(bumps, tuple(min(max(w / mean, 1 / _UNLIKE), _UNLIKE) for w in widths))
+        alike = max(widths) <= _UNLIKE * min(widths)
+        counts = split_grid(bumps, widths if alike else (1.0,) * len(widths))
         centres = _rows_of_cells(bumps, lo, hi, counts)
     return centres, tuple(w / n for w, n in zip(widths, counts, strict=True))
 

@@ -36,7 +36,8 @@ class BumpNet(nn.Module):
     dim : int
         Space dimension d >= 1.
     bumps : int or tuple of int
-        Number of bumps, or of grid cells along each axis.
+        Number of bumps, or of grid cells along each axis.  A number is spread so that the cells are nearly square, or
+        alike over axes whose widths differ more than ten times.
     domain : nested sequence or Tensor, optional
         [2, d], lower and upper corner of the box where the network is used; [-1, 1]^d by default.
     outputs : int

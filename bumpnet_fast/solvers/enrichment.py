@@ -103,6 +103,23 @@ class EnrichedFit:
     factors: Fit  # of their last linearisation
     norms: tuple[float, float]  # of the rows at the start and at the end
 
+    def amplified(self, x: Tensor) -> float:
+        """How much a small random change of the rows changes u at ``x``, beside what bumps of such rows are high.
+
+        It is immense where equation and conditions leave something of u open.
+        """
+        generator, n = torch.Generator().manual_seed(0), len(self.factors.length)
+        change, mixed = (torch.randn(size, dtype=torch.float64, generator=generator) for size in (len(self.weights), n))
+        by_change = self.factors.solve(change.to(x) / change.norm() @ self.factors.basis)
+        largest, usual = (self._values(x, h) for h in (by_change, mixed.to(x) / mixed.norm() / self.factors.length))
+        return float((largest / usual).nan_to_num(0.0).max())
+
+    def _values(self, x: Tensor, change: Tensor) -> Tensor:
+        """Norms [K] of what so much more of the amplitudes adds to u at ``x``."""
+        amplitudes = change[: len(self.u.amplitudes())]
+        u, zero = (self.u.moved(c * amplitudes, self.u.unknowns).jet(x, "value").value for c in (1.0, 0.0))
+        return torch.linalg.vector_norm(u - zero, dim=0)
+
 
 def jets_of(systems: Sequence[System], nets: Sequence[BumpNet]) -> list[tuple[Jet, ...]]:
     """Of the sum of some nets, at the points of all blocks."""

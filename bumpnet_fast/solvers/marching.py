@@ -36,7 +36,7 @@ from .placement import drop_outside, grade
 from .refine import held_out_loss
 from .solution import ErrorMeasure, FieldResult, Solution
 from .starting import Start, check_start
-from .stationary import as_settings, solve
+from .stationary import as_settings, new_net, solve
 from .task import Task
 
 #: A window is solved again, from another start, if its loss is this many times that of the window before.
@@ -320,14 +320,14 @@ def march(
     counts = bumps if isinstance(bumps, (tuple, list)) else (bumps,)
     check_memory("windows", windows, (windows, *counts), RowLayout(len(problem.lower), problem.outputs).columns)
     store = run_state.opened(checkpoint, every_seconds, lambda: run_state.content("march", problem, None, settings))
-    _check_later(problem, BumpNet(len(problem.lower), bumps, problem.domain, problem.outputs, **net), options)
+    _check_later(problem, new_net(problem, bumps, **net), options)
     solutions: list[Solution] = []
     worst = math.inf
     with store:
         log = _Log(Journal(solve, store, began), windows, (*callbacks, *([] if callback is None else [callback])))
         for k, (begin, end) in enumerate(itertools.pairwise(_edges(problem, windows))):
             part = window(problem, begin, end, _end(solutions[-1]) if solutions else None)
-            fresh = BumpNet(len(part.lower), bumps, part.domain, part.outputs, **net)
+            fresh = new_net(part, bumps, **net)
             regular = _placed(copy.deepcopy(fresh), part, graded)
             if perturb:  # before grading: relative to the spacing, which is small where the solution is steep
                 fresh.perturb_(perturb, torch.Generator().manual_seed(seed))

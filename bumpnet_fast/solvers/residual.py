@@ -31,8 +31,10 @@ _KINDS_OF_COLUMNS = 8
 #: At more points than this, as many equations as points are a mistake.
 _FEW_POINTS = 16
 
-#: Rows that differ by a smaller share of the largest are the same.
+#: Coefficients that add up to a smaller share of their sizes add up to zero.
 _SAME = 1e-12
+#: Size of one of the two jets at which coefficients are compared: units of u may be such that it is large.
+_FAR = 1e15
 
 #: Coefficients c0, c1, c2 of the row operator of one equation for one output; None counts as zero.
 Coefficients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -272,9 +274,9 @@ class System:
             pairs = [*zip(blocks, jets, strict=True)]
             return self.ranks.checked(lambda: [linearise(block, js, named)[1] for block, js in pairs])
 
-        flat = [
-            [c for b in coefficients(jets) for e in b for a in e for k in a for c in k] for jets in self.samples(blocks)
-        ]
+        first, second = self.samples(blocks)  # where u is large, a nonlinear term may count that else is rounding
+        second = [tuple(jet.map(lambda part: _FAR * part) for jet in js) for js in second]
+        flat = [[c for b in coefficients(jets) for e in b for a in e for k in a for c in k] for jets in (first, second)]
 
         def same(a: Tensor | None, b: Tensor | None) -> bool:
             return a is b if a is None or b is None else torch.allclose(a, b, 1e-9, 0.0, equal_nan=True)
@@ -282,25 +284,19 @@ class System:
         return self.ranks.every(all(same(a, b) for a, b in zip(*flat, strict=True)))
 
     def open_constants(self) -> list[int]:
-        """The outputs that may be shifted by a constant without any row noticing."""
-        jets, found = self.samples(self.blocks)[0], []
+        """The outputs that may be shifted by a constant without any row noticing.
 
-        def rows(output: int | None) -> list[Tensor]:
-            shift = torch.zeros(self.layout.outputs, dtype=torch.float64, device=self.guesses.device)
-            shift[[] if output is None else [output]] = 1.0
-            shifted = [tuple(Jet(j.want, j.value + shift, *j.parts()[1:]) for j in js) for js in jets]
-            with checking.undisturbed(self.guesses.device):
-                pairs = zip(self.blocks, shifted, strict=True)
-                return [block.rows(js, self.named()) for block, js in pairs]
-
-        before = self.ranks.checked(lambda: rows(None))
-        for k in range(self.layout.outputs):
-            after = self.ranks.checked(lambda k=k: rows(k))
-            pairs = zip(before, after, strict=True)
-            same = all(bool(((a - b).abs() <= _SAME * a.abs().amax(0)).all()) for a, b in pairs if len(a))
-            if self.ranks.every(same):
-                found.append(k)
-        return found
+        The coefficients of their values tell, in any units; a shift could be lost in rounding.
+        """
+        jets, named, found = self.samples(self.blocks)[0], self.named(), set(range(self.layout.outputs))
+        pairs = [*zip(self.blocks, jets, strict=True)]
+        parts = self.ranks.checked(lambda: [linearise(block, js, named)[1] for block, js in pairs])
+        for by_argument in (equation for block in parts for equation in block):
+            for k, by_output in enumerate(zip(*by_argument, strict=True)):
+                values = [c[0] for c in by_output if c[0] is not None]
+                if values and bool((sum(values).abs() > _SAME * sum(v.abs() for v in values)).any()):
+                    found.discard(k)
+        return [k for k in range(self.layout.outputs) if self.ranks.every(k in found)]
 
     def samples(self, blocks: Sequence[Block]) -> list[list[tuple[Jet, ...]]]:
         """Two random jets for each of the blocks."""

@@ -76,7 +76,7 @@ def first_rows(problem: Problem, net: BumpNet, boundary: str, start: Start | Non
         if problem.continues or bool(net.amplitudes.any()):
             return None
         start, name = problem.guess, f"guess of problem {problem.name!r}"
-    counts = sampling.spread(_POINTS * len(net.rows), arguments.widths(problem.domain, net))
+    counts = arguments.counts(None, _POINTS * len(net.rows), problem.domain, net)
     x = sampling.interior(problem.domain, counts) if problem.points is None else problem.points.double()
     x = x[arguments.inside(problem, x)].to(net.rows.device)
     given = start.predict(x) if isinstance(start, FieldResult) else start(x)

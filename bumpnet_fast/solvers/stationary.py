@@ -229,12 +229,26 @@ def train(
     return solve(problem, net, method=method, **options)
 
 
-def new_net(problem: Problem, bumps: int | tuple[int, ...] | None) -> BumpNet:
-    """A net for a problem; by default with the problem's number of bumps."""
+def new_net(problem: Problem, bumps: int | tuple[int, ...] | None, **options: Any) -> BumpNet:
+    """A net for a problem, in float64 by default; by default with the problem's number of bumps.
+
+    A plain number is spread over space and time as if the time were as long as the space is wide: they have units of
+    their own.
+    """
     bumps = problem.default_bumps if bumps is None else bumps
     if not isinstance(bumps, (int, tuple, list)) or isinstance(bumps, bool):
         raise TypeError(f"net must be a BumpNet, or how many bumps, in all or along the axes, got {bumps!r}")
-    return BumpNet(len(problem.lower), bumps, problem.domain, problem.outputs, dtype=torch.float64)
+    domain, time, dim = problem.domain, problem.time, len(problem.lower)
+    made = functools.partial(BumpNet, dim, bumps, outputs=problem.outputs, **{"dtype": torch.float64} | options)
+    if isinstance(bumps, (tuple, list)) or time is None or dim == 1 or options.get("scale", "auto") != "auto":
+        return made(domain)
+    widths = domain[1] - domain[0]
+    alike = widths.clone()
+    alike[time] = torch.cat([widths[:time], widths[time + 1 :]]).log().mean().exp()
+    net = made(torch.stack([domain[0], domain[0] + alike]))
+    corners = domain[0] + (net.frame[:2].double().cpu() - domain[0]) * widths / alike
+    frame = torch.cat([corners, net.frame[2:].double().cpu() * alike / widths]).to(net.frame)
+    return BumpNet.from_rows(net.rows.detach(), frame, domain, net.tied)
 
 
 # --- methods -------------------------------------------------------------------------------------

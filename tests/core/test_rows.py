@@ -128,6 +128,14 @@ def test_any_count_of_bumps_is_met_exactly(dim):
         assert len(torch.unique(centres, dim=0)) == count
 
 
+@pytest.mark.parametrize("widths", ((1e-6, 86400.0), (1e12, 1e7), (1.0, 1.0)))
+def test_a_number_of_bumps_does_not_depend_on_the_units_of_length_and_time(widths):
+    domain = torch.tensor([[0.0, 0.0], widths], dtype=torch.float64)
+    centres, spacing = R.grid_centres(16, *domain)
+    assert torch.allclose(centres / domain[1], R.grid_centres(16, torch.zeros(2), torch.ones(2))[0])
+    assert all(math.isclose(4 * s, w) for s, w in zip(spacing, widths, strict=True))
+
+
 def test_a_tuple_is_the_number_of_cells_per_axis():
     domain = torch.tensor([[0.0, -1.0], [4.0, 1.0]])
     centres, spacing = R.grid_centres((2, 4), *domain)

@@ -440,3 +440,29 @@ def test_a_changed_solution_is_estimated_anew():
     first = solution.error_estimate
     other = replace(solution, net=solve(get("poisson"), (4, 4), iterations=30).net)
     assert other.error_estimate.rel_l2[0] < 0.5 * first.rel_l2[0]
+
+
+@dataclass
+class Open(Problem):
+    """Poisson's equation where some sides of the square may be without a condition."""
+
+    name, want = "open", "laplacian"
+    lower: tuple = (0.0, 0.0)
+    upper: tuple = (1.0, 1.0)
+
+    def residual(self, x, u):
+        return u.laplacian[:, 0] + 2 * math.pi**2 * self.exact(x)
+
+    def exact(self, x):
+        return torch.sin(math.pi * x).prod(1)
+
+
+@pytest.mark.parametrize("boundary", ("hard", "soft"))
+def test_an_estimate_is_not_reliable_where_a_boundary_condition_is_missing(boundary):
+    problem = Open()
+    known = solve(problem, (4, 4), boundary=boundary, iterations=10).error_estimate
+    assert "determine" not in known.reason and (known.reliable or boundary == "soft")
+    problem.dirichlet = ((0, 0), (0, 1), (1, 0))
+    solution = solve(problem, (4, 4), boundary=boundary, iterations=10)
+    assert not solution.error_estimate.reliable and "do not determine u" in solution.error_estimate.reason
+    assert any("do not determine u" in warning for warning in solution.report().warnings)

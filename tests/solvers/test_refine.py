@@ -26,6 +26,16 @@ def test_points_go_where_the_residual_is_large():
     assert (points.abs() <= 1).all() and (weights > 0).all() and (weights <= 1).all()
 
 
+@pytest.mark.parametrize("size", (1.0, 1e9))
+def test_terms_that_a_source_is_as_large_as_keep_half_their_weight(size):
+    kind = type(get("sharp-poisson"))
+    problem = type("Sized", (kind,), {"residual": lambda self, x, u: size * kind.residual(self, x, u)})()
+    x = torch.tensor([[0.3, 0.2], [-0.9, -0.9]], dtype=torch.float64)  # at the peak, and far from it
+    net = solve(problem, (4, 4), iterations=2).net
+    _, weights = refined(problem, net, "hard", {}, x, 100, 0)
+    assert 0.3 < weights[0] < weights[1] <= 1
+
+
 def with_a_thin_bump(problem):
     net = BumpNet(2, (3, 3), problem.domain, dtype="float64", outer="free")
     with torch.no_grad():

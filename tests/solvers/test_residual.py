@@ -90,6 +90,24 @@ def test_linearity_is_found_out(problem, linear, boundary):
     assert system_for(problem, net_for(problem), boundary).is_linear() is linear
 
 
+def test_a_nonlinear_term_is_found_in_any_units_of_u():
+    def residual(self, x, u):
+        return u.laplacian - u.value - u.value**3 / 1e24  # of u of size 1e12
+
+    large = type("Large", (Cubic,), {"residual": residual})()
+    assert not system_for(large, net_for(large)).is_linear()
+
+
+def test_a_value_is_not_open_because_its_coefficient_or_the_data_are_of_another_size():
+    def residual(self, x, u):
+        return u.laplacian - 1e-15 * u.value + 1e150
+
+    small = type("Small", (Cubic,), {"residual": residual, "dirichlet": ()})()
+    assert system_for(small, net_for(small)).open_constants() == []
+    shifted = type("Shifted", (Cubic,), {"residual": lambda self, x, u: u.laplacian + 1e150, "dirichlet": ()})()
+    assert system_for(shifted, net_for(shifted)).open_constants() == [0]
+
+
 def test_float32_net_gives_float64_matrices():
     problem = get("helmholtz")
     wide, narrow = net_for(problem), net_for(problem, dtype="float32")

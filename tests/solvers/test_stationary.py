@@ -10,7 +10,7 @@ from cases import Cubic, Rotation
 
 from bumpnet_fast import BumpNet, use_backend
 from bumpnet_fast.problems import Problem, Regression, get
-from bumpnet_fast.solvers.stationary import solve
+from bumpnet_fast.solvers.stationary import new_net, solve
 
 
 def net_for(problem, bumps=(4, 4), dtype="float64", **options):
@@ -61,6 +61,18 @@ def test_soft_boundary(method):
     assert solution.rel_l2 < 5e-3
     x = torch.rand(3, 2, dtype=torch.float64)
     assert torch.equal(solution.predict(x), solution.net(x))
+
+
+def test_a_number_of_bumps_is_spread_alike_whatever_the_unit_of_time():
+    usual = new_net(get("heat"), 12)
+    assert torch.equal(usual.rows, BumpNet(2, 12, get("heat").domain, dtype="float64").rows)
+    for end in (1e-6, 0.25, 3.0, 86400.0):
+        net = new_net(get("heat", upper=(1.0, end)), 12, dtype="float64")
+        torch.testing.assert_close(net.rows, usual.rows)
+        width = torch.tensor([1.0, end], dtype=torch.float64)
+        torch.testing.assert_close(net.centres / width, usual.centres)
+        x = torch.rand(50, 2, dtype=torch.float64)
+        torch.testing.assert_close(net.basis(x * width).value, usual.basis(x).value)
 
 
 def test_box_far_from_square_with_boundary_values():

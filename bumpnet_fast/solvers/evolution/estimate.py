@@ -521,7 +521,11 @@ def _judged(
     rel_l2, agreed = error[-1], apart[-1] <= torch.clamp_min(_AGREE * error[-1], _ROUNDING)
     largest = (fine[-1] - own[-1]).abs().amax(0)
     over = error.amax(1)
-    if not bool(agreed.all()):
+    if not bool(torch.isfinite(torch.cat([rel_l2, apart[-1]])).all()):
+        reason = "on grids without bumps u grows beyond all numbers: the equation may have a wrong sign"
+        rel_l2, reliable = torch.full_like(rel_l2, math.nan), False
+        largest = torch.full_like(largest, math.nan)
+    elif not bool(agreed.all()):
         rel_l2, largest = torch.maximum(rel_l2, rms(coarse[-1] - own[-1]) / size[-1]), largest
         reliable, reason = False, f"two grids without bumps differ by {float(apart[-1].max()):.1g}"
     elif float(rel_l2.max()) < _ROUNDING:

@@ -78,6 +78,13 @@ def test_what_no_grid_resolves_is_not_reliable():
     assert not error.reliable
 
 
+def test_grids_on_which_u_grows_beyond_all_numbers_tell_nothing():
+    # As in the heat equation with a negative conductivity: both grids agree that u is infinite.
+    own, grid = torch.ones(2, 5, 1), torch.full((2, 5, 1), 1e300, dtype=torch.float64)
+    error = estimate._judged(own.double(), (grid, grid), lambda: "", (0.5, 1.0))
+    assert not error.reliable and math.isnan(error.rel_l2[0]) and "wrong sign" in error.reason
+
+
 def test_an_error_at_rounding_is_called_that():
     error = estimated(evolve(Heat(), 40, times=2))
     assert max(error.rel_l2) < 1e-10 and error.reason.startswith("the difference is rounding")
