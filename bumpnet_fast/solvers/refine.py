@@ -12,10 +12,10 @@ from ..core.jet import Jet
 from ..core.rows import orientation
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
-from ..problems.base import Problem
+from ..problems.base import Problem, call_residual
 from .arguments import widths
 from .balance import balancing
-from .residual import Coefficients, blocks, bumps_of, linearise
+from .residual import Block, Coefficients, blocks, bumps_of, linearise
 
 #: Further rounds, at most, if nothing is said, and points at which it is seen whether they are needed.
 ROUNDS, BETWEEN = 2, 2048
