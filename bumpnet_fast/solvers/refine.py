@@ -27,8 +27,8 @@ _ENLARGED = 1.3
 _EVEN = 0.1
 #: Points that tell how the equations of a system compare.
 _BALANCED = 256
-#: Terms that are larger than this share of their mean have less weight, by this power.
-_USUAL, _LESS = 0.2, 0.7
+#: Terms as large as the largest source halve the weight of a point; without sources, this share of their mean does.
+_USUAL = 0.5
 
 
 def refined(
@@ -122,9 +122,19 @@ def _residual_and_weights(
     problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, balance: Tensor | None
 ):
     """Length [n] of the residual at ``x``, weights [n] from the size of its terms, and their mean."""
-    residual, terms = residual_and_terms(problem, bumps_of(net, problem.want), boundary, unknowns, x, balance)
+    bumps = bumps_of(net, problem.want)
+    residual, terms = residual_and_terms(problem, bumps, boundary, unknowns, x, balance)
     usual = terms.mean().clamp_min(1e-300)
-    return residual, (1 + terms / (_USUAL * usual)) ** -_LESS, float(usual)
+    zero = bumps(x[:1]).map(lambda part: part.new_zeros(len(x), *part.shape[1:]))
+    source = torch.linalg.vector_norm(_equation(problem, x, balance).residual((zero,), unknowns), dim=0).max()
+    large = torch.where((source > 0) & source.isfinite(), source, _USUAL * usual)
+    return residual, 1 / (1 + terms / large), float(usual)
+
+
+def _equation(problem: Problem, x: Tensor, balance: Tensor | None) -> Block:
+    """The rows of the equation at ``x`` as a function of u."""
+    residual = lambda u, **k: call_residual(problem.residual, x, u, k)  # noqa: E731
+    return Block(problem.name, x, problem.want, residual, 1.0, balance=balance)
 
 
 def residual_and_terms(
@@ -137,9 +147,7 @@ def residual_and_terms(
     the equations.
     """
     u = problem.extend(bumps, x, problem.want) if boundary == "hard" else bumps(x)
-    equation = lambda u, **k: call_residual(problem.residual, x, u, k)  # noqa: E731
-    block = Block(problem.name, x, problem.want, equation, 1.0, balance=balance)
-    residual, by_equation = linearise(block, (u,), unknowns)
+    residual, by_equation = linearise(_equation(problem, x, balance), (u,), unknowns)
     terms = x.new_zeros(len(x))
     for (by_output,) in by_equation:
         add_terms(terms, by_output, u)
