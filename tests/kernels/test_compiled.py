@@ -95,8 +95,9 @@ DOUBLE = {
 #: (kernel, d, K, dtype) whose numbers do not fit into 255 registers: most bytes of stack.  Right, but slow.
 STACK = {
     ("jet_kernel", 4, 1, torch.float64): 8,
-    ("jet_vjp_rows_kernel", 4, 1, torch.float64): 168,
+    ("jet_vjp_rows_kernel", 4, 1, torch.float64): 176,
     ("jet_vjp_rows_kernel", 4, 4, torch.float64): 576,
+    ("jet_vjp_x_kernel", 4, 4, torch.float64): 8,
 }
 
 
