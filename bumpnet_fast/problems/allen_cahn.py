@@ -54,7 +54,7 @@ class AllenCahn(Problem):
 
     def side_conditions(self):
         # Nothing can close the kink at the start: with more weight, bumps would fit only its slopes.
-        return [replace(self.periodicity(0, length=math.sqrt(self.nu)), weight=1e-3)]
+        return [replace(self.periodicity(0, length=math.sqrt(self.nu)), weight=1e-5)]
 
     def reference(self, x):
         """By a Fourier series in space and scipy's integrator in time, interpolated by splines."""

@@ -151,7 +151,7 @@ def test_an_unknown_coefficient_from_noisy_data():
 
 def test_side_conditions_are_imposed_in_the_hard_form_too():
     problem = get("allen-cahn", nu=0.002, a=1.0)
-    solution = solve(problem, net_for(problem, (16, 3)), iterations=30)
+    solution = solve(problem, net_for(problem, (16, 3)), iterations=30, condition_weight=100.0)
     ends = torch.tensor([[-1.0, 0.7], [1.0, 0.7]], dtype=torch.float64)
     u = solution.jet(ends, "gradient")
     assert abs(u.value[0] - u.value[1]) < 1e-3 and abs(u.d(0)[0] - u.d(0)[1]) < 0.1
