@@ -19,6 +19,8 @@ from .residual import Block, Coefficients, blocks, bumps_of, linearise
 
 #: Further rounds, at most, if nothing is said, and points at which it is seen whether they are needed.
 ROUNDS, BETWEEN = 2, 2048
+#: A residual between the points that is so many times that at the points shows that they miss something.
+MISSED = 10.0
 #: Candidates per chosen point: half evenly spread, half near the edges of the bumps.
 _CANDIDATES = 20
 #: Candidates of bumps fill their boxes, enlarged by this factor.
@@ -50,7 +52,8 @@ def refined(
     """
     generator = torch.Generator().manual_seed(seed)
     there = candidates(problem, net, number * _CANDIDATES, generator, seed).to(x)
-    residual, weights, _ = _residual_and_weights(problem, net, boundary, unknowns, torch.cat([x, there]), balance)
+    both = torch.cat([x, there])
+    residual, weights, _ = _residual_and_weights(problem, net, boundary, unknowns, both, len(x), balance)
     size = (residual * weights)[len(x) :].cpu()
     density = size.square()
     if not bool(density.isfinite().all()):  # the square of a large residual overflows
@@ -71,7 +74,7 @@ def held_out_loss(problem: Problem, net: BumpNet, boundary: str, unknowns: dict,
         counts = (2,) * net.layout.dim
         few = blocks(problem, boundary, counts, x[:_BALANCED], 1.0)[:1]
         (balance,) = balancing(few, net, unknowns)
-        residual, weights, _ = _residual_and_weights(problem, net, boundary, unknowns, x, balance)
+        residual, weights, _ = _residual_and_weights(problem, net, boundary, unknowns, x, len(x) // 2, balance)
     return float((residual * weights).square().mean())
 
 
@@ -95,7 +98,8 @@ def between(
     near, shares = near[inside].to(x), shares[inside].to(x)
     with torch.no_grad():
         at = torch.cat([x, spread.to(x), near])
-        residual, weights, usual = _residual_and_weights(problem, net, boundary, unknowns, at, balance)
+        even = len(x) + len(spread)
+        residual, weights, usual = _residual_and_weights(problem, net, boundary, unknowns, at, even, balance)
     own, evenly, nearby = (residual * weights).square().split([len(x), len(spread), len(near)])
     others = max(float(evenly.mean()), float(shares @ nearby))
     return math.sqrt(float(own.mean())), math.sqrt(others), usual
@@ -119,12 +123,15 @@ def candidates(problem: Problem, net: BumpNet, number: int, generator: torch.Gen
 
 
 def _residual_and_weights(
-    problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, balance: Tensor | None
+    problem: Problem, net: BumpNet, boundary: str, unknowns: dict, x: Tensor, even: int, balance: Tensor | None
 ):
-    """Length [n] of the residual at ``x``, weights [n] from the size of its terms, and their mean."""
+    """Length [n] of the residual at ``x``, weights [n] from the size of its terms, and their mean at the first points.
+
+    The first ``even`` points are spread evenly: those near bumps crowd in layers, where terms are large.
+    """
     bumps = bumps_of(net, problem.want)
     residual, terms = residual_and_terms(problem, bumps, boundary, unknowns, x, balance)
-    usual = terms.mean().clamp_min(1e-300)
+    usual = terms[:even].mean().clamp_min(1e-300)
     zero = bumps(x[:1]).map(lambda part: part.new_zeros(len(x), *part.shape[1:]))
     source = torch.linalg.vector_norm(_equation(problem, x, balance).residual((zero,), unknowns), dim=0).max()
     large = torch.where((source > 0) & source.isfinite(), source, _USUAL * usual)

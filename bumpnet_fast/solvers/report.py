@@ -34,8 +34,6 @@ _WIDE, _NAME = 100, 30
 _MEANINGLESS = 1e6
 #: An unknown that is so many times its first guess has run away.
 _RUN_AWAY = 1e6
-#: A residual between the points that is so many times that at the points.
-_LARGE_HELD_OUT = 10.0
 #: A relative error that is worth a word.
 LARGE_ERROR = 0.01
 #: Points that nothing was trained on, of all windows together, and the least of a window.
@@ -294,7 +292,7 @@ def _report(solution: Any, estimate: bool) -> Report:
     if error is None or solution.stop in _STUCK:  # else the estimate says more
         warnings += known(lambda: _large_loss(stages[0], solution.loss, reference, misfits, solution.stop), [])
     warnings += known(lambda: [found for stage in stages for found in _slipping(stage.net)], [])
-    if held_out > _LARGE_HELD_OUT:
+    if held_out > refine.MISSED:
         warnings.append(
             f"the residual between the points is {held_out:.2g} times that at the points: take more points, or refine=2"
         )

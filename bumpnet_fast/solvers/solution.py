@@ -17,7 +17,7 @@ from ..core.jet import Jet
 from ..core.types import Boundary, Want
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
-from ..problems.base import Problem
+from ..problems.base import Problem, call_residual
 from ..problems.sampling import lattice
 from .arguments import integer
 from .estimate import ErrorEstimate, Places, Stage, estimate_seconds, estimated
@@ -201,7 +201,7 @@ class FieldResult(Result):
         with torch.no_grad():
             u = self.jet(points.to(self.like), self.problem.want).map(Tensor.double)
             named = {name: points.new_tensor(value) for name, value in self.unknowns.items()}
-            return self.problem.residual(points, u, **named).reshape(len(points), -1)
+            return call_residual(self.problem.residual, points, u, named).reshape(len(points), -1)
 
     def report(self, *, estimate: bool = True) -> Report:
         """What is known about the quality of the solution, as a table: ``print(solution.report())``.

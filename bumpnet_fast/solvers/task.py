@@ -24,8 +24,6 @@ from .objective import RowsObjective
 from .residual import Block, System, balance_by, blocks, check_local, collocation, linearise
 from .solution import NetErrorMeasure
 
-#: A residual between the points that is so many times that at the points shows that they miss something.
-_MISSED = 10.0
 #: Points per parameter that a round of refinement, which nobody asked for, reaches at least.
 _ENOUGH = 3
 #: A residual that is a smaller share of its terms is not worth further points.
@@ -255,7 +253,7 @@ class Task(Work):
 
     def _misses(self, own: float, others: float, terms: float) -> bool:
         """Whether the residual between the points is much larger than at them, and not only rounding."""
-        return self.ranks.agreed_flag(others > max(_MISSED * own, _ROUNDING * terms))
+        return self.ranks.agreed_flag(others > max(refine.MISSED * own, _ROUNDING * terms))
 
     def _between(self, work: dict[str, Tensor] | None = None) -> tuple[float, float, float]:
         """Residual at the points and between them, and the size of its terms, of what there is or of a snapshot."""
