@@ -135,7 +135,7 @@ def _residual_and_weights(
     zero = bumps(x[:1]).map(lambda part: part.new_zeros(len(x), *part.shape[1:]))
     source = torch.linalg.vector_norm(_equation(problem, x, balance).residual((zero,), unknowns), dim=0).max()
     large = torch.where((source > 0) & source.isfinite(), source, _USUAL * usual)
-    return residual, 1 / (1 + terms / large), float(usual)
+    return residual, 1 / (1 + terms / large), float(usual.detach())
 
 
 def _equation(problem: Problem, x: Tensor, balance: Tensor | None) -> Block:
