@@ -316,6 +316,8 @@ class Problem:
                 for j, face in held:
                     at[j] = corners[face, j].expand(len(x))
                 values = function(torch.stack(at, 1))
+                if not values.requires_grad and not values.any():
+                    continue  # nothing, and nothing to differentiate
                 shares = (share(t[j], face, len(_sides(given, j)) == 1) for j, face in held)
                 blend = math.prod(part for part in shares if part is not None)
                 if isinstance(blend, Tensor):
@@ -413,9 +415,46 @@ class Problem:
         >>> get("poisson").compose(edge, "value")(v).value.abs().item() < 1e-6
         True
         """
-        distance, lift = (self.jet_of(function, x, want) for function in (self.distance, self._lift_with_velocity))
+        distance, lift = self._distance_jet(x, want), self.jet_of(self._lift_with_velocity, x, want)
         wrap = self.wrap(x, want)
         return lambda *v: distance * wrap(*v) + lift
+
+    def _distance_jet(self, x: Tensor, want: Want) -> Jet:
+        """The jet of :meth:`distance`, which is known where it is a product of functions of one coordinate each."""
+        if type(self).distance is not Problem.distance or want == "value" or "distance" in vars(self):
+            return self.jet_of(self.distance, x, want)
+        if not isinstance(self.dirichlet, Mapping):
+            return self._product_jet(self.faces, x, want)
+        jets = [self._product_jet(self.faces_of(k), x, want).parts() for k in range(self.outputs)]
+        return Jet(want, *(torch.cat(parts, 1) for parts in zip(*jets, strict=True) if parts[0] is not None))
+
+    def _product_jet(self, faces: Faces, x: Tensor, want: Want) -> Jet:
+        """The jet of the distance to some faces."""
+        (lo, hi), one, zero = self.domain.to(x), torch.ones_like(x[:, 0]), torch.zeros_like(x[:, 0])
+        axes = [(one, zero, zero)] * len(lo)  # value, slope and bend of the factor of every axis
+        for axis, side in faces:
+            width = float(hi[axis] - lo[axis]) / len(_sides(faces, axis))
+            t = (hi[axis] - x[:, axis] if side else x[:, axis] - lo[axis]) / width
+            slope = (-1.0 if side else 1.0) / width
+            for _ in range(self.time_order if axis == self.time else 1):
+                f, f1, f2 = axes[axis]
+                axes[axis] = (f * t, f1 * t + f * slope, f2 * t + 2 * f1 * slope)
+
+        def product(orders: Sequence[int]) -> Tensor:
+            return math.prod(factor[order] for factor, order in zip(axes, orders, strict=True))
+
+        unit = torch.eye(len(lo), dtype=torch.long).tolist()
+        value = product([0] * len(lo))
+        gradient = torch.stack([product(e) for e in unit], 1)
+        second = None
+        if want in ("laplacian", "diagonal"):
+            second = torch.stack([product([2 * k for k in e]) for e in unit], 1)
+            second = second.sum(1) if want == "laplacian" else second
+        elif want == "hessian":
+            rows = [[product([a + b for a, b in zip(d, e, strict=True)]) for e in unit] for d in unit]
+            second = torch.stack([torch.stack(row, 1) for row in rows], 1)
+        parts = (value, gradient.detach(), None if second is None else second.detach())
+        return Jet(want, *(None if part is None else part[:, None] for part in parts))
 
     @staticmethod
     def jet_of(function: Callable[[Tensor], Tensor], x: Tensor, want: Want) -> Jet:

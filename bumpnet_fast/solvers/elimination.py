@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.ranks import ALONE
+from .edges import EdgeLimit
 from .residual import System
 
 #: Steps of the inner solve: from a cold start, and from the tangent of a point nearby.
@@ -99,6 +100,15 @@ class _Model:
 
     def _amplitudes(self, inner: Tensor, bumps: int) -> Tensor:
         return inner[: bumps * self.system.layout.outputs].view(bumps, -1)
+
+    @property
+    def edges(self) -> EdgeLimit:
+        """How thin edges may become."""
+        return self.system.edges
+
+    def shapes(self, point: Point) -> Tensor:
+        """The shapes [M, shape columns] of a point, which are the last of the stepped parameters."""
+        return point.x[self.stepped :].view(-1, self.system.layout.shape_columns)
 
     def normal(self, point: Point) -> Normal:
         """The normal equations of a step from ``point``."""
@@ -381,11 +391,7 @@ def ridge_solve(
         Sum of squares of the residual and the ridge rows.
     """
     n, R = A.shape
-    if length is None:
-        length = ranks.norm(torch.linalg.vector_norm(A, dim=1))
-        # Where nothing depends on the amplitudes, as at a stationary point, they are not scaled and do not change.
-        longest = length.max() if kinds is None else _longest(length, kinds)
-        length = torch.maximum(length, torch.where(longest > 0, 1e-6 * longest, 1.0))
+    length = _lengths(A, ranks, kinds) if length is None else length
     weight = math.sqrt(max(ridge, _LEAST_RIDGE)) if ranks.rank == 0 else 0.0
     augmented = A.new_zeros(n, R + n)
     torch.div(A, length[:, None], out=augmented[:, :R])
@@ -400,6 +406,29 @@ def ridge_solve(
     if start is not None:
         residual[R:] += weight * length * start
     return fit.solve(y), residual[:R], fit, float(ranks.total(residual @ residual))
+
+
+def triangular_solve(
+    A: Tensor, target: Tensor, ridge: float, ranks: Any = ALONE, kinds: Tensor | None = None
+) -> tuple[Tensor, Fit]:
+    """The solution h [n] of :func:`ridge_solve` alone, in half the time, and its factors without a basis."""
+    n, R = A.shape
+    length = _lengths(A, ranks, kinds)
+    augmented = A.new_zeros(n + 1, R + n)
+    torch.div(A, length[:, None], out=augmented[:n, :R])
+    augmented[n, :R] = target
+    augmented[:n, R:].diagonal().fill_(math.sqrt(max(ridge, _LEAST_RIDGE)) if ranks.rank == 0 else 0.0)
+    upper = ranks.triangle(augmented.T)
+    fit = Fit(A.new_empty(0, n), upper[:n, :n], length, ranks)
+    return fit.solve(upper[:n, n]), fit
+
+
+def _lengths(A: Tensor, ranks: Any, kinds: Tensor | None) -> Tensor:
+    """Lengths [n] by which the columns are scaled."""
+    length = ranks.norm(torch.linalg.vector_norm(A, dim=1))
+    # Where nothing depends on the amplitudes, as at a stationary point, they are not scaled and do not change.
+    longest = length.max() if kinds is None else _longest(length, kinds)
+    return torch.maximum(length, torch.where(longest > 0, 1e-6 * longest, 1.0))
 
 
 def kinds_of(system: Any, inner: int) -> Tensor:

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from ..core.jet import Jet
 from ..nets.bumpnet import BumpNet
+from ..nets.smooth import smooth_net
 from ..problems.base import Problem
 from . import arguments
 from .balance import factors_of, squares
 from .elimination import Fit, kinds_of, ridge_solve
 from .residual import Block, System
 
-#: Side lengths of the added bumps in grid cells, sharpness relative to the default, and a change that breaks the grid.
-_OVERLAP, _SHARPNESS, _PERTURBED = 6.0, 0.3, 0.1
+#: Sharpness of the added bumps, relative to the default.
+_SHARPNESS = 0.3
 #: Weight of the squares of the scaled amplitudes: the best smooth fits cancel, and a larger one forbids that.
 _RIDGE = 1e-26
 #: Gauss-Newton steps, halvings of one, and further ones with its matrix.
@@ -28,6 +29,14 @@ _STEPS, _HALVINGS, _CHORDS = 4, 6, 6
 _OFF_BEST, _OFF_FIRST = 1e-2, 1e-6
 #: An unknown is not determined if its effect differs by less than this share from what u and others can make.
 _UNDETERMINED = 1e-5
+
+#: A random change of the rows changes u at most about five times as much as usual in all of docs/trust_table.md,
+#: and more than 1e4 times where a side has no condition.
+AMPLIFIED = 1e3
+UNDETERMINED = (
+    "equation and conditions do not determine u, or data that hardly differ make quite another u: look for a condition"
+    " that is missing, and for a wrong sign"
+)
 
 
 class Enriched:
@@ -203,10 +212,7 @@ def added_bumps(net: BumpNet, domain: Tensor, number: int, seed: int) -> BumpNet
     widths = arguments.widths(domain, net)
     spacing = (math.prod(widths) / number) ** (1 / len(widths))
     counts = tuple(max(3, round(width / spacing)) for width in widths)
-    about = dict(outputs=net.layout.outputs, dtype="float64", device=net.rows.device)
-    default = float(BumpNet(len(widths), counts, domain, **about).sharpness[0])
-    added = BumpNet(len(widths), counts, domain, overlap=_OVERLAP, sharpness=_SHARPNESS * default, **about)
-    return added.perturb_(_PERTURBED, torch.Generator().manual_seed(seed))
+    return smooth_net(counts, domain, net.layout.outputs, _SHARPNESS, seed, net.rows.device)
 
 
 def in_float64(net: BumpNet) -> BumpNet:
@@ -214,4 +220,14 @@ def in_float64(net: BumpNet) -> BumpNet:
     return BumpNet.from_rows(net.rows.detach().double(), net.frame.double(), net.domain.double(), net.tied)
 
 
-__all__ = ["Enriched", "EnrichedFit", "Rows", "added_bumps", "fitted", "in_float64", "jets_of"]
+__all__ = [
+    "AMPLIFIED",
+    "UNDETERMINED",
+    "Enriched",
+    "EnrichedFit",
+    "Rows",
+    "added_bumps",
+    "fitted",
+    "in_float64",
+    "jets_of",
+]

@@ -20,11 +20,11 @@ from torch import Tensor
 from ..core.jet import Jet
 from ..nets.bumpnet import BumpNet
 from ..problems import sampling
-from ..problems.base import Problem, call_residual
+from ..problems.base import Problem
 from . import refine
 from .balance import balancing
-from .enrichment import Enriched, EnrichedFit, Rows, added_bumps, fitted, in_float64, jets_of
-from .given_values import contradictions
+from .enrichment import AMPLIFIED, UNDETERMINED, Enriched, EnrichedFit, Rows, added_bumps, fitted, in_float64, jets_of
+from .given_values import Contradiction, contradictions
 from .grad_mode import differentiating
 from .other_solutions import other_solution
 from .residual import Block, System, balance_by, blocks, collocation
@@ -67,13 +67,6 @@ _LIFTED, _LIFTING = 3e-7, 0.5
 #: A further enrichment takes at least this share of the time before it, and the search for another solution so many
 #: times as long as the enrichment that it starts from.
 _LONGER, _LOOKING = 0.4, 4
-#: A random change of the rows changes u at most about five times as much as usual in all of docs/trust_table.md,
-#: and more than 1e4 times where a side has no condition.
-_AMPLIFIED = 1e3
-_OPEN = (
-    "equation and conditions do not determine u, or data that hardly differ make quite another u: look for a condition"
-    " that is missing, and for a wrong sign"
-)
 #: A relative change as small as this is rounding: smooth bumps cancel.
 _ROUNDING = 1e-11
 
@@ -182,11 +175,9 @@ class _Compared:
     noisy: bool = False  # whether there may be measurements
 
 
-def _jump(problem: Problem) -> str:
+def jump(found: Sequence[Contradiction]) -> str:
     """Why an estimate says little about u near where the given values jump; empty if they do not."""
-    return next(
-        (f"no smooth u has the given values: {one}" for one in contradictions(problem) if one.kind == "jump"), ""
-    )
+    return next((f"no smooth u has the given values: {one}" for one in found if one.kind == "jump"), "")
 
 
 class _Window:
@@ -214,7 +205,7 @@ class _Window:
         self.net = in_float64(net)
         self.u = Enriched(problem, boundary, [self.net], unknowns)
         self.places = Places.default(problem, net) if places is None else places
-        self.doubt = _jump(problem)
+        self.doubt = jump(contradictions(problem))
         self._kept: dict[str, tuple[Problem, list[Block]]] = {}
         self.x, self.weights, self.counts = self.places.x.to(self.net.rows), None, self.places.counts
         self.held_out = self.held_out_weights = None
@@ -270,7 +261,7 @@ class _Window:
         most = max(most, 2 * number)
         if self._peaked is None:
             few = max(_LEAST, round(share * _PEAKED))
-            self._peaked = self._where_data_peak(few, held_out // 2, torch.Generator().manual_seed(self.seed)).to(x)
+            self._peaked = refine.where_data_peak(problem, self.net, self._named(), few, held_out // 2, self.seed)
         peaked = self._peaked
         there = torch.cat([refine.candidates(problem, self.net, most, generator, self.seed + 1).to(x), peaked[::2]])
         check = torch.cat(
@@ -291,26 +282,6 @@ class _Window:
         self.held_out, self.held_out_weights = check, checked
         dense = max(1.0, (len(self.x) / math.prod(places.counts)) ** (1 / len(places.counts)))
         self.counts = tuple(math.ceil(dense * count) for count in places.counts)
-
-    def _where_data_peak(self, most: int, number: int, generator: torch.Generator) -> Tensor:
-        """Up to ``number`` points where sources or coefficients of the equation differ much from what is usual.
-
-        A narrow source, which none of the other points may meet, is found in this way: the equation is looked at for
-        constant jets, which costs little, at ``most`` points.
-        """
-        problem, named = self.problem, {k: self.u.unknowns.new_tensor(v) for k, v in self._named().items()}
-        x = sampling.interior(problem.domain, (most,) + (1,) * (self.net.layout.dim - 1), "sobol", self.seed + 3)
-        x = x[problem.inside(x)].to(self.net.rows)
-        one = self.u.bumps(x[:1], problem.want)
-        density = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        for constant in (0.0, 1.0):
-            jet = one.map(lambda part, c=constant: part.new_full((len(x), *part.shape[1:]), c))
-            rows = call_residual(problem.residual, x, jet, named).reshape(len(x), -1).double().nan_to_num(0.0)
-            off = (rows - rows.median(0).values).abs()
-            density += (off / off.amax(0).clamp_min(1e-300)).square().sum(1)
-        density = density.cpu()
-        number = min(number, int((density > 1e-6 * density.max()).sum()))
-        return x[torch.multinomial(density, number, generator=generator).to(x.device)] if number else x[:0]
 
     def rows(self, problem: Problem) -> list[Block]:
         """The rows that are solved."""
@@ -350,7 +321,7 @@ class _Window:
         losses = [math.nan] * 3
         if self.held_out is not None:
             losses = [self._held_out_loss(u, second.balance) for u in candidates]
-        doubt = self.doubt or (_OPEN if second.amplified(even[:_FEWER]) > _AMPLIFIED else "")
+        doubt = self.doubt or (UNDETERMINED if second.amplified(even[:_FEWER]) > AMPLIFIED else "")
         return _Compared(
             [u.jet(even, "value").value for u in candidates], [u.jet(elsewhere, "value").value for u in candidates],
             losses, first.converged and second.converged, [u.unknowns for u in candidates],

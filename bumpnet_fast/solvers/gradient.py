@@ -155,6 +155,7 @@ class Adam(_Gradient):
         self.optimizer.step()
         for (p, size), start in zip(pairs, before, strict=True):
             p.copy_(start + size * (p - start))
+        self.objective.limit(before)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"schedule": self.schedule.state_dict(), "taken": self.taken}
@@ -253,9 +254,11 @@ class LBFGS(_Gradient):
             self.scale = 1 / max(self.loss(), 1e-300)
         group, before = self.optimizer.param_groups[0], self._count()
         group["max_iter"], group["max_eval"] = most, _EVALUATIONS * most + _SPARE
-        start = [p.detach().clone() for p in self.scaled]
+        start, unlimited = ([p.detach().clone() for p in ps] for ps in (self.scaled, self.objective.parameters))
         self.optimizer.step(self._closure)
         self._place()
+        if self.objective.limit(unlimited):
+            self._scale_again()
         if all(torch.equal(p, q) for p, q in zip(start, self.scaled, strict=True)):
             return 0
         return self._count() - before
@@ -268,6 +271,12 @@ class LBFGS(_Gradient):
         """Set the parameters to the scaled ones, in their units."""
         for p, scaled, size in zip(self.objective.parameters, self.scaled, self.sizes, strict=True):
             p.copy_(scaled * size)
+
+    @torch.no_grad()
+    def _scale_again(self) -> None:
+        """Set the scaled parameters to those that were changed."""
+        for p, scaled, size in zip(self.objective.parameters, self.scaled, self.sizes, strict=True):
+            scaled.copy_(p / size)
 
     def _closure(self) -> Tensor:
         self._place()

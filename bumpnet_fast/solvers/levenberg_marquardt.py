@@ -36,9 +36,11 @@ def descend(model: Any, point: Any, damping: float, step_cap: float) -> Iterator
     The damping follows Nielsen's rule in the metric of Marquardt's scaling.  A step is the velocity of the damped
     normal equations.  Where the model gives a Jacobian, half the geodesic acceleration is added: it follows the curve
     to which the velocity is tangent.  The first ``model.stepped`` unknowns are amplitudes: damped less, and not capped.
+    Edges that are as thin as the points can see are held.
 
-    A model has ``normal(point)``, ``move(point, step)``, ``ranks``, and ``ahead(point, step)`` for the acceleration.
-    A point has ``loss``, ``damping`` and ``scale``.  A descent continues from any point that this function yielded.
+    A model has ``normal(point)``, ``move(point, step)``, ``ranks``, and ``ahead(point, step)`` for the acceleration;
+    and ``edges``, a limit on the ``shapes(point)``.  A point has ``loss``, ``damping`` and ``scale``.  A descent
+    continues from any point that this function yielded.
     """
     growth, scale, ranks = 2.0, point.scale, model.ranks
     damping = damping if point.damping is None else point.damping
@@ -46,6 +48,9 @@ def descend(model: Any, point: Any, damping: float, step_cap: float) -> Iterator
         normal = model.normal(point)
         H, gradient = normal.matrix, normal.gradient
         diagonal = H.diagonal().clone()
+        if len(held := _held(model, point, -gradient)):
+            H[held], H[:, held], gradient = 0.0, 0.0, gradient.index_fill(0, held, 0.0)
+            H.diagonal()[held] = diagonal[held]
         scale = diagonal if scale is None else torch.maximum(diagonal, _FADE * scale)
         # Amplitudes have the units of u, which shapes have not.
         parts = [part for part in scale.split([model.stepped, len(scale) - model.stepped]) if len(part)]
@@ -68,7 +73,7 @@ def descend(model: Any, point: Any, damping: float, step_cap: float) -> Iterator
             # (H + damping metric) velocity = -gradient spares H @ velocity.
             predicted = -2 * cap * slope + cap**2 * (slope + damping * size)
             bend = _acceleration(model, point, normal, L, metric, velocity)
-            trial = model.move(point, ranks.agreed(velocity + bend))
+            trial = model.move(point, ranks.agreed(_limited(model, point, velocity + bend)))
             if math.isfinite(trial.loss) and trial.loss < point.loss:
                 gain = min((point.loss - trial.loss) / max(predicted, 1e-300), 1.0)
                 damping = max(damping * max(1 / 5, 1 - (2 * gain - 1) ** 3), 1e-15)
@@ -76,6 +81,21 @@ def descend(model: Any, point: Any, damping: float, step_cap: float) -> Iterator
                 break
             damping, growth = damping * growth, 2 * growth
         yield point
+
+
+def _held(model: Any, point: Any, descent: Tensor) -> Tensor:
+    """Indices of the parameters that the way down would move beyond the limit."""
+    shapes = model.shapes(point)
+    held = model.edges.held(shapes, descent[model.stepped :].view_as(shapes)).flatten()
+    return model.stepped + model.ranks.agreed(held.to(descent)).nonzero()[:, 0]
+
+
+def _limited(model: Any, point: Any, step: Tensor) -> Tensor:
+    """A step that makes no edge too thin."""
+    shapes = model.shapes(point)
+    after = shapes + step[model.stepped :].view_as(shapes)
+    there = model.edges.limited(shapes, after)
+    return step if there is after else torch.cat([step[: model.stepped], (there - shapes).flatten()])
 
 
 def _acceleration(

@@ -38,6 +38,7 @@ class StopReason(str, enum.Enum):
     FINISHED = "finished", "the final time was reached"
     UNSTABLE = "unstable", "the solution is not finite or too large, or no time step is small enough"
     MARCHED = "marched", "the last window of time was reached"
+    SOLVED = "solved", "the amplitudes are solved for"
     REACHED = "error reached", "the requested error is reached"
     NOT_REACHED = "error not reached", "the requested error is not reached"
     NO_RESIDUAL = "no residual to grow at", "the residual is zero at all points that were tried"

@@ -31,6 +31,10 @@ class Objective:
         """``scale`` times the loss of the next batch, or of everything; the gradient is stored in ``grad``."""
         raise NotImplementedError
 
+    def limit(self, before: Sequence[Tensor]) -> bool:
+        """Called after every step, with the parameters before it: undo what a step may not do; whether it had to."""
+        return False
+
     def observe(self) -> float:
         """The loss over everything."""
         raise NotImplementedError
@@ -117,6 +121,15 @@ class RowsObjective(Objective):
         for p in self.parameters:
             p.grad = system.ranks.total(p.grad)
         return system.ranks.total(loss.detach())
+
+    @torch.no_grad()
+    def limit(self, before: Sequence[Tensor]) -> bool:
+        """Keep edges of bumps as thick as the points can see."""
+        limited = self.task.ranks.agreed(self.task.system.edges.limited(before[0], self.net.rows.detach()))
+        if torch.equal(limited, self.net.rows):
+            return False
+        self.net.rows.copy_(limited)
+        return True
 
     @torch.no_grad()
     def observe(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -120,6 +120,30 @@ def candidates(problem: Problem, net: BumpNet, number: int, generator: torch.Gen
     near = _near_bumps(net, half, generator)
     x = torch.cat([spread, near[sampling.within(problem.domain, near)]])
     return x[problem.inside(x)]
+
+
+def where_data_peak(
+    problem: Problem, net: BumpNet, unknowns: Mapping[str, float], most: int, number: int, seed: int
+) -> Tensor:
+    """Up to ``number`` points [n, d] where sources or coefficients differ much from what is usual.
+
+    A narrow source, which no point of a usual set may meet, is found in this way: the equation is looked at for
+    constant jets, which costs little, at ``most`` points.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = sampling.interior(problem.domain, (most,) + (1,) * (net.layout.dim - 1), "sobol", seed + 3)
+    x = x[problem.inside(x)].to(net.frame.device)
+    named = {name: x.new_tensor(value) for name, value in unknowns.items()}
+    one = bumps_of(net, problem.want)(x[:1])
+    density = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for constant in (0.0, 1.0):
+        jet = one.map(lambda part, c=constant: part.new_full((len(x), *part.shape[1:]), c))
+        rows = call_residual(problem.residual, x, jet, named).reshape(len(x), -1).double().nan_to_num(0.0)
+        off = (rows - rows.median(0).values).abs()
+        density += (off / off.amax(0).clamp_min(1e-300)).square().sum(1)
+    density = density.cpu()
+    number = min(number, int((density > 1e-6 * density.max()).sum()))
+    return x[torch.multinomial(density, number, generator=generator).to(x.device)] if number else x[:0]
 
 
 def _residual_and_weights(

@@ -7,6 +7,7 @@ row is therefore a row operator whose coefficients are the residual's derivative
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ..nets.bumpnet import BumpNet
 from ..problems import sampling
 from ..problems.base import Condition, Problem, call_residual
 from . import arguments
+from .edges import EdgeLimit
 from .grad_mode import ordinary
 
 #: Kinds of equations beside one another in columns for the points, up to which the mistake is found.
@@ -216,6 +218,11 @@ class System:
         """The unknowns of the equation by name; by default the first guesses."""
         values = self.guesses if unknowns is None else unknowns
         return dict(zip(self.names, values.unbind(), strict=True))
+
+    @functools.cached_property
+    def edges(self) -> EdgeLimit:
+        """How thin edges of bumps may become beside the distances of the points of the equation."""
+        return EdgeLimit(self.blocks[0].x, self.frame, self.layout, self.ranks)
 
     # --- residuals -----------------------------------------------------------------------------
 

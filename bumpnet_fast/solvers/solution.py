@@ -159,6 +159,10 @@ class FieldResult(Result):
             self._error_estimate = estimated(stages, estimate_seconds(self.processor_seconds, len(stages)))
         return self._error_estimate
 
+    @error_estimate.setter
+    def error_estimate(self, estimate: ErrorEstimate) -> None:
+        self._error_estimate = estimate
+
     def estimate_error(self, *, bumps: int | None = None, seed: int = 0) -> ErrorEstimate:
         """As :attr:`error_estimate`, computed anew, however long it takes.
 

@@ -18,6 +18,7 @@ from ...core.jet import Jet
 from ...core.ranks import ALONE
 from ...core.reference import DIAGONAL, WANTS, second_shape
 from ...core.rows import bounded_atanh
+from ..edges import EdgeLimit
 from ..elimination import Separable, ridge_solve
 from ..levenberg_marquardt import descend
 from ..residual import Block, Coefficients, linearise
@@ -320,6 +321,7 @@ class _Fit:
         self.space, self.layout, self.x, self.root = space, model.layout, x, model.root
         self.target = (model.root * model.start).T.flatten()
         self.guesses = x.new_empty(0)  # only the shapes are unknown
+        self.edges = EdgeLimit(x, space.frame, self.layout)
 
     def linearise(self):
         return -self.target, None

@@ -17,6 +17,7 @@ from torch import Tensor
 from ...core.ranks import ALONE
 from ...nets.deeponet import BumpDeepONet
 from ..arguments import number, option, positive
+from ..edges import EdgeLimit
 from ..elimination import Normal
 from ..levenberg_marquardt import Descent
 from .fit import Fit
@@ -74,6 +75,11 @@ class Projection:
 
     def __init__(self, net: BumpDeepONet, fit: Fit, modes: Tensor, ridge: float):
         self.net, self.fit, self.modes, self.ridge = net, fit, modes, ridge
+        self.edges = EdgeLimit(fit.blocks[0].points, net.frame, net.layout)
+
+    def shapes(self, point: Point) -> Tensor:
+        """Those of a point, [M, shape columns]."""
+        return point.rows
 
     def evaluate(self, rows: Tensor) -> Point:
         """The best amplitudes, with a ridge, by QR: normal equations would square a condition number of 1e5."""

@@ -1,0 +1,212 @@
+"""Bases of growing size until the error is small enough: the change of u with the size tells how large it is.
+
+For every size the shape of the basis, its sharpness and the ratio of its cells, is that with the smallest residual at
+points that nothing was solved on.  It is looked for at the size before, where a solve costs an eighth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...nets.smooth import Shape
+from ..estimate import ErrorEstimate
+from ..loop import Method, StopReason
+from .task import Candidate, FrozenTask
+
+#: Sharpness of the first basis, relative to that of a net to be trained, and the limits of all others.
+_FIRST, _FLATTEST, _SHARPEST = 0.3, 0.05, 1.2
+#: Bumps of the first basis by dimension, and of more dimensions.
+_BUMPS, _MORE_BUMPS = (16, 64, 125, 256), 512
+#: Solves that look for a shape: at the first size, and at every other one.
+_LOOKS_FIRST, _LOOKS = 12, 5
+#: Steps of the search: logarithm of a ratio of cells at the first and at other sizes; factor of a sharpness.
+_DENSER_FIRST, _DENSER, _SHARPER = 1.0, 0.5, 1.4
+#: A shape is better if its held-out residual is a smaller share than this of that of another.
+_BETTER = 0.97
+#: Sizes do not help any more if the held-out residual fell no further than to this share, so many times.
+_STALLED, _TIMES = 0.7, 2
+#: That may be seen from so many bumps on.
+_RESOLVING = 500
+#: An estimate is reliable if the last size changed u by no more than this, and the held-out residual fell to this.
+_CONVERGED, _FALLEN = 0.1, 0.5
+#: An output that is smaller relative to the largest has no size.
+_NO_SIZE = 1e-12
+#: The largest number of amplitudes that is tried unless it is said.
+MOST = 4096
+#: A relative change as small as this is rounding: amplitudes cancel.
+_ROUNDING = 1e-12
+
+
+def first_shape(dim: int) -> Shape:
+    """The shape to start from."""
+    return Shape(_FIRST, (0.0,) * dim)
+
+
+def first_bumps(dim: int, most: int) -> int:
+    """Bumps of the first basis."""
+    usual = _BUMPS[dim - 1] if dim <= len(_BUMPS) else _MORE_BUMPS
+    return max(1, min(usual, most))
+
+
+@dataclass(frozen=True)
+class Level:
+    """What is known of one size.
+
+    Attributes
+    ----------
+    bumps : int
+        Of the basis.
+    held_out : float
+        Root mean square of the weighted residual at points that nothing was solved on.
+    u : Tensor
+        [n, K], at the points where solutions are compared.
+    fall : float
+        The held-out residual, relative to that of the size before.
+    changes : Tensor
+        [2, K], of u by this size: relative in the mean square, and the largest in the units of u.
+    """
+
+    bumps: int
+    held_out: float
+    u: Tensor
+    fall: float = math.nan
+    changes: Tensor | None = None
+
+    @classmethod
+    def after(cls, before: Level, bumps: int, held_out: float, u: Tensor) -> Level:
+        """A size and how it compares with the one before."""
+        size = torch.linalg.vector_norm(u, dim=0)
+        size = torch.where(size > _NO_SIZE * size.max(), size, 1.0)
+        changes = torch.stack([torch.linalg.vector_norm(u - before.u, dim=0) / size, (u - before.u).abs().amax(0)])
+        fall = held_out / before.held_out if before.held_out > 0 else math.nan
+        return cls(bumps, held_out, u, fall, changes)
+
+    @property
+    def change(self) -> float:
+        """The largest relative change of an output; infinite if it is not known."""
+        return math.inf if self.changes is None else float(self.changes[0].nan_to_num(math.inf).max())
+
+    @property
+    def predicted(self) -> tuple[float, ...]:
+        """Relative errors of the outputs: the change is the error of the size before, and falls as the residual."""
+        return self._fallen(0)
+
+    @property
+    def largest(self) -> tuple[float, ...]:
+        """Largest errors of the outputs."""
+        return self._fallen(1)
+
+    def _fallen(self, k: int) -> tuple[float, ...]:
+        if self.changes is None:
+            return (math.nan,) * self.u.shape[1]
+        fall = min(1.0, self.fall) if self.fall == self.fall else 1.0
+        return tuple((self.changes[k] * fall).tolist())
+
+
+@dataclass
+class Levels(Method, listed=False):
+    """The stage that solves over bases of growing size.
+
+    Parameters
+    ----------
+    error : float or None
+        Relative L2 error to reach; None for the largest size.
+    most : int
+        Bumps of the largest basis.
+    """
+
+    name: ClassVar[str] = "linear"
+    iterations: ClassVar[int] = 64
+    measure_every: ClassVar[int] = 10**9
+    error: float | None = None
+    most: int = MOST
+
+    def start(self, work: FrozenTask, iterations: int) -> None:
+        self.work, self.shape = work, first_shape(work.net.layout.dim)
+        self.levels: list[Level] = []
+        self.x = work.places_to_compare()
+
+    def loss(self) -> float:
+        return self.levels[-1].held_out ** 2 if self.levels else self.work.reference_loss()
+
+    @torch.no_grad()
+    def step(self, most: int) -> int:
+        work = self.work
+        if not self.levels:
+            best = self._searched(work.candidate(self.shape), _DENSER_FIRST, _LOOKS_FIRST)
+            work.take(best)
+            self.levels.append(Level(len(best.rows), best.held_out, work.u(self.x)))
+            return 1
+        best = self._searched(work.best, _DENSER, _LOOKS)
+        work.take(best)
+        before = self.levels[-1] = replace(self.levels[-1], held_out=best.held_out, u=work.u(self.x))
+        work.resize(min(self.most, 2 * work.bumps))
+        best = work.candidate(best.shape)
+        work.take(best)
+        self.levels.append(Level.after(before, len(best.rows), best.held_out, work.u(self.x)))
+        return 1
+
+    def _searched(self, best: Candidate, denser: float, looks: int) -> Candidate:
+        """The best shape near that of ``best``, by steps along one coordinate after the other."""
+        dim = self.work.net.layout.dim
+        moves = [(axis, sign * denser) for axis in range(dim) for sign in (1, -1)] if dim > 1 else []
+        moves += [(None, by) for by in (1 / _SHARPER, _SHARPER)]
+        refused: set = set()
+        while looks and (left := [move for move in moves if move not in refused]):
+            for axis, by in left:
+                shape = best.shape.sharper(by) if axis is None else best.shape.denser(axis, by)
+                refused.add((axis, by))
+                if not looks or not _FLATTEST <= shape.sharpness <= _SHARPEST:
+                    continue
+                looks -= 1
+                found = self.work.candidate(shape)
+                if found.key() < _BETTER * best.key():
+                    best, refused = found, {(axis, 1 / by if axis is None else -by)}
+        return best
+
+    def over(self, history: Sequence[dict[str, Any]]) -> StopReason | None:
+        if self.error is not None and self.levels and max(self.levels[-1].predicted) <= self.error:
+            return StopReason.REACHED
+        if self.work.bumps >= self.most or (self.error is not None and self._stalled()):
+            return StopReason.SOLVED if self.error is None else StopReason.NOT_REACHED
+        return None
+
+    def _stalled(self) -> bool:
+        """Whether larger bases do not help any more."""
+        falls = [b.held_out / a.held_out if a.held_out else 1.0 for a, b in pairwise(self.levels)]
+        return self.work.bumps >= _RESOLVING and len(falls) >= _TIMES and min(falls[-_TIMES:]) > _STALLED
+
+    def notes(self) -> dict[str, Any]:
+        if not self.levels:
+            return {}
+        estimate = max(self.levels[-1].predicted)
+        shape = self.work.best.shape
+        found = {"sharpness": shape.sharpness, "cells": list(shape.counts(self.work.bumps, self.work.widths))}
+        return found | ({"estimate": estimate} if math.isfinite(estimate) else {})
+
+    def estimate(self) -> ErrorEstimate:
+        """How good the last solution is."""
+        last = self.levels[-1]
+        rel_l2, largest = last.predicted, last.largest
+        doubt = self.work.doubt()
+        if doubt:
+            reason = doubt
+        elif len(self.levels) < 2:
+            reason = "there is one size of the basis only"
+        elif not last.change <= _CONVERGED:
+            reason = f"the last size of the basis changed u by {last.change:.1g}: it does not reach the features of u"
+        elif not last.fall <= _FALLEN and last.change > _ROUNDING:
+            reason = f"the residual between the points fell to {last.fall:.0%} only with the last size of the basis"
+        else:
+            reason = (
+                f"the last size of the basis changed u by {last.change:.1g}, and the residual fell to {last.fall:.1g}"
+            )
+            return ErrorEstimate(rel_l2, largest, True, reason, {}, last.fall)
+        return ErrorEstimate(rel_l2, largest, False, reason, {}, last.fall)

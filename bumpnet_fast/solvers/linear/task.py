@@ -1,0 +1,242 @@
+"""The work of a linear solve: a basis of smooth bumps, chosen and not trained, and the amplitudes over it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.functional import bump_jet
+from ...core.jet import Jet
+from ...nets.bumpnet import BumpNet
+from ...nets.smooth import Shape, smooth_net, smooth_rows
+from ...problems import sampling
+from ...problems.base import Problem
+from .. import arguments, refine
+from ..elimination import Fit, Projected, kinds_of, triangular_solve
+from ..enrichment import AMPLIFIED, UNDETERMINED
+from ..estimate import jump
+from ..residual import System, balance_by, blocks
+from ..starting import Start, first_rows
+from ..task import Task
+
+#: Points for every bump.
+_POINTS = 3
+#: Points of the held-out residual; of these at most a half where sources peak, found among so many.
+_HELD_OUT, _PEAKED = 600, 8192
+#: Points at which two solutions are compared, and at fewer it is seen whether u is determined.
+_COMPARED, _FEWER = 600, 256
+
+
+@dataclass
+class Candidate:
+    """The best amplitudes over one basis, and how good they are."""
+
+    shape: Shape
+    rows: Tensor  # [M, columns], with the amplitudes
+    frame: Tensor
+    unknowns: Tensor
+    held_out: float  # root mean square of the weighted residual at points that nothing was solved on
+    fit: Fit
+
+    def key(self) -> float:
+        """What is compared; infinite for what is not finite."""
+        return self.held_out if self.held_out == self.held_out else float("inf")
+
+
+class FrozenTask(Task):
+    """A problem that is solved for amplitudes and unknowns over smooth bases of growing size.
+
+    Parameters
+    ----------
+    problem, boundary, group
+        As for :func:`~bumpnet_fast.solvers.solve`.
+    bumps : int
+        Of the first basis, about.
+    shape : Shape
+        Of the first basis.
+    ridge : float
+        Weight of the squares of the scaled amplitudes.
+    seed : int
+        Of points and bases.
+    start : callable or Solution, optional
+        A first u, for nonlinear problems.
+
+    Attributes
+    ----------
+    bumps : int
+        Bumps that the present points are for.
+    best : Candidate or None
+        The present solution.
+    """
+
+    def __init__(
+        self, problem: Problem, bumps: int, shape: Shape, boundary: str | None, ridge: float, seed: int,
+        start: Start | None = None, condition_weight: float = 1.0, device: torch.device | str = "cpu",
+        group: Any = None,
+    ):  # fmt: skip
+        self.widths, self.ridge, self.start = _alike(problem), ridge, start
+        self.bumps, self.best = bumps, None
+        self._basis_seed, self._factor = seed, float(condition_weight)
+        counts = shape.counts(bumps, self.widths)
+        net = smooth_net(counts, problem.domain, problem.outputs, shape.sharpness, seed, torch.device(device))
+        super().__init__(problem, net, boundary, group)
+        self.posed, self.doubts = problem, jump(self.contradictions)
+        self._held_out_at = self._compared_at = None
+        self.resize(bumps)
+
+    @torch.no_grad()
+    def resize(self, bumps: int) -> None:
+        """Take points for so many bumps."""
+        self.bumps, self.problem = bumps, self.posed
+        points = _POINTS * bumps if self.problem.points is None else None
+        self.collocate(points, "sobol", self._factor, seed=self._basis_seed + 1)
+        self._coefficients, balance = None, self.system.blocks and self.balance
+        if self._held_out_at is None or self.problem is not self.posed:
+            self.held = self._held_out()
+        balance_by(self.held.blocks, balance)
+
+    def _held_out(self) -> System:
+        """Rows at points that nothing is solved on; half of them where sources or coefficients peak."""
+        problem, named = self.problem, self.named_unknowns()
+        if problem.points is not None:
+            return self.system
+        if self._held_out_at is None:
+            few = (1,) * (self.net.layout.dim - 1)
+            x = sampling.interior(problem.domain, (_HELD_OUT, *few), "sobol", self._basis_seed + 2)
+            x = x[arguments.inside(problem, x)].to(self.device)
+            peaked = refine.where_data_peak(problem, self.net, named, _PEAKED, _HELD_OUT // 2, self._basis_seed)
+            self._held_out_at = torch.cat([x, peaked])
+        about = self.condition_weight, None, self.ranks
+        return System(
+            blocks(problem, self.boundary, self.counts, self._held_out_at, *about), self.net, named, self.ranks
+        )
+
+    # --- the amplitudes over a basis -------------------------------------------------------------
+
+    @torch.no_grad()
+    def candidate(self, shape: Shape) -> Candidate:
+        """The best amplitudes and unknowns over the basis of a shape."""
+        layout, domain = self.net.layout, self.problem.domain
+        basis = smooth_rows(shape.counts(self.bumps, self.widths), domain, layout, shape.sharpness, self._basis_seed)
+        rows, frame = (part.to(self.device) for part in basis)
+        system, held = _framed(self.system, frame), _framed(self.held, frame)
+        if self.is_linear():
+            h, fit = self._over_rows(system, rows)
+            unknowns = self.unknowns
+        else:
+            h, unknowns, fit = self._by_newton(system, rows, frame)
+        rows[:, layout.amplitude] = h.view(len(rows), -1)
+        residual = held.residual(held.jets(rows), unknowns)
+        held_out = float(self.ranks.total(residual @ residual)) ** 0.5
+        return Candidate(shape, rows, frame, unknowns, held_out, fit)
+
+    def _over_rows(self, system: System, rows: Tensor) -> tuple[Tensor, Fit]:
+        if self._coefficients is None:
+            self._coefficients = system.linearise()
+        offset, coefficients = self._coefficients
+        A, _ = system.design(rows, coefficients)
+        return triangular_solve(A, -offset, self.ridge, self.ranks, kinds_of(system, len(A)))
+
+    def _by_newton(self, system: System, rows: Tensor, frame: Tensor) -> tuple[Tensor, Tensor, Fit]:
+        start = self.start if self.best is None else self.u
+        first = first_rows(self.problem, self._net_of(rows, frame), self.boundary, start)
+        system.guesses = self.unknowns
+        model = Projected(system, self.ridge)
+        point = model.start(rows if first is None else first)
+        return point.inner[: len(point.inner) - len(self.unknowns)], model.unknowns(point), point.fit
+
+    def _net_of(self, rows: Tensor, frame: Tensor) -> BumpNet:
+        return BumpNet.from_rows(rows, frame, self.problem.domain)
+
+    def take(self, candidate: Candidate) -> None:
+        """Make a candidate the present solution."""
+        self.best, self.net, self.unknowns = (
+            candidate,
+            self._net_of(candidate.rows, candidate.frame),
+            candidate.unknowns,
+        )
+        self._system, self._error = _framed(self.system, candidate.frame), None
+
+    # --- as the work of a run: the last size counts, and not the one with the smallest loss -------
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return {}
+
+    def net_at(self, now: dict[str, Tensor] | None) -> BumpNet:
+        return self.net
+
+    def goes_on(self) -> bool:
+        return False
+
+    def measure(self, now: dict[str, Tensor] | None) -> float | None:
+        """Nothing: it would take longer than small sizes do."""
+        return None
+
+    # --- what is compared ------------------------------------------------------------------------
+
+    def u(self, x: Tensor) -> Tensor:
+        """The present solution [n, K] at points [n, d]."""
+        return self._values(self.best.rows, x)
+
+    def _values(self, rows: Tensor, x: Tensor) -> Tensor:
+        def jet(at: Tensor) -> Jet:
+            return bump_jet(at, rows, self.best.frame, "value", tied=True)
+
+        return self.problem.extend(jet, x, "value", self.boundary).value
+
+    def places_to_compare(self) -> Tensor:
+        """Points [n, d]: spread evenly, and those of the held-out residual."""
+        if self._compared_at is None:
+            few = (_COMPARED,) + (1,) * (self.net.layout.dim - 1)
+            x = sampling.interior(self.problem.domain, few, "sobol", self._basis_seed + 4)
+            x = x[arguments.inside(self.problem, x)].to(self.device)
+            self._compared_at = torch.cat([x, self.held.blocks[0].x])
+        return self._compared_at
+
+    def doubt(self) -> str:
+        """Why no estimate can be relied upon, in words; empty if nothing speaks against it."""
+        if self.problem.points is not None:
+            return "the equation holds at given points only, and says nothing about u between them"
+        return self.doubts or (UNDETERMINED if self._amplified() > AMPLIFIED else "")
+
+    def _amplified(self) -> float:
+        """How much a small random change of the rows changes u, beside what bumps of such rows are high."""
+        fit, generator = self.best.fit, torch.Generator().manual_seed(0)
+        x, n = self.places_to_compare()[:_FEWER], len(fit.length)
+        change, mixed = (torch.randn(n, dtype=torch.float64, generator=generator).to(x) for _ in range(2))
+        by_change = fit.solve(change / self.system.size**0.5)
+        nothing, largest, usual = (
+            self._with(h, x) for h in (torch.zeros_like(mixed), by_change, mixed / mixed.norm() / fit.length)
+        )
+        sizes = (torch.linalg.vector_norm(u - nothing, dim=0) for u in (largest, usual))
+        return float(torch.div(*sizes).nan_to_num(0.0).max())
+
+    def _with(self, inner: Tensor, x: Tensor) -> Tensor:
+        """u [n, K] at ``x`` with other amplitudes."""
+        rows = self.best.rows.clone()
+        amplitudes = rows[:, self.net.layout.amplitude]
+        amplitudes.copy_(inner[: amplitudes.numel()].view_as(amplitudes))
+        return self._values(rows, x)
+
+
+def _framed(system: System, frame: Tensor) -> System:
+    """The same rows for a net of another frame."""
+    framed = copy.copy(system)
+    framed.frame = frame
+    return framed
+
+
+def _alike(problem: Problem) -> tuple[float, ...]:
+    """Widths of the domain, with a time as long as the space is wide: they have units of their own."""
+    lo, hi = problem.domain
+    widths = (hi - lo).clone()
+    if problem.time is not None and len(widths) > 1:
+        widths[problem.time] = torch.cat([widths[: problem.time], widths[problem.time + 1 :]]).log().mean().exp()
+    return tuple(widths.tolist())
+
+
+__all__ = ["Candidate", "FrozenTask"]
