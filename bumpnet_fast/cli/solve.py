@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ..solvers import March, Progress, Report, Solution, run_state
 
 #: For the help alone, which must not wait for torch: names of methods.
-METHODS = ("auto", "varpro", "gauss-newton", "lm", "adam", "varpro-adam", "lbfgs")
+METHODS = ("auto", "varpro", "gauss-newton", "lm", "adam", "varpro-adam", "lbfgs", "linear")
+#: The method that chooses its basis.
+LINEAR = "linear"
 
 
 def settable(problem: type[Problem], method: str = "auto", search: str | None = None) -> Settings:
@@ -27,6 +29,10 @@ def settable(problem: type[Problem], method: str = "auto", search: str | None = 
     from ..solvers import stationary, strategies
 
     solver = stationary.options_of(method) | keywords_of(stationary.solve)
+    del solver["error"]  # --error
+    if method == LINEAR:  # its basis and its points are chosen
+        own = {*stationary.options_of(method), "condition_weight", "every_seconds"}
+        return {"problem": problem.settings(), "solver": {key: value for key, value in solver.items() if key in own}}
     if "+" in method or not _second_order(method):
         del solver["refine"]  # it is for one method of least squares, and some problems set it
     searches: dict[str, Callable[..., Any]] = {"reach": strategies.reach, "prune": strategies.prune}
@@ -58,6 +64,11 @@ def _search(arguments: argparse.Namespace) -> str | None:
     return "reach" if arguments.reach is not None else None if arguments.prune_to is None else "prune"
 
 
+def _method(arguments: argparse.Namespace) -> str:
+    """The method whose options can be set."""
+    return LINEAR if arguments.error is not None else arguments.method
+
+
 def _second_order(method: str) -> bool:
     """Whether all methods joined by "+" are of least squares."""
     from ..solvers import LeastSquares, Method
@@ -72,9 +83,9 @@ class Solve(Command):
     about = "Solve a problem; write the model, the history, a summary and a picture."
     ending = (
         "Ctrl-C ends the run early: the best solution so far is written, and the exit code is 130. "
-        "It is 1 if --reach did not reach the error, or if the loss became NaN or infinite."
+        "It is 1 if --error or --reach did not reach the error, or if the loss became NaN or infinite."
     )
-    recorded = ("problem", "method", "dtype", "seed", "reach", "prune_to", "animate")
+    recorded = ("problem", "method", "dtype", "seed", "reach", "prune_to", "error", "animate")
     changeable = ("iterations", "max_seconds")
     allowed = ("no_estimate", "no_report")
     failures = ("diverged", "error not reached")
@@ -87,6 +98,8 @@ class Solve(Command):
         add("--windows", type=positive, metavar="N", help="march in time through N windows, each with a net of --bumps")
         add("--boundary", choices=("hard", "soft"), help="exact or by least squares; default: hard if possible")
         few = parser.add_mutually_exclusive_group()
+        error = "reach this relative L2 error by the shortest way, and say whether it was reached"
+        few.add_argument("--error", type=positive_number, metavar="E", help=error)
         reach = "find the fewest bumps for this relative L2 error (root of the loss where u is unknown)"
         few.add_argument("--reach", type=positive_number, metavar="ERROR", help=reach)
         prune = "solve, then remove bumps and train on until N are left"
@@ -102,11 +115,13 @@ class Solve(Command):
         return PROBLEMS
 
     def settable(self, problem: type[Problem], arguments: argparse.Namespace) -> Settings:
-        return settable(problem, arguments.method, _search(arguments))
+        return settable(problem, _method(arguments), _search(arguments))
 
     def wanted(self, problem: type[Problem], arguments: argparse.Namespace) -> Mapping[str, Any]:
         from ..solvers import LeastSquares, stationary
 
+        if _method(arguments) == LINEAR:
+            return {}
         if _second_order(arguments.method):
             return problem.options
         own = stationary.options_of(LeastSquares.name)  # as many iterations of another method are far too few
@@ -116,6 +131,8 @@ class Solve(Command):
         from ..solvers import LeastSquares, Method, stationary
 
         stationary.options_of(arguments.method)  # is there such a method?
+        if _method(arguments) == LINEAR:
+            self._check_linear(arguments)
         if _search(arguments) is None:
             return
         flag = "--reach" if arguments.prune_to is None else "--prune-to"
@@ -125,13 +142,28 @@ class Solve(Command):
         if arguments.windows is not None:
             raise UsageError(f"{flag} solves all of the time at once, and takes no --windows")
 
-    def prepare(self, arguments: argparse.Namespace, settings: Settings) -> tuple[Problem, BumpNet]:
+    def _check_linear(self, arguments: argparse.Namespace) -> None:
+        """Raise UsageError for arguments that a solve over a chosen basis cannot follow."""
+        flag = "--error" if arguments.error is not None else f"--method {LINEAR}"
+        refused = {"--windows": arguments.windows, "--animate": arguments.animate or None}
+        if arguments.error is not None:
+            refused |= {"--bumps": arguments.bumps}
+            if arguments.method not in ("auto", LINEAR):
+                raise UsageError(f"--error chooses the method itself: leave out --method {arguments.method}")
+        if found := [name for name, value in refused.items() if value is not None]:
+            raise UsageError(f"{flag} goes without {found[0]}")
+        if arguments.dtype != "float64":
+            raise UsageError(f"{flag} is for --dtype float64: the amplitudes of smooth bumps cancel")
+
+    def prepare(self, arguments: argparse.Namespace, settings: Settings) -> tuple[Problem, BumpNet | None]:
         import torch
 
         from .. import problems
         from ..solvers.placement import drop_outside, grade
         from ..solvers.stationary import new_net
 
+        if _method(arguments) == LINEAR:
+            return problems.get(arguments.problem, **settings["problem"]), None
         perturb = perturbation(arguments, settings)
         problem = problems.get(arguments.problem, **settings["problem"])
         net = new_net(problem, arguments.bumps, dtype=arguments.dtype, **settings["net"])
@@ -150,6 +182,9 @@ class Solve(Command):
         from ..solvers import marching, stationary, strategies
 
         choices = {"method": arguments.method, "boundary": arguments.boundary, "seed": arguments.seed or 0}
+        if _method(arguments) == LINEAR:
+            choices |= settings["solver"] | ({"method": "auto", "error": arguments.error} if arguments.error else {})
+            return lambda callback: stationary.solve(problem, arguments.bumps, callback=callback, **choices)
         choices |= settings["solver"] | {"checkpoint": state}
         if arguments.reach is not None:
             return lambda callback: strategies.reach(problem, net, arguments.reach, callback=callback, **choices)
@@ -182,6 +217,7 @@ class Solve(Command):
             "loss": result.loss,
             "iterations": result.iterations,
             "reach": arguments.reach,
+            "error": arguments.error,
             "prune_to": arguments.prune_to,
             "events": [vars(event) for event in result.events],
         }
@@ -192,8 +228,8 @@ class Solve(Command):
     def warnings(self, result: Solution | March, arguments: argparse.Namespace) -> Sequence[str]:
         if result.stop_reason != "error not reached":
             return ()
-        bumps = len(result.net.rows)
-        return [f"the error {arguments.reach:g} was not reached with {bumps} bumps; see --set most"]
+        wanted, bumps = arguments.error or arguments.reach, len(result.net.rows)
+        return [f"the error {wanted:g} was not reached with {bumps} bumps; see --set most"]
 
     def history(self, result: Solution | March) -> Sequence[dict[str, Any]]:
         from ..nets.events import with_events

@@ -23,7 +23,7 @@ Boundary: TypeAlias = Literal["hard", "soft"]
 #: How collocation points are placed.
 Sampling: TypeAlias = Literal["grid", "chebyshev", "sobol", "uniform"]
 #: The methods of :func:`bumpnet_fast.solve`; several may be joined by "+".
-MethodName: TypeAlias = Literal["auto", "varpro", "gauss-newton", "lm", "adam", "varpro-adam", "lbfgs"]
+MethodName: TypeAlias = Literal["auto", "varpro", "gauss-newton", "lm", "adam", "varpro-adam", "lbfgs", "linear"]
 #: Whether an evolution keeps the bumps where they start, or moves them.
 Shapes: TypeAlias = Literal["frozen", "evolve"]
 #: Which bumps an evolution starts with.

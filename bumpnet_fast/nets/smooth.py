@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,12 @@ class Shape:
     sharpness: float
     ratio: tuple[float, ...]
 
+    @classmethod
+    def of_counts(cls, sharpness: float, counts: Sequence[int], widths: Sequence[float]) -> Shape:
+        """With the ratio of so many cells along the axes of a box of these widths."""
+        logs = [math.log2(count / width) for count, width in zip(counts, widths, strict=True)]
+        return cls(sharpness, tuple(one - sum(logs) / len(logs) for one in logs))
+
     def denser(self, axis: int, by: float) -> Shape:
         """With cells ``2**by`` times as many along an axis, and as many in all."""
         others = by / max(1, len(self.ratio) - 1)
@@ -55,7 +62,7 @@ class Shape:
 
 
 def smooth_rows(
-    counts: tuple[int, ...], domain: Tensor, layout: RowLayout, sharpness: float, seed: int
+    counts: tuple[int, ...], domain: Tensor, layout: RowLayout, sharpness: float, seed: int, scale: Any = "auto"
 ) -> tuple[Tensor, Tensor]:
     """Rows [M, columns] of a smooth basis with zero amplitudes, and their frame [3, d]; both float64 on the CPU.
 
@@ -71,8 +78,10 @@ def smooth_rows(
         Relative to that of a net to be trained.
     seed : int
         Of the change that breaks the grid.
+    scale : "auto" or Tensor
+        Units of sizes, as for :class:`~bumpnet_fast.BumpNet`.
     """
-    rows, frame = grid_rows(counts, domain.cpu(), layout, overlap=OVERLAP)
+    rows, frame = grid_rows(counts, domain.cpu(), layout, overlap=OVERLAP, scale=scale)
     rows[:, layout.sharpness] += math.log(sharpness)
     shapes = rows[:, : layout.shape_columns]
     shapes += PERTURBED * torch.randn(shapes.shape, dtype=rows.dtype, generator=torch.Generator().manual_seed(seed))

@@ -4,6 +4,7 @@ from .estimate import ErrorEstimate
 from .evolution import Evolution, EvolutionEstimate, EvolutionReport, evolve, uniform_net
 from .gradient import LBFGS, Adam, VarProAdam
 from .levenberg_marquardt import GaussNewton, LeastSquares, LevenbergMarquardt, VarPro
+from .linear import Linear
 from .loop import Method, Progress, Stop, StopReason
 from .marching import March, march
 from .operators import OperatorSolution, learn
@@ -23,6 +24,7 @@ __all__ = [
     "GaussNewton",
     "LeastSquares",
     "LevenbergMarquardt",
+    "Linear",
     "March",
     "Method",
     "OperatorSolution",

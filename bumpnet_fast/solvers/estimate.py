@@ -180,7 +180,7 @@ def jump(found: Sequence[Contradiction]) -> str:
     return next((f"no smooth u has the given values: {one}" for one in found if one.kind == "jump"), "")
 
 
-class _Window:
+class Window:
     """A problem whose solution was found, and all that an estimate needs of it that the enrichments share.
 
     Parameters
@@ -320,7 +320,7 @@ class _Window:
         elsewhere = torch.cat([elsewhere, lattice[self.problem.inside(lattice)].to(elsewhere)])
         losses = [math.nan] * 3
         if self.held_out is not None:
-            losses = [self._held_out_loss(u, second.balance) for u in candidates]
+            losses = [self.held_out_loss(u, second.balance) for u in candidates]
         doubt = self.doubt or (UNDETERMINED if second.amplified(even[:_FEWER]) > AMPLIFIED else "")
         return _Compared(
             [u.jet(even, "value").value for u in candidates], [u.jet(elsewhere, "value").value for u in candidates],
@@ -334,7 +334,11 @@ class _Window:
         x = sampling.interior(self.problem.domain, few, "sobol", self.seed + 4)
         return x[self.problem.inside(x)].to(self.net.rows)
 
-    def _held_out_loss(self, u: Enriched, balance: Tensor) -> float:
+    def held_out_fall(self, fit: EnrichedFit) -> float:
+        """The root of the held-out loss of an enrichment, relative to that of u."""
+        return _ratio(*(self.held_out_loss(u, fit.balance) for u in (fit.u, self.u)))
+
+    def held_out_loss(self, u: Enriched, balance: Tensor) -> float:
         systems = u.systems(self.held_out_rows(u.problem))
         rows = Rows(systems[0].blocks, systems[0])
         residual = systems[0].residual(jets_of(systems, u.nets), u.unknowns) * rows.weights(balance)
@@ -425,7 +429,7 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
         if stage.boundary == "hard" and found:  # the solution is of another problem than is meant
             return _unknown(stage.net.layout.outputs, f"no smooth u has the given values: {found[0]}")
         unknowns = torch.tensor([*stage.unknowns.values()], dtype=torch.float64, device=stage.net.rows.device)
-        windows.append(_Window(stage.problem, stage.net, stage.boundary, unknowns, stage.places, seed, stage.continued))
+        windows.append(Window(stage.problem, stage.net, stage.boundary, unknowns, stage.places, seed, stage.continued))
     dim, outputs = windows[0].net.layout.dim, windows[0].net.layout.outputs
     share = windows[0].share(seconds / len(windows)) / len(windows)
 
@@ -463,7 +467,7 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
     return found
 
 
-def _if_alone(found: ErrorEstimate, window: _Window, number: int, share: float) -> ErrorEstimate:
+def _if_alone(found: ErrorEstimate, window: Window, number: int, share: float) -> ErrorEstimate:
     """What was found, if no other solution is met with ``number`` added bumps; one that starts in time has no other."""
     if window.linear() or window.problem.unknowns or window.problem.time is not None:
         return found
@@ -479,7 +483,7 @@ def _if_alone(found: ErrorEstimate, window: _Window, number: int, share: float) 
     return replace(found, reliable=False, reason=f"{reason} to find it; as a solution this one is known well")
 
 
-def _chain(windows: Sequence[_Window], number: int) -> list[EnrichedFit]:
+def _chain(windows: Sequence[Window], number: int) -> list[EnrichedFit]:
     """The enrichments of all windows; each starts from where that of the window before ends."""
     fits: list[EnrichedFit] = []
     for w in windows:
@@ -546,4 +550,4 @@ def _tuple(t: Tensor) -> tuple[float, ...]:
     return tuple(t.tolist())
 
 
-__all__ = ["ErrorEstimate", "Places", "Stage", "denser", "estimate_seconds", "estimated"]
+__all__ = ["ErrorEstimate", "Places", "Stage", "Window", "denser", "estimate_seconds", "estimated"]

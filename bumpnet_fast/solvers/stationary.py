@@ -19,8 +19,9 @@ from . import run_state
 from .arguments import check, check_fit, check_options, check_problem, choice, integer, positive
 from .grad_mode import differentiating
 from .levenberg_marquardt import LeastSquares
-from .loop import Callback, Method, Run, Stop
-from .refine import ROUNDS
+from .linear import POINTS, Linear, solved
+from .loop import Callback, Method, Run, Stop, StopReason
+from .refine import ROUNDS, held_out_loss
 from .report import at_the_start, doubts
 from .restarts import restarted
 from .solution import Solution
@@ -36,6 +37,9 @@ _RULES = {
     "seed": integer(),
     "restarts": integer(),
 }
+
+#: Points at which solutions are compared.
+_COMPARED = 2048
 
 
 @differentiating
@@ -53,6 +57,7 @@ def solve(
     seed: int = 0,
     start: Start | None = None,
     restarts: int = 0,
+    error: float | None = None,
     checkpoint: str | os.PathLike | run_state.Store | None = None,
     every_seconds: float = run_state.EVERY,
     callbacks: Iterable[Callback] = (),
@@ -60,7 +65,7 @@ def solve(
     group: Any = None,
     **options: Any,
 ) -> Solution:
-    """Train ``net``, in place, to solve ``problem``.
+    """Solve ``problem``: train ``net``, in place, or find a basis whose amplitudes reach a stated ``error``.
 
     Ctrl-C, or a callback that raises KeyboardInterrupt, ends the training; the best rows are kept.
 
@@ -80,6 +85,8 @@ def solve(
         - "gauss-newton": eliminates the amplitudes from every linearisation; for any problem.
         - "lm": Levenberg-Marquardt in all parameters together; for any problem.
         - "adam", "varpro-adam", "lbfgs": methods of first order.
+        - "linear": amplitudes alone, over a basis of so many smooth bumps, which is chosen for the problem and not
+          trained; a ``net`` that is given keeps its shapes.  In float64; nonlinear problems by Gauss-Newton steps.
     stop : Stop, optional
         Limits on iterations and time.
     boundary : str, optional
@@ -106,8 +113,13 @@ def solve(
         How many further solves start from other shapes, and for nonlinear problems from other amplitudes and unknowns.
         The net gets the best rows by the residual at points that nothing was trained on.  ``iterations`` are those of
         every solve, ``max_seconds`` of all together.
+    error : float, optional
+        Relative L2 error to reach, without a ``net``.  Smooth bases of growing size are solved over, as by "linear",
+        until the change of u from one to the next says that the error is smaller; where they do not get there, the
+        problem's usual net is trained and enriched.  ``stop`` of the solution is "error reached" or "error not
+        reached", and :attr:`~Solution.error_estimate` tells how good it is.
     checkpoint : str or path, optional
-        File for the state of the run; see :func:`bumpnet_fast.resume`.
+        File for the state of the run; see :func:`bumpnet_fast.resume`.  Not for ``error``, whose runs are short.
     every_seconds : float
         Shortest time between two writes of that file; it is also written whenever the run ends.
     callbacks : iterable of callable, optional
@@ -151,6 +163,19 @@ def solve(
     _RULES["restarts"].check("restarts", restarts)
     check_problem(problem)
     callbacks = (*callbacks, *([] if callback is None else [callback]))
+    if error is not None or (_is_linear(method) and not isinstance(net, BumpNet)):
+        given = {"method": method, "net": net, "points": points, "sampling": sampling, "refine": refine,
+                 "restarts": restarts, "checkpoint": checkpoint}  # fmt: skip
+        _RULES["condition_weight"].check("condition_weight", condition_weight)
+        _RULES["seed"].check("seed", seed)
+        _check_frozen(error, given)
+        (linear,), limits = configured(method if _is_linear(method) else Linear.name, stop, options)
+        about = {"boundary": boundary, "seed": seed, "start": start, "condition_weight": condition_weight}
+        about |= {"callbacks": callbacks, "group": group}
+        solution = solved(problem, linear, limits, error=error, bumps=net, started=started, **about)
+        if solution.stop is not StopReason.NOT_REACHED:
+            return solution
+        return _trained_as_well(solution, error, limits, about)
     if restarts:
         own = {"method": method, "boundary": boundary, "points": points, "sampling": sampling,
                "condition_weight": condition_weight, "refine": refine, "seed": seed}  # fmt: skip
@@ -190,6 +215,8 @@ def solve(
             net.rows.copy_(task.ranks.agreed(rows))
         store = task.ranks.checked(opened)
         task.check_same("solve", settings)
+        if points is None and problem.points is None and all(isinstance(m, Linear) for m in methods):
+            points = POINTS * len(net.rows)
         rounds = refine if refine is not None or _may_refine(problem, methods, points) else 0
         task.collocate(points, sampling, condition_weight, rounds, seed)
         task.check()
@@ -249,6 +276,59 @@ def new_net(problem: Problem, bumps: int | tuple[int, ...] | None, **options: An
     corners = domain[0] + (net.frame[:2].double().cpu() - domain[0]) * widths / alike
     frame = torch.cat([corners, net.frame[2:].double().cpu() * alike / widths]).to(net.frame)
     return BumpNet.from_rows(net.rows.detach(), frame, domain, net.tied)
+
+
+def _is_linear(method: Any) -> bool:
+    return isinstance(method, Linear) or method == Linear.name
+
+
+def _trained_as_well(solution: Solution, error: float, limits: Stop, about: dict[str, Any]) -> Solution:
+    """The best of a solution over smooth bases that do not reach an error, a trained net, and that net enriched."""
+    before, left = solution, None
+    if limits.seconds is not None:
+        left = limits.seconds - before.seconds
+        if left <= 0:
+            return before
+    trained = solve(before.problem, max_seconds=left, **about)
+    candidates = [before, trained]
+    if trained.places is not None and trained.stop not in (StopReason.INTERRUPTED, StopReason.DIVERGED):
+        candidates.append(trained.enrich(seed=about["seed"]))
+    best = min(candidates, key=_worth)
+    estimate = best.error_estimate
+    reached = estimate.reliable and max(estimate.rel_l2) <= error
+    stop = trained.stop if trained.stop is StopReason.INTERRUPTED else StopReason.NOT_REACHED
+    history = [*before.history, *({**e, "iteration": e["iteration"] + before.iterations} for e in trained.history)]
+    spent = [sum(getattr(s, name) for s in (before, candidates[-1])) for name in ("seconds", "processor_seconds")]
+    found = dataclasses.replace(
+        best, history=history, iterations=before.iterations + trained.iterations, seconds=spent[0],
+        processor_seconds=spent[1], stop=StopReason.REACHED if reached else stop,
+    )  # fmt: skip
+    found.error_estimate = estimate
+    return found
+
+
+def _worth(solution: Solution) -> tuple[bool, float]:
+    """What tells which solution is the best: a reliable estimate, or else the residual between the points."""
+    estimate = solution.error_estimate
+    if estimate.reliable:
+        return False, max(estimate.rel_l2)
+    about = solution.problem, solution.net, solution.boundary, solution.unknowns
+    return True, held_out_loss(*about, _COMPARED, 0)
+
+
+def _check_frozen(error: float | None, given: dict[str, Any]) -> None:
+    """Raise ValueError for arguments of :func:`solve` that a solve over smooth bases cannot follow."""
+    what = f"method={Linear.name!r}" if error is None else "error"
+    if error is not None:
+        positive().check("error", error)
+        if given["method"] != "auto" and not _is_linear(given["method"]):
+            raise ValueError(f"method must be left out, as error chooses it, got {given['method']!r}")
+        if given["net"] is not None:
+            raise ValueError(f"net must be left out, as error chooses the bumps, got {given['net']!r}")
+    usual = {"points": None, "sampling": "grid", "refine": None, "restarts": 0, "checkpoint": None}
+    for name, value in usual.items():
+        if type(given[name]) is not type(value) or given[name] != value:
+            raise ValueError(f"{name} must be left out, as {what} chooses its points itself and is not trained")
 
 
 # --- methods -------------------------------------------------------------------------------------

@@ -30,16 +30,22 @@ _LOOKS_FIRST, _LOOKS = 12, 5
 _DENSER_FIRST, _DENSER, _SHARPER = 1.0, 0.5, 1.4
 #: A shape is better if its held-out residual is a smaller share than this of that of another.
 _BETTER = 0.97
+#: Growth of the size, at most and at least, and how many times smaller than what is wanted the error shall be.
+_GROWTH, _LEAST_GROWTH, _SAFETY = 2.0, 1.25, 2.0
+#: As long as the held-out residual is a larger share of that of u = 0, the shape may be quite wrong.
+_RESOLVED = 0.1
 #: Sizes do not help any more if the held-out residual fell no further than to this share, so many times.
 _STALLED, _TIMES = 0.7, 2
 #: That may be seen from so many bumps on.
 _RESOLVING = 500
 #: An estimate is reliable if the last size changed u by no more than this, and the held-out residual fell to this.
 _CONVERGED, _FALLEN = 0.1, 0.5
+#: The error is taken to fall as the held-out residual, but no further than to this share.
+_FALL_TRUSTED = 1e-3
 #: An output that is smaller relative to the largest has no size.
 _NO_SIZE = 1e-12
 #: The largest number of amplitudes that is tried unless it is said.
-MOST = 4096
+MOST = 2048
 #: A relative change as small as this is rounding: amplitudes cancel.
 _ROUNDING = 1e-12
 
@@ -106,7 +112,7 @@ class Level:
     def _fallen(self, k: int) -> tuple[float, ...]:
         if self.changes is None:
             return (math.nan,) * self.u.shape[1]
-        fall = min(1.0, self.fall) if self.fall == self.fall else 1.0
+        fall = min(1.0, max(_FALL_TRUSTED, self.fall)) if self.fall == self.fall else 1.0
         return tuple((self.changes[k] * fall).tolist())
 
 
@@ -120,6 +126,10 @@ class Levels(Method, listed=False):
         Relative L2 error to reach; None for the largest size.
     most : int
         Bumps of the largest basis.
+    shape : Shape, optional
+        To begin with.
+    fixed : bool
+        Whether the ratio of its cells is kept.
     """
 
     name: ClassVar[str] = "linear"
@@ -127,10 +137,13 @@ class Levels(Method, listed=False):
     measure_every: ClassVar[int] = 10**9
     error: float | None = None
     most: int = MOST
+    shape: Shape | None = None
+    fixed: bool = False
 
     def start(self, work: FrozenTask, iterations: int) -> None:
-        self.work, self.shape = work, first_shape(work.net.layout.dim)
+        self.work, self.shape = work, self.shape or first_shape(work.net.layout.dim)
         self.levels: list[Level] = []
+        self._sizes = [work.bumps]
         self.x = work.places_to_compare()
 
     def loss(self) -> float:
@@ -140,24 +153,40 @@ class Levels(Method, listed=False):
     def step(self, most: int) -> int:
         work = self.work
         if not self.levels:
-            best = self._searched(work.candidate(self.shape), _DENSER_FIRST, _LOOKS_FIRST)
+            work.take(work.candidate(self.shape))
+            best = work.polished(self._searched(work.best, _DENSER_FIRST, _LOOKS_FIRST))
             work.take(best)
             self.levels.append(Level(len(best.rows), best.held_out, work.u(self.x)))
             return 1
-        best = self._searched(work.best, _DENSER, _LOOKS)
+        resolved = self.levels[-1].held_out < _RESOLVED * math.sqrt(work.reference_loss())
+        looks = (_DENSER, _LOOKS) if resolved else (_DENSER_FIRST, _LOOKS_FIRST)
+        best = work.polished(self._searched(work.best, *looks))
         work.take(best)
         before = self.levels[-1] = replace(self.levels[-1], held_out=best.held_out, u=work.u(self.x))
-        work.resize(min(self.most, 2 * work.bumps))
-        best = work.candidate(best.shape)
+        work.resize(self._next())
+        best = work.polished(work.candidate(best.shape))
         work.take(best)
         self.levels.append(Level.after(before, len(best.rows), best.held_out, work.u(self.x)))
         return 1
 
+    def _next(self) -> int:
+        """The next size: twice the present one, or less if that will do; errors fall with the bumps along an axis."""
+        now, dim = self.work.bumps, self.work.net.layout.dim
+        error, before = max(self.levels[-1].predicted), self.levels[-1].change
+        size = float(_GROWTH * now)
+        if self.error is not None and 0 < error < before < math.inf:
+            along, less = (self._sizes[k] ** (1 / dim) for k in (-1, -2))
+            further = math.log(error * _SAFETY / self.error) * (along - less) / math.log(before / error)
+            size = min(size, (along + max(0.0, further)) ** dim)
+        self._sizes.append(min(self.most, max(math.ceil(_LEAST_GROWTH * now), round(size))))
+        return self._sizes[-1]
+
     def _searched(self, best: Candidate, denser: float, looks: int) -> Candidate:
         """The best shape near that of ``best``, by steps along one coordinate after the other."""
         dim = self.work.net.layout.dim
-        moves = [(axis, sign * denser) for axis in range(dim) for sign in (1, -1)] if dim > 1 else []
-        moves += [(None, by) for by in (1 / _SHARPER, _SHARPER)]
+        moves: list[tuple[int | None, float]] = [(None, 1 / _SHARPER), (None, _SHARPER)]
+        if dim > 1 and not self.fixed:
+            moves += [(axis, sign * denser) for axis in range(dim) for sign in (1, -1)]
         refused: set = set()
         while looks and (left := [move for move in moves if move not in refused]):
             for axis, by in left:
@@ -203,7 +232,8 @@ class Levels(Method, listed=False):
         elif not last.change <= _CONVERGED:
             reason = f"the last size of the basis changed u by {last.change:.1g}: it does not reach the features of u"
         elif not last.fall <= _FALLEN and last.change > _ROUNDING:
-            reason = f"the residual between the points fell to {last.fall:.0%} only with the last size of the basis"
+            share = f"fell to {last.fall:.0%} only" if last.fall < 1 else "did not fall"
+            reason = f"the residual between the points {share} with the last size of the basis"
         else:
             reason = (
                 f"the last size of the basis changed u by {last.change:.1g}, and the residual fell to {last.fall:.1g}"

@@ -2,53 +2,71 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from ...nets.smooth import Shape
 from ...problems.base import Problem
+from ..arguments import integer
 from ..loop import Callback, Run, Stop
 from ..report import doubts
 from ..solution import Solution
 from ..starting import Start, check_start, trivial
 from ..threads import few_threads
 from .levels import MOST, Levels, first_bumps, first_shape
-from .task import FrozenTask
+from .method import Linear
+from .task import FrozenTask, alike
 
+#: Sharpness of a basis to begin with, relative to that of a net to be trained.
+_FIXED = 0.3
+#: Bumps by dimension if nothing is said.
+_DEFAULT = (64, 256, 512, 1024)
 #: Entries of the matrix of the largest basis that one thread can do.
 _ENTRIES = 4 * 10**6
 
 
 @torch.no_grad()
 def solved(
-    problem: Problem, *, error: float | None, bumps: int | None, boundary: str | None, ridge: float, seed: int,
-    condition_weight: float, start: Start | None, seconds: float | None, callbacks: Sequence[Callback],
-    group: Any = None, started: float | None = None,
+    problem: Problem, method: Linear, stop: Stop, *, error: float | None = None,
+    bumps: int | tuple[int, ...] | None = None, boundary: str | None = None, seed: int = 0,
+    condition_weight: float = 1.0, start: Start | None = None, callbacks: Sequence[Callback] = (), group: Any = None,
+    started: float | None = None,
 ) -> Solution:  # fmt: skip
-    """The solution over a smooth basis of ``bumps``, or over the smallest that is thought to have the error."""
+    """The solution over a smooth basis of ``bumps``, or over the smallest that is thought to have the error.
+
+    The arguments are those of :func:`~bumpnet_fast.solvers.solve`.
+    """
     started = time.perf_counter() if started is None else started
     check_start(problem, start)
-    most = bumps or max(1, MOST // problem.outputs)
     dim = len(problem.lower)
-    first = first_bumps(dim, most)
-    task = FrozenTask(problem, first, first_shape(dim), boundary, ridge, seed, start, condition_weight, group=group)
+    counts = bumps if isinstance(bumps, tuple) else None
+    if error is None:
+        usual = _DEFAULT[min(dim, len(_DEFAULT)) - 1]
+        most = math.prod(counts) if counts else usual if bumps is None else integer(1).check("net", bumps)
+    else:
+        most = method.most or max(1, MOST // problem.outputs)
+    shape = first_shape(dim) if counts is None else Shape.of_counts(_FIXED, counts, alike(problem))
+    about = boundary, method.ridge, seed, start, condition_weight
+    task = FrozenTask(problem, first_bumps(dim, most), shape, *about, group=group)
     task.check()
-    levels = Levels(error, most)
+    levels = Levels(error=error, most=most, shape=shape, fixed=counts is not None)
     with few_threads(_ENTRIES):
-        run = Run(task, [levels], Stop(None, seconds), callbacks, None, started)
+        run = Run(task, [levels], stop, callbacks, None, started)
         reason = run.follow()
         (levels,) = run.methods
-        warnings = [*run.warnings, *doubts(task, reason, run.history[-1]["loss"]), *trivial(task)]
+        loss = run.history[-1]["loss"]
+        warnings = [*run.warnings, *doubts(task, reason, loss), *trivial(task)]
         rel_l2, max_error = run.errors()
     solution = Solution(
-        net=task.net, problem=problem, boundary=task.boundary, history=run.history, loss=run.history[-1]["loss"],
-        rel_l2=rel_l2, max_error=max_error, seconds=run.seconds, processor_seconds=run.processor_seconds,
-        iterations=run.done, stop=reason, method=levels.name, unknowns=task.named_unknowns(), warnings=warnings,
-        places=task.places(),
+        net=task.net, problem=problem, boundary=task.boundary, history=run.history, loss=loss, rel_l2=rel_l2,
+        max_error=max_error, seconds=run.seconds, processor_seconds=run.processor_seconds, iterations=run.done,
+        stop=reason, method=Linear.name, unknowns=task.named_unknowns(), warnings=warnings, places=task.places(),
     )  # fmt: skip
-    if task.is_linear() and levels.levels:
+    if task.is_linear() and levels.levels:  # the solution of a nonlinear problem may not be the only one
         solution.error_estimate = levels.estimate()
     return solution
 

@@ -22,9 +22,8 @@ from ..estimate import jump
 from ..residual import System, balance_by, blocks
 from ..starting import Start, first_rows
 from ..task import Task
+from .method import POINTS
 
-#: Points for every bump.
-_POINTS = 3
 #: Points of the held-out residual; of these at most a half where sources peak, found among so many.
 _HELD_OUT, _PEAKED = 600, 8192
 #: Points at which two solutions are compared, and at fewer it is seen whether u is determined.
@@ -78,7 +77,7 @@ class FrozenTask(Task):
         start: Start | None = None, condition_weight: float = 1.0, device: torch.device | str = "cpu",
         group: Any = None,
     ):  # fmt: skip
-        self.widths, self.ridge, self.start = _alike(problem), ridge, start
+        self.widths, self.ridge, self.start = alike(problem), ridge, start
         self.bumps, self.best = bumps, None
         self._basis_seed, self._factor = seed, float(condition_weight)
         counts = shape.counts(bumps, self.widths)
@@ -92,9 +91,10 @@ class FrozenTask(Task):
     def resize(self, bumps: int) -> None:
         """Take points for so many bumps."""
         self.bumps, self.problem = bumps, self.posed
-        points = _POINTS * bumps if self.problem.points is None else None
+        points = POINTS * bumps if self.problem.points is None else None
         self.collocate(points, "sobol", self._factor, seed=self._basis_seed + 1)
-        self._coefficients, balance = None, self.system.blocks and self.balance
+        _ = self.system  # whose balance is that of both
+        self._linearised, balance = None, self.balance
         if self._held_out_at is None or self.problem is not self.posed:
             self.held = self._held_out()
         balance_by(self.held.blocks, balance)
@@ -119,47 +119,73 @@ class FrozenTask(Task):
 
     @torch.no_grad()
     def candidate(self, shape: Shape) -> Candidate:
-        """The best amplitudes and unknowns over the basis of a shape."""
+        """The best amplitudes and unknowns over the basis of a shape.
+
+        A nonlinear problem is linearised at the present solution, for all shapes alike; see :meth:`polished`.
+        """
         layout, domain = self.net.layout, self.problem.domain
         basis = smooth_rows(shape.counts(self.bumps, self.widths), domain, layout, shape.sharpness, self._basis_seed)
         rows, frame = (part.to(self.device) for part in basis)
-        system, held = _framed(self.system, frame), _framed(self.held, frame)
+        system = _framed(self.system, frame)
+        if self.best is None and not self.is_linear():
+            first = first_rows(self.problem, self._net_of(rows, frame), self.boundary, self.start)
+            return self._by_newton(shape, rows if first is None else first, frame)
+        if self._linearised is None:
+            self._linearised = self._linearise()
+        target, coefficients, sensitivity = self._linearised
+        A = torch.cat([system.design(rows, coefficients)[0], sensitivity])
+        inner, fit = triangular_solve(A, target, self.ridge, self.ranks, kinds_of(system, len(A)))
+        amplitudes = rows[:, layout.amplitude]
+        amplitudes.copy_(inner[: amplitudes.numel()].view_as(amplitudes))
+        return self._measured(shape, rows, frame, self.unknowns + inner[amplitudes.numel() :], fit)
+
+    def _linearise(self) -> tuple[Tensor, list, Tensor]:
+        """Rows [R] that the linearised equations have to give, their coefficients, and derivatives by the unknowns.
+
+        For a linear problem that is at u = 0, and else at the present solution.
+        """
         if self.is_linear():
-            h, fit = self._over_rows(system, rows)
-            unknowns = self.unknowns
-        else:
-            h, unknowns, fit = self._by_newton(system, rows, frame)
-        rows[:, layout.amplitude] = h.view(len(rows), -1)
-        residual = held.residual(held.jets(rows), unknowns)
-        held_out = float(self.ranks.total(residual @ residual)) ** 0.5
-        return Candidate(shape, rows, frame, unknowns, held_out, fit)
+            offset, coefficients = self.system.linearise()
+            return -offset, coefficients, offset.new_empty(0, len(offset))
+        rows = self.best.rows
+        jets = _framed(self.system, self.best.frame).jets(rows)
+        offset, coefficients = self.system.linearise(jets, self.unknowns)
+        A, _ = _framed(self.system, self.best.frame).design(rows, coefficients)
+        own = rows[:, self.net.layout.amplitude].flatten() @ A
+        return own - offset, coefficients, self.system.sensitivity(jets, self.unknowns)
 
-    def _over_rows(self, system: System, rows: Tensor) -> tuple[Tensor, Fit]:
-        if self._coefficients is None:
-            self._coefficients = system.linearise()
-        offset, coefficients = self._coefficients
-        A, _ = system.design(rows, coefficients)
-        return triangular_solve(A, -offset, self.ridge, self.ranks, kinds_of(system, len(A)))
+    @torch.no_grad()
+    def polished(self, candidate: Candidate) -> Candidate:
+        """A candidate of a nonlinear problem after Newton steps of its own; the same one if the problem is linear."""
+        if self.is_linear():
+            return candidate
+        self.unknowns = candidate.unknowns
+        found = self._by_newton(candidate.shape, candidate.rows, candidate.frame)
+        return found if found.key() <= candidate.key() else candidate
 
-    def _by_newton(self, system: System, rows: Tensor, frame: Tensor) -> tuple[Tensor, Tensor, Fit]:
-        start = self.start if self.best is None else self.u
-        first = first_rows(self.problem, self._net_of(rows, frame), self.boundary, start)
+    def _by_newton(self, shape: Shape, rows: Tensor, frame: Tensor) -> Candidate:
+        system, rows = _framed(self.system, frame), rows.clone()
         system.guesses = self.unknowns
         model = Projected(system, self.ridge)
-        point = model.start(rows if first is None else first)
-        return point.inner[: len(point.inner) - len(self.unknowns)], model.unknowns(point), point.fit
+        point = model.start(rows)
+        amplitudes = rows[:, self.net.layout.amplitude]
+        amplitudes.copy_(point.inner[: amplitudes.numel()].view_as(amplitudes))
+        return self._measured(shape, rows, frame, model.unknowns(point), point.fit)
+
+    def _measured(self, shape: Shape, rows: Tensor, frame: Tensor, unknowns: Tensor, fit: Fit) -> Candidate:
+        held = _framed(self.held, frame)
+        residual = held.residual(held.jets(rows), unknowns)
+        return Candidate(shape, rows, frame, unknowns, float(self.ranks.total(residual @ residual)) ** 0.5, fit)
 
     def _net_of(self, rows: Tensor, frame: Tensor) -> BumpNet:
         return BumpNet.from_rows(rows, frame, self.problem.domain)
 
     def take(self, candidate: Candidate) -> None:
         """Make a candidate the present solution."""
-        self.best, self.net, self.unknowns = (
-            candidate,
-            self._net_of(candidate.rows, candidate.frame),
-            candidate.unknowns,
-        )
+        self.best, self.unknowns = candidate, candidate.unknowns
+        self.net = self._net_of(candidate.rows, candidate.frame)
         self._system, self._error = _framed(self.system, candidate.frame), None
+        self._linearised = self._linearised if self.is_linear() else None
 
     # --- as the work of a run: the last size counts, and not the one with the smallest loss -------
 
@@ -230,7 +256,7 @@ def _framed(system: System, frame: Tensor) -> System:
     return framed
 
 
-def _alike(problem: Problem) -> tuple[float, ...]:
+def alike(problem: Problem) -> tuple[float, ...]:
     """Widths of the domain, with a time as long as the space is wide: they have units of their own."""
     lo, hi = problem.domain
     widths = (hi - lo).clone()
@@ -239,4 +265,4 @@ def _alike(problem: Problem) -> tuple[float, ...]:
     return tuple(widths.tolist())
 
 
-__all__ = ["Candidate", "FrozenTask"]
+__all__ = ["Candidate", "FrozenTask", "alike"]

@@ -1,0 +1,78 @@
+"""A trained net with a smooth basis added to it: one linear solve, or a few Gauss-Newton steps, for all amplitudes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..core.rows import bounded_atanh
+from ..nets.bumpnet import BumpNet
+from ..nets.smooth import smooth_rows
+from . import arguments
+from .enrichment import Enriched, fitted, in_float64
+from .estimate import Places, Stage, Window
+from .threads import few_threads
+
+#: Sharpness of the added bumps, relative to the default.
+_SHARPNESS = 0.3
+#: Widths of the domain in the units of a net's sizes, between which the shape of the added bumps is as usual.
+_USUAL = (0.5, 8.0)
+#: Bumps that are added by dimension, and in more dimensions.
+_BUMPS, _MORE_BUMPS = (40, 200, 300, 400), 500
+#: Points for every amplitude of an output.
+_POINTS = 3
+
+
+@dataclass
+class Joined:
+    """A net with further bumps, and all amplitudes solved for."""
+
+    net: BumpNet
+    unknowns: dict[str, float]
+    places: Places
+    loss: float
+    fall: float  # of the held-out residual, to this share
+
+
+@torch.no_grad()
+def joined(stage: Stage, bumps: int | None, seed: int) -> Joined:
+    """The net of a solution with about ``bumps`` smooth bumps added to it; see :meth:`Solution.enrich`."""
+    net = in_float64(stage.net)
+    dim, outputs = net.layout.dim, net.layout.outputs
+    bumps = bumps or (_BUMPS[dim - 1] if dim <= len(_BUMPS) else _MORE_BUMPS)
+    larger = with_smooth(net, bumps, seed)
+    unknowns = torch.tensor([*stage.unknowns.values()], dtype=torch.float64, device=net.rows.device)
+    window = Window(stage.problem, net, stage.boundary, unknowns, stage.places, seed)
+    with few_threads(_POINTS * len(larger.rows) ** 2 * outputs**2):
+        window.place(len(larger.rows), 1.0)
+        rows = window.rows(stage.problem)
+        fit = fitted(Enriched(stage.problem, stage.boundary, [larger], unknowns), rows)
+        fall = 0.0 if window.held_out is None else window.held_out_fall(fit)
+    named = dict(zip(stage.unknowns, fit.u.unknowns.tolist(), strict=True))
+    places, at = window.places, (window.x, window.counts, window.weights)
+    places = Places(*at, places.condition_weight, places.balance, places.reference_loss)
+    return Joined(fit.u.nets[0], named, places, fit.norms[1] ** 2, fall)
+
+
+def with_smooth(net: BumpNet, bumps: int, seed: int) -> BumpNet:
+    """``net`` and a smooth basis of about ``bumps``, which is as dense along each axis, as one net.
+
+    Raises
+    ------
+    ValueError
+        If the units of the net's sizes are so unusual that bumps of the usual shape cannot be expressed in them.
+    """
+    widths, frame = arguments.widths(net.domain, net), net.frame.detach().cpu()
+    if not all(_USUAL[0] <= width <= _USUAL[1] for width in widths):
+        raise ValueError(f"net must have a scale such as 'auto', which makes the domain about 2 wide, got {widths}")
+    spacing = (torch.tensor(widths).prod().item() / bumps) ** (1 / len(widths))
+    counts = tuple(max(3, round(width / spacing)) for width in widths)
+    rows, own = smooth_rows(counts, net.domain, net.layout, _SHARPNESS, seed, scale=frame[2])
+    centre = net.layout.centre
+    places = own[0] + (own[1] - own[0]) * 0.5 * (1 + torch.tanh(rows[:, centre]))
+    rows[:, centre] = bounded_atanh((2 * places - frame[0] - frame[1]) / (frame[1] - frame[0]))
+    return BumpNet.from_rows(torch.cat([net.rows.detach(), rows.to(net.rows)]), net.frame, net.domain, net.tied)
+
+
+__all__ = ["Joined", "joined", "with_smooth"]
