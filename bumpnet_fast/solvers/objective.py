@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..nets.frozen import clear_gradient_
 from .residual import System
 
 
@@ -120,6 +121,7 @@ class RowsObjective(Objective):
         loss.backward()
         for p in self.parameters:
             p.grad = system.ranks.total(p.grad)
+        clear_gradient_(self.net, self.net.rows.grad)
         return system.ranks.total(loss.detach())
 
     @torch.no_grad()
