@@ -255,7 +255,7 @@ def put_rows(net: BumpNet, rows: Tensor, trainable: Tensor | None = None) -> Non
     if trainable is None and len(rows) != len(net.trainable):
         trainable = net.trainable.new_ones(len(rows))
     if trainable is not None and not torch.equal(trainable.to(net.trainable), net.trainable):
-        net.trainable = trainable.clone()
+        net.trainable = trainable
 
 
 def _replace(

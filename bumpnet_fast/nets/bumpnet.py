@@ -183,17 +183,19 @@ class BumpNet(nn.Module):
         copies = (t.detach().clone() for t in (rows, frame, _box(domain, layout.dim, rows.dtype).to(rows)))
         net._adopt(layout, *copies)
         if trainable is not None:
-            net.trainable = trainable.clone()
+            net.trainable = trainable
         return net
 
     # --- which bumps are trained ---------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name != "trainable":
-            super().__setattr__(name, value)
-            return
-        super().__setattr__(name, frozen.checked(value, self.rows))
-        self._see_trainable()
+        if name == "trainable":
+            value = frozen.checked(value, self.rows)
+        super().__setattr__(name, value)
+        if name == "trainable":
+            self._see_trainable()
+        elif name == "rows" and self.__dict__.get("_all_trained") and len(value) != len(self.trainable):
+            self._buffers["trainable"] = self.trainable.new_ones(len(value))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """After copying and unpickling: a net from before there was ``trainable`` is trained whole."""
@@ -397,10 +399,10 @@ class BumpNet(nn.Module):
             )
         counts = {text: int(mask.sum()) for text, mask in findings.items()}
         found = [f"{count} of {len(self.rows)} bumps {text}" for text, count in counts.items() if count]
-        lost = (amount := self.cancellation()) * torch.finfo(dtype).eps
+        lost = cancelling.ROUNDING * torch.finfo(dtype).eps * (amount := self.cancellation())
         if lost > cancelling.ERROR:
             kind = str(dtype).removeprefix("torch.")
-            found.append(f"the amplitudes cancel by a factor of {amount:.0e}: u has a relative error of {lost:.0e} in {kind}")
+            found.append(f"the amplitudes cancel by a factor of {amount:.0e}: in {kind} u is off by about {100 * lost:.1g} %")
         if self._all_trained == frozen.some_frozen(self):
             found.append("trainable was changed in place: assign it, net.trainable = mask, or gradients do not honour it")
         return found
@@ -464,8 +466,8 @@ class BumpNet(nn.Module):
         if key not in state:
             state[key] = self.trainable if rows is None else self.trainable.new_ones(count)
         mask = state[key]
-        if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (count,):
-            return None
+        if isinstance(mask, Tensor) and mask.dtype == torch.bool and (rows is None or mask.shape == (count,)):
+            return None  # without rows a mask of another length is torch's to refuse
         got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         return f"trainable: must be a bool tensor [{count}], got {got}"
 

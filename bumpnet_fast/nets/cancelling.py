@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 POINTS = 512
 #: A relative error of u in another dtype beyond which a warning is given.
 ERROR = 1e-3
+#: Relative error of u in units of the dtype's eps times the cancellation, as measured: roundings partly cancel, too.
+ROUNDING = 0.25
+#: An output that is a smaller share of the largest one is rounding: boundary values may make all of it.
+_NOTHING = 1e-6
 #: Cancellation beyond which the size of an amplitude tells nothing about what the bump is worth.
 HEAVY = 1e4
 
@@ -45,7 +49,7 @@ def cancellation(net: BumpNet, x: Tensor, rows: Tensor | None = None, frame: Ten
     sizes = rows.clone()
     sizes[:, net.layout.amplitude] = sizes[:, net.layout.amplitude].abs()  # psi is positive
     total, u = (_rms(_value(x.to(rows), r, frame, net.tied)) for r in (sizes, rows))
-    return float(torch.where(total == 0, 1.0, total / u).max())
+    return _largest(total, u, 1.0)
 
 
 @torch.no_grad()
@@ -60,8 +64,9 @@ def error_in(net: BumpNet, dtype: torch.dtype, rows: Tensor | None = None, frame
     x = points(net).to(rows.device)
     exact = _value(x, rows.double(), frame.double(), net.tied)
     cast = _value(x.to(wide), rows.to(dtype).to(wide), frame.to(dtype).to(wide), net.tied)
-    size, off = _rms(exact), _rms(cast.double() - exact)
-    return float(torch.where(size == 0, 0.0, off / size).max())
+    lost = torch.isfinite(exact) & ~torch.isfinite(cast)  # amplitudes beyond the largest number of the dtype
+    size, off = _rms(exact), _rms((cast.double() - exact).masked_fill(lost, torch.inf))
+    return _largest(off, size, 0.0)
 
 
 def warn_of_cast(net: BumpNet, rows: Tensor, frame: Tensor) -> None:
@@ -97,6 +102,13 @@ def warn_if_heavy(net: BumpNet, what: str) -> None:
 
 def _value(x: Tensor, rows: Tensor, frame: Tensor, tied: bool) -> Tensor:
     return bump_jet(x, rows, frame, "value", tied=tied).value
+
+
+def _largest(amounts: Tensor, sizes: Tensor, default: float) -> float:
+    """The largest of the ratios of the outputs; those with u beside nothing, in any likely units, do not count."""
+    counting = ~(sizes < _NOTHING * sizes.max())
+    ratios = torch.where(amounts == 0, default, amounts / sizes)[counting]
+    return float(ratios.max())
 
 
 def _rms(values: Tensor) -> Tensor:

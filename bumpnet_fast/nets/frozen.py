@@ -29,9 +29,9 @@ _before: weakref.WeakKeyDictionary[Optimizer, list[tuple[BumpNet, Tensor]]] = we
 
 
 def checked(trainable: Any, rows: Tensor) -> Tensor:
-    """``trainable`` as a bool tensor [M] on the device of the rows; TypeError or ValueError if it is not one."""
+    """``trainable`` as a bool tensor [M] of its own on the device of the rows; TypeError or ValueError if it is not one."""
     try:
-        mask = torch.as_tensor(trainable, device=rows.device)
+        mask = torch.as_tensor(trainable, device=rows.device).clone()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"trainable must be a bool tensor [{len(rows)}], got {type(trainable).__name__}") from None
     if mask.dtype != torch.bool:
