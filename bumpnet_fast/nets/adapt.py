@@ -38,8 +38,9 @@ _APART = 0.5
 def peak_scores(net: BumpNet) -> Tensor:
     """Largest peak-normalised amplitude ``|h psi(centre)|`` of every bump over its outputs: [M].
 
-    Raw h does not measure the height: if psi's peak is far below 1, a bump of height 1 can have h = 1e9.  Where the bumps
-    cancel heavily, heights tell nothing about what a bump is worth; a :class:`CancellationWarning` says so.
+    Raw h does not measure the height: if psi's peak is far below 1, a bump of height 1 can have h = 1e9.  Where
+    the bumps cancel heavily, heights do not tell what a bump is worth: a
+    :class:`~bumpnet_fast.nets.cancelling.CancellationWarning` says so.
 
     Examples
     --------

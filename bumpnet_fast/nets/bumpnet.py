@@ -335,7 +335,7 @@ class BumpNet(nn.Module):
 
     @torch.no_grad()
     def perturb_(self, std: float, generator: torch.Generator | None = None) -> BumpNet:
-        """Add ``std`` N(0, 1) to every shape column of the trained bumps, in place; alike for every dtype and device."""
+        """Add ``std`` N(0, 1) to all shapes of trained bumps, in place; the same for every dtype and device."""
         std = 0.0 if std == 0 else _positive("std", std)
         shape = rows_to_change(self)[:, : self.layout.shape_columns]
         noise = torch.randn(shape.shape, dtype=torch.float64, device="cpu", generator=generator)
@@ -344,10 +344,10 @@ class BumpNet(nn.Module):
         return self
 
     def cancellation(self, x: Tensor | None = None) -> float:
-        """How much larger the bumps are than their sum: ``sum_i |h_i psi_i|`` over ``|u|``, root mean squares over points.
+        """How much larger the bumps are than their sum: ``sum_i |h_i psi_i|`` over ``|u|``.
 
-        Smooth bumps are nearly dependent, and the best amplitudes of many of them cancel by 1e5 to 1e7.  Then u has so
-        many digits fewer than the numbers: float64 only.
+        Both are root mean squares over points.  Smooth bumps are nearly dependent, and the best amplitudes of many of
+        them cancel by 1e5 to 1e7: u has so many digits fewer than the numbers, and needs float64.
 
         Parameters
         ----------
@@ -357,7 +357,7 @@ class BumpNet(nn.Module):
         Returns
         -------
         float
-            At least 1, of the output where it is largest; 1 without amplitudes, and infinite if u is zero at all points.
+            At least 1, of the output where it is largest; 1 without amplitudes, infinite if u is zero at all points.
 
         Examples
         --------
@@ -402,9 +402,10 @@ class BumpNet(nn.Module):
         lost = cancelling.ROUNDING * torch.finfo(dtype).eps * (amount := self.cancellation())
         if lost > cancelling.ERROR:
             kind = str(dtype).removeprefix("torch.")
-            found.append(f"the amplitudes cancel by a factor of {amount:.0e}: in {kind} u is off by about {100 * lost:.1g} %")
+            off = f"in {kind} u is off by about {100 * lost:.1g} %"
+            found.append(f"the amplitudes cancel by a factor of {amount:.0e}: {off}")
         if self._all_trained == frozen.some_frozen(self):
-            found.append("trainable was changed in place: assign it, net.trainable = mask, or gradients do not honour it")
+            found.append("trainable was changed in place, which gradients do not honour: assign a mask to it")
         return found
 
     def extra_repr(self) -> str:

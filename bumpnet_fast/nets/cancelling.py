@@ -45,7 +45,8 @@ def points(net: BumpNet) -> Tensor:
 @torch.no_grad()
 def cancellation(net: BumpNet, x: Tensor, rows: Tensor | None = None, frame: Tensor | None = None) -> float:
     """Root mean square of ``sum_i |h_i psi_i|`` over that of u at ``x`` [n, d], of the output where it is largest."""
-    rows, frame = (net.rows if rows is None else rows).detach().double(), (net.frame if frame is None else frame).double()
+    rows = (net.rows if rows is None else rows).detach().double()
+    frame = (net.frame if frame is None else frame).double()
     sizes = rows.clone()
     sizes[:, net.layout.amplitude] = sizes[:, net.layout.amplitude].abs()  # psi is positive
     total, u = (_rms(_value(x.to(rows), r, frame, net.tied)) for r in (sizes, rows))
@@ -116,4 +117,12 @@ def _rms(values: Tensor) -> Tensor:
     return values.square().mean(0).sqrt()
 
 
-__all__ = ["CancellationWarning", "cancellation", "error_in", "points", "warn_if_heavy", "warn_of_cast", "warn_of_saving"]
+__all__ = [
+    "CancellationWarning",
+    "cancellation",
+    "error_in",
+    "points",
+    "warn_if_heavy",
+    "warn_of_cast",
+    "warn_of_saving",
+]

@@ -3,9 +3,9 @@
 ``BumpNet.trainable`` marks the rows that are trained.  Of the others only the amplitudes change.  Two things hold that:
 
 - what a net evaluates passes no gradient to their shapes, and
-- every step of a :class:`torch.optim.Optimizer` first clears what else arrived in the gradient of these shapes, and then
-  puts them back to the last bit.  Weight decay, moments from before and updates that mix entries would move them
-  without any gradient.
+- every step of a :class:`torch.optim.Optimizer` first clears what else arrived in the gradient of these shapes, and
+  then puts them back to the last bit.  Weight decay, moments from before and updates that mix entries would move
+  them without any gradient.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _before: weakref.WeakKeyDictionary[Optimizer, list[tuple[BumpNet, Tensor]]] = we
 
 
 def checked(trainable: Any, rows: Tensor) -> Tensor:
-    """``trainable`` as a bool tensor [M] of its own on the device of the rows; TypeError or ValueError if it is not one."""
+    """``trainable`` as a new bool tensor [M] on the device of the rows; TypeError or ValueError if it is not one."""
     try:
         mask = torch.as_tensor(trainable, device=rows.device).clone()
     except (TypeError, ValueError, RuntimeError):

@@ -244,7 +244,8 @@ def prune(
     """
     _check(problem, net, iterations, options, bumps=bumps)
     if bumps < _frozen(net):
-        raise ValueError(f"bumps must be at least {_frozen(net)}, those not trained, which are not removed; got {bumps}")
+        least = f"{_frozen(net)}, those that are not trained and therefore stay"
+        raise ValueError(f"bumps must be at least {least}, got {bumps}")
     scored, settings = _score(score), {"bumps": bumps, "score": _named(score), "iterations": iterations}
     follow = _Follow(
         max_seconds, checkpoint, every_seconds, (*callbacks, callback), _solves(net, min(bumps, len(net.rows)))

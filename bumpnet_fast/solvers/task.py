@@ -12,8 +12,8 @@ from ..core import checking
 from ..core.ranks import Ranks
 from ..nets.adapt import put_rows
 from ..nets.bumpnet import BumpNet
-from ..nets.frozen import free_parameters
 from ..nets.events import Event
+from ..nets.frozen import free_parameters
 from ..problems.base import Problem
 from ..problems.sampling import spread
 from . import arguments, refine, report, run_state

@@ -17,7 +17,7 @@ def smooth(name, bumps, sharpness):
     """Flat, wide bumps, whose amplitudes solve a problem: a nearly spectral basis that cancels."""
     problem = problems.get(name)
     about = dict(outputs=problem.outputs, dtype="float64")
-    default = BumpNet(problem.dim if hasattr(problem, "dim") else len(problem.lower), bumps, problem.domain, **about)
+    default = BumpNet(len(problem.lower), bumps, problem.domain, **about)
     net = BumpNet(
         default.layout.dim, bumps, problem.domain, overlap=6.0,
         sharpness=sharpness * default.sharpness[0].item(), **about,
@@ -108,7 +108,10 @@ def test_the_error_that_is_predicted_is_the_one_that_is_measured(name, bumps, sh
     assert 0.1 * off < cancelling.ROUNDING * eps * amount < 10 * off, "what check() says"
 
 
-@pytest.mark.parametrize("cast", [torch.nn.Module.float, lambda n: n.to(torch.float32), lambda n: torch.nn.Sequential(n).float()[0]])
+CASTS = (torch.nn.Module.float, lambda n: n.to(torch.float32), lambda n: torch.nn.Sequential(n).float()[0])
+
+
+@pytest.mark.parametrize("cast", CASTS)
 def test_a_cast_says_how_far_off_u_will_be(flat, cast):
     net = copied(flat)
     with pytest.warns(CancellationWarning, match=r"was cast to float32: u will be off by about \d") as caught:
@@ -116,7 +119,7 @@ def test_a_cast_says_how_far_off_u_will_be(flat, cast):
     off = measured(flat, narrow, points(flat))
     said = float(str(caught[0].message).split("about ")[1].split(" %")[0]) / 100
     assert narrow is net and 0.3 * off < said < 3 * off and off > 1e-3
-    assert any(f"in float32 u is off by about" in text for text in net.check()) and flat.check() == []
+    assert any("in float32 u is off by about" in text for text in net.check()) and flat.check() == []
 
 
 def test_half_precision_loses_it_all(flat):
