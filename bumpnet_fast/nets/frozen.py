@@ -56,8 +56,8 @@ def some_frozen(net: BumpNet) -> bool:
 
 
 def clear_gradient_(net: BumpNet, gradient: Tensor | None) -> None:
-    """Set the gradient of shapes that are not trained to zero, in place."""
-    if gradient is not None and some_frozen(net):
+    """Set the gradient of shapes that are not trained to zero, in place; it does not wait for the device."""
+    if gradient is not None:
         gradient[:, : net.layout.shape_columns].masked_fill_(~net.trainable[:, None], 0.0)
 
 
@@ -81,7 +81,7 @@ def _remember(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     held = []
     for net in list(_nets):
         rows = net._parameters.get("rows")  # None where a parametrization computes them
-        if rows is not None and id(rows) in stepped and some_frozen(net):
+        if rows is not None and id(rows) in stepped and not net._all_trained:
             clear_gradient_(net, rows.grad)
             held.append((net, rows.detach()[:, : net.layout.shape_columns].clone()))
     if held:

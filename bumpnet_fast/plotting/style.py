@@ -207,7 +207,7 @@ def bumps_title(peaks: np.ndarray, others: int = 0) -> str:
 
 def trained_bumps(net: BumpNet) -> np.ndarray:
     """Mask [M] of the bumps in colour: the trained ones, or all if none is trained."""
-    trained = as_array(net.trainable)
+    trained = net.trainable.cpu().numpy()
     return trained if trained.any() else np.ones_like(trained)
 
 
