@@ -146,7 +146,7 @@ class BumpNet(nn.Module):
         self.register_buffer("frame", frame)
         self.register_buffer("domain", domain)
         self.register_buffer("trainable", torch.ones(len(rows), dtype=torch.bool, device=rows.device))
-        self._all_trained = True  # the tensor's content, which a forward pass should not have to wait for
+        self.all_trained = True  # the tensor's content, which a forward pass should not have to wait for
 
     @classmethod
     def from_rows(
@@ -194,7 +194,7 @@ class BumpNet(nn.Module):
         super().__setattr__(name, value)
         if name == "trainable":
             self._see_trainable()
-        elif name == "rows" and self.__dict__.get("_all_trained") and len(value) != len(self.trainable):
+        elif name == "rows" and self.__dict__.get("all_trained") and len(value) != len(self.trainable):
             self._buffers["trainable"] = self.trainable.new_ones(len(value))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -206,13 +206,13 @@ class BumpNet(nn.Module):
         self._see_trainable()
 
     def _see_trainable(self) -> None:
-        self._all_trained = not frozen.some_frozen(self)
-        if not self._all_trained:
+        self.all_trained = not frozen.some_frozen(self)
+        if not self.all_trained:
             frozen.hold(self)
 
     def _seen(self) -> Tensor:
         """The rows, as everything that evaluates the net sees them."""
-        if self._all_trained:
+        if self.all_trained:
             return self.rows
         return frozen.without_gradient(self.rows, self.trainable, self.layout.shape_columns)
 
@@ -404,7 +404,7 @@ class BumpNet(nn.Module):
             kind = str(dtype).removeprefix("torch.")
             off = f"in {kind} u is off by about {100 * lost:.1g} %"
             found.append(f"the amplitudes cancel by a factor of {amount:.0e}: {off}")
-        if self._all_trained == frozen.some_frozen(self):
+        if self.all_trained == frozen.some_frozen(self):
             found.append("trainable was changed in place, which gradients do not honour: assign a mask to it")
         return found
 

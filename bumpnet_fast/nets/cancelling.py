@@ -7,15 +7,15 @@ Smooth bumps are nearly dependent: the best amplitudes of such a basis are 1e5 t
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.functional import bump_jet
 
-if TYPE_CHECKING:
-    from .bumpnet import BumpNet
+#: A BumpNet, whose module imports this one.
+BumpNet = Any
 
 #: Points at which it is measured.
 POINTS = 512

@@ -11,15 +11,15 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-if TYPE_CHECKING:
-    from .bumpnet import BumpNet
+#: A BumpNet, whose module imports this one.
+BumpNet = Any
 
 #: The living nets with such bumps.  Hooks are registered with the first one: other programs pay nothing.
 _nets: weakref.WeakSet[BumpNet] = weakref.WeakSet()
@@ -81,7 +81,7 @@ def _remember(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     held = []
     for net in list(_nets):
         rows = net._parameters.get("rows")  # None where a parametrization computes them
-        if rows is not None and id(rows) in stepped and not net._all_trained:
+        if rows is not None and id(rows) in stepped and not net.all_trained:
             clear_gradient_(net, rows.grad)
             held.append((net, rows.detach()[:, : net.layout.shape_columns].clone()))
     if held:

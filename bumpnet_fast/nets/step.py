@@ -79,7 +79,7 @@ def compile_step(
         cotangents, value = by_parts(*jet[:parts], *tensors)
         cotangents = (*cotangents, None, None)[:3]
         rows.grad = functional.serve("jet_vjp", *cotangents, *bumps, False, True)[1]
-        if not net._all_trained:
+        if not net.all_trained:
             clear_gradient_(net, rows.grad)
         return value
 

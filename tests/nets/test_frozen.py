@@ -185,9 +185,9 @@ def test_what_was_saved_before_there_were_marks_is_trained_whole():
     state = {name: value for name, value in net_of().state_dict().items() if name != "trainable"}
     net = net_of()
     net.load_state_dict(state)
-    assert net.trainable.all() and net._all_trained
+    assert net.trainable.all() and net.all_trained
     old = net_of(None)
-    del old._buffers["trainable"], old._all_trained
+    del old._buffers["trainable"], old.all_trained
     assert pickle.loads(pickle.dumps(old)).trainable.all()
 
 
@@ -205,7 +205,7 @@ def test_bumps_in_and_out():
     add_bumps(net, rows_at(net, torch.tensor([[0.3, 0.3]], dtype=torch.float64)))
     assert net.trainable.tolist() == [*TRAINED[keep].tolist(), True]
     put_rows(net, net.rows[:3].detach())
-    assert net.trainable.tolist() == [True] * 3 and net._all_trained
+    assert net.trainable.tolist() == [True] * 3 and net.all_trained
     net.rows = nn.Parameter(net.rows[:2].detach())
     assert net(oracle.points(2, 3)).shape == (3, 1), "rows replaced by hand, where all are trained"
     net = net_of()
@@ -237,4 +237,4 @@ def test_words():
     net.trainable[:] = True
     assert any("trainable was changed in place, which gradients do not honour" in text for text in net.check())
     net.trainable = net.trainable
-    assert net.check() == [] and net._all_trained
+    assert net.check() == [] and net.all_trained
