@@ -36,6 +36,7 @@ from .. import problems
 from ..core.files import CheckpointError, atomic, damaged, one_line, read
 from ..core.rows import RowLayout
 from ..nets.bumpnet import BumpNet
+from ..nets.cancelling import warn_of_saving
 from ..nets.deeponet import BumpDeepONet
 from ..nets.events import Event
 from ..problems.base import Problem
@@ -102,6 +103,11 @@ def save(
     OSError
         If the file cannot be written; an older one is then unchanged.
 
+    Notes
+    -----
+    A net is saved in its own dtype.  A :class:`~bumpnet_fast.nets.cancelling.CancellationWarning` says how far u is off
+    if float32 does not have the digits for its amplitudes.
+
     Examples
     --------
     >>> import pathlib, tempfile
@@ -144,6 +150,8 @@ def save(
     }
     with atomic(path) as file:
         torch.save(content | more, file)
+    if isinstance(net, BumpNet):
+        warn_of_saving(net)
 
 
 def _found(result: Result) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from ..core.functional import bump_compact
 from ..core.private import forget_sizes
 from ..core.ranks import Ranks
 from .bumpnet import BumpNet, rows_to_change
+from .cancelling import warn_if_heavy
 from .events import Event
 
 #: Side lengths of a new bump in grid cells, the same as in a new net.
@@ -37,7 +38,9 @@ _APART = 0.5
 def peak_scores(net: BumpNet) -> Tensor:
     """Largest peak-normalised amplitude ``|h psi(centre)|`` of every bump over its outputs: [M].
 
-    Raw h does not measure the height: if psi's peak is far below 1, a bump of height 1 can have h = 1e9.
+    Raw h does not measure the height: if psi's peak is far below 1, a bump of height 1 can have h = 1e9.  Where
+    the bumps cancel heavily, heights do not tell what a bump is worth: a
+    :class:`~bumpnet_fast.nets.cancelling.CancellationWarning` says so.
 
     Examples
     --------
@@ -45,6 +48,7 @@ def peak_scores(net: BumpNet) -> Tensor:
     >>> peak_scores(net)
     tensor([0., 0., 0.])
     """
+    warn_if_heavy(net, "the heights of its bumps do not tell which can be removed")
     return net.peaks.detach().abs().amax(1)
 
 
@@ -145,7 +149,7 @@ def keep_bumps(net: BumpNet, keep: Tensor, optimizer: Optimizer | None = None, g
     places = _places(ranks, net, optimizer, lambda: _check_mask(net, keep))
     keep = ranks.agreed(keep.byte()).bool()
     kept = bump_compact(keep, [net.rows.data, *(store[key] for store, key in places)])
-    _replace(net, optimizer, places, kept)
+    _replace(net, optimizer, places, kept, net.trainable[keep])
     return before - len(net.rows)
 
 
@@ -161,7 +165,7 @@ def _check_mask(net: BumpNet, keep: Tensor) -> None:
 
 @torch.no_grad()
 def add_bumps(net: BumpNet, rows: Tensor, optimizer: Optimizer | None = None, group: Any = None) -> None:
-    """Append bumps, in place; the optimiser's moments of the new ones start at zero.
+    """Append bumps, in place; the optimiser's moments of the new ones start at zero, and they are trained.
 
     Parameters
     ----------
@@ -196,7 +200,7 @@ def add_bumps(net: BumpNet, rows: Tensor, optimizer: Optimizer | None = None, gr
     for store, key in places:
         zeros = store[key].new_zeros(len(rows), *store[key].shape[1:])
         longer.append(torch.cat([store[key], zeros]))
-    _replace(net, optimizer, places, longer)
+    _replace(net, optimizer, places, longer, torch.cat([net.trainable, net.trainable.new_ones(len(rows))]))
 
 
 def _check_rows(net: BumpNet, rows: Tensor) -> None:
@@ -221,7 +225,7 @@ def _places(ranks: Ranks, net: BumpNet, optimizer: Optimizer | None, check: Call
 
     places = ranks.checked(checked)
     moments = {f"{key} of the optimiser": store[key] for store, key in places}
-    ranks.check_same({"the net's rows": net.rows} | moments)
+    ranks.check_same({"the net's rows": net.rows, "trainable": net.trainable} | moments)
     return places
 
 
@@ -238,12 +242,32 @@ def _moments(rows: Tensor, optimizer: Optimizer | None) -> Places:
     return [(state, key) for key in like_rows]
 
 
-def _replace(net: BumpNet, optimizer: Optimizer | None, places: Places, tensors: Sequence[Tensor]):
+def put_rows(net: BumpNet, rows: Tensor, trainable: Tensor | None = None) -> None:
+    """Give a net other rows [m, columns], copied; a new Parameter only if their number differs.
+
+    Without ``trainable`` [m] the marks stay as they are, and if the number differs all bumps are trained.
+    """
+    rows = rows.to(net.rows)
+    if rows.shape == net.rows.shape:
+        with torch.no_grad():
+            net.rows.copy_(rows)
+    else:
+        net.rows = torch.nn.Parameter(rows.clone(), net.rows.requires_grad)
+    if trainable is None and len(rows) != len(net.trainable):
+        trainable = net.trainable.new_ones(len(rows))
+    if trainable is not None and not torch.equal(trainable.to(net.trainable), net.trainable):
+        net.trainable = trainable
+
+
+def _replace(
+    net: BumpNet, optimizer: Optimizer | None, places: Places, tensors: Sequence[Tensor], trainable: Tensor
+) -> None:
     """Store ``tensors``, the rows first, in the net and in the optimiser's places."""
     old, new = net.rows, torch.nn.Parameter(tensors[0], net.rows.requires_grad)
     for (store, key), t in zip(places, tensors[1:], strict=True):
         store[key] = t
     net.rows = new
+    net.trainable = trainable
     if optimizer is None:
         return
     for group in optimizer.param_groups:
@@ -361,7 +385,7 @@ class Pruning:
     optimizer : torch.optim.Optimizer, optional
         What trains it.
     threshold : float
-        Bumps with a score below this fraction of the largest are removed; 0 to 1.
+        Bumps with a score below this fraction of the largest are removed; 0 to 1.  Those that are not trained stay.
     every, start, stop : int
         At the steps start, start + every, ... up to stop.
     least : int
@@ -418,7 +442,7 @@ class Pruning:
         if at < 0 or at % self.every or self.taken > last:
             return None
         before = len(self.net.rows)
-        keep = worth_keeping(self.score(self.net), self.threshold, self.least)
+        keep = worth_keeping(self.score(self.net), self.threshold, self.least) | ~self.net.trainable
         keep = Ranks(self.group, keep.device).agreed(keep.byte()).bool()
         if bool(keep.all()):
             return None
@@ -458,6 +482,7 @@ __all__ = [
     "keep_bumps",
     "loss_increases",
     "peak_scores",
+    "put_rows",
     "residual_peaks",
     "rows_at",
     "worth_keeping",

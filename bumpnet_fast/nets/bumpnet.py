@@ -14,6 +14,7 @@ from ..core.functional import bump_basis, bump_design, bump_jet, check
 from ..core.jet import Jet
 from ..core.rows import Packed, RowLayout, check_memory, grid_rows, orientation, pack
 from ..core.types import FloatName, Outer, Want
+from . import cancelling, frozen
 
 #: What ``jet`` was asked for by numbers in version 0.1.
 _BY_ORDER = ("value", "gradient", "hessian")
@@ -64,6 +65,10 @@ class BumpNet(nn.Module):
         [M, columns]: all parameters; :attr:`layout` names the columns.
     frame, domain : Tensor
         Buffers [3, d] and [2, d].
+    trainable : Tensor
+        Buffer [M], bool: which bumps are trained, all by default.  Of the others the shape stays as it is, and the
+        amplitude is still solved for or trained.  Assign a mask, ``net.trainable = mask``; entries changed in place are
+        seen by the package's solvers, but not by a loop of your own.
     layout : RowLayout
         The columns of a row.
     tied : bool
@@ -78,6 +83,12 @@ class BumpNet(nn.Module):
     -----
     arXiv:2512.17198, section 3; docs/math.md.
 
+    What ``trainable`` guarantees: the shapes of the other bumps do not change by a single bit in any step of any
+    :class:`torch.optim.Optimizer`, with weight decay, momentum from before and after ``load_state_dict`` too, nor in
+    any solver of this package; what the net evaluates gives them a gradient of zero.  It does not hold for what
+    writes into ``rows`` without an optimiser's step, for a step inside ``torch.compile``, and for rows that a
+    parametrization computes.
+
     Examples
     --------
     >>> net = BumpNet(2, (4, 10))
@@ -91,6 +102,7 @@ class BumpNet(nn.Module):
     rows: nn.Parameter
     frame: Tensor
     domain: Tensor
+    trainable: Tensor
     layout: RowLayout
     tied: bool
 
@@ -133,10 +145,19 @@ class BumpNet(nn.Module):
         self.rows = nn.Parameter(rows)
         self.register_buffer("frame", frame)
         self.register_buffer("domain", domain)
+        self.register_buffer("trainable", torch.ones(len(rows), dtype=torch.bool, device=rows.device))
+        self.all_trained = True  # the tensor's content, which a forward pass should not have to wait for
 
     @classmethod
-    def from_rows(cls, rows: Tensor, frame: Tensor, domain: Sequence | Tensor, tied: bool = True) -> BumpNet:
-        """A net of the bumps ``rows`` [M, columns], copied, in the frame [3, d].
+    def from_rows(
+        cls,
+        rows: Tensor,
+        frame: Tensor,
+        domain: Sequence | Tensor,
+        tied: bool = True,
+        trainable: Tensor | None = None,
+    ) -> BumpNet:
+        """A net of the bumps ``rows`` [M, columns], copied, in the frame [3, d]; ``trainable`` [M] is copied, too.
 
         Raises
         ------
@@ -161,7 +182,39 @@ class BumpNet(nn.Module):
         nn.Module.__init__(net)
         copies = (t.detach().clone() for t in (rows, frame, _box(domain, layout.dim, rows.dtype).to(rows)))
         net._adopt(layout, *copies)
+        if trainable is not None:
+            net.trainable = trainable
         return net
+
+    # --- which bumps are trained ---------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trainable":
+            value = frozen.checked(value, self.rows)
+        super().__setattr__(name, value)
+        if name == "trainable":
+            self._see_trainable()
+        elif name == "rows" and self.__dict__.get("all_trained") and len(value) != len(self.trainable):
+            self._buffers["trainable"] = self.trainable.new_ones(len(value))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After copying and unpickling: a net from before there was ``trainable`` is trained whole."""
+        super().__setstate__(state)
+        if "trainable" not in self._buffers:
+            rows = self.rows
+            self.register_buffer("trainable", torch.ones(len(rows), dtype=torch.bool, device=rows.device))
+        self._see_trainable()
+
+    def _see_trainable(self) -> None:
+        self.all_trained = not frozen.some_frozen(self)
+        if not self.all_trained:
+            frozen.hold(self)
+
+    def _seen(self) -> Tensor:
+        """The rows, as everything that evaluates the net sees them."""
+        if self.all_trained:
+            return self.rows
+        return frozen.without_gradient(self.rows, self.trainable, self.layout.shape_columns)
 
     # --- evaluation ----------------------------------------------------------------------------
 
@@ -179,7 +232,7 @@ class BumpNet(nn.Module):
         shape = None
         if isinstance(x, Tensor) and x.dim() != 2 and _is_points(x, self.layout.dim):
             shape, x = x.shape[:-1], x.reshape(x.shape[:-1].numel(), x.shape[-1])
-        value = bump_jet(x, self.rows, self.frame, "value", tied=self.tied).value
+        value = bump_jet(x, self._seen(), self.frame, "value", tied=self.tied).value
         return value if shape is None else value.reshape(*shape, value.shape[-1])
 
     def jet(self, x: Tensor, want: Want = "hessian", **former: NoReturn) -> Jet:
@@ -223,12 +276,12 @@ class BumpNet(nn.Module):
         if self._forward_pre_hooks and "rows" in vars(self):
             remedy = "torch.nn.utils.prune.remove(net, 'rows') makes them a parameter again; a parametrization may stay"
             raise RuntimeError(f"rows is computed by a hook of __call__, so that here it may be out of date: {remedy}")
-        return self.rows
+        return self._seen()
 
     # --- the bumps by name ---------------------------------------------------------------------
 
     def _packed(self) -> Packed:
-        return pack(self.rows, self.frame, self.tied)
+        return pack(self._seen(), self.frame, self.tied)
 
     @property
     def centres(self) -> Tensor:
@@ -238,12 +291,12 @@ class BumpNet(nn.Module):
     @property
     def sizes(self) -> Tensor:
         """Side lengths [M, d], in internal units (those of ``frame[2]``)."""
-        return torch.exp(self.rows[:, self.layout.size])
+        return torch.exp(self._seen()[:, self.layout.size])
 
     @property
     def sharpness(self) -> Tensor:
         """Sharpness p [M] of the edges, per internal unit."""
-        return torch.exp(self.rows[:, self.layout.sharpness])
+        return torch.exp(self._seen()[:, self.layout.sharpness])
 
     @property
     def outer_slope(self) -> Tensor:
@@ -282,20 +335,50 @@ class BumpNet(nn.Module):
 
     @torch.no_grad()
     def perturb_(self, std: float, generator: torch.Generator | None = None) -> BumpNet:
-        """Add ``std`` N(0, 1) to every shape column, in place; the same for every dtype and device."""
+        """Add ``std`` N(0, 1) to all shapes of trained bumps, in place; the same for every dtype and device."""
         std = 0.0 if std == 0 else _positive("std", std)
         shape = rows_to_change(self)[:, : self.layout.shape_columns]
         noise = torch.randn(shape.shape, dtype=torch.float64, device="cpu", generator=generator)
-        shape.add_((std * noise).to(shape))
+        noise = (std * noise).to(shape)
+        shape.add_(noise if not frozen.some_frozen(self) else noise * self.trainable[:, None])
         return self
+
+    def cancellation(self, x: Tensor | None = None) -> float:
+        """How much larger the bumps are than their sum: ``sum_i |h_i psi_i|`` over ``|u|``.
+
+        Both are root mean squares over points.  Smooth bumps are nearly dependent, and the best amplitudes of many of
+        them cancel by 1e5 to 1e7: u has so many digits fewer than the numbers, and needs float64.
+
+        Parameters
+        ----------
+        x : Tensor, optional
+            Points [n, d]; by default some hundred points of a Sobol sequence in the domain.
+
+        Returns
+        -------
+        float
+            At least 1, of the output where it is largest; 1 without amplitudes, infinite if u is zero at all points.
+
+        Examples
+        --------
+        >>> net = BumpNet(1, 2)
+        >>> with torch.no_grad():
+        ...     net.rows[1], net.amplitudes[:, 0] = net.rows[0], torch.tensor([1.0, -0.99])
+        ...
+        >>> round(net.cancellation())
+        199
+        """
+        if x is not None and (not isinstance(x, Tensor) or not _is_points(x, self.layout.dim) or x.dim() != 2):
+            raise ValueError(f"x must be a tensor of points [n, {self.layout.dim}], got {getattr(x, 'shape', x)!r}")
+        return cancelling.cancellation(self, cancelling.points(self) if x is None else x.detach().to(self.rows))
 
     @torch.no_grad()
     def check(self) -> list[str]:
         """Health problems of the bumps in words; empty when there are none.
 
         Looks for rows that are not finite, dying bumps (no higher at their centre than far away),
-        edges so sharp that gradients vanish, and float32 second derivatives without digits.  It
-        reads every row, so call it occasionally, not in every step.
+        edges so sharp that gradients vanish, float32 second derivatives without digits, and amplitudes that cancel
+        so much that u has few digits.  It reads every row, so call it occasionally, not in every step.
 
         Examples
         --------
@@ -315,15 +398,34 @@ class BumpNet(nn.Module):
                 pA > FLOAT32_SHARPEST
             )
         counts = {text: int(mask.sum()) for text, mask in findings.items()}
-        return [f"{count} of {len(self.rows)} bumps {text}" for text, count in counts.items() if count]
+        found = [f"{count} of {len(self.rows)} bumps {text}" for text, count in counts.items() if count]
+        lost = cancelling.ROUNDING * torch.finfo(dtype).eps * (amount := self.cancellation())
+        if lost > cancelling.ERROR:
+            kind = str(dtype).removeprefix("torch.")
+            off = f"in {kind} u is off by about {100 * lost:.1g} %"
+            found.append(f"the amplitudes cancel by a factor of {amount:.0e}: {off}")
+        if self.all_trained == frozen.some_frozen(self):
+            found.append("trainable was changed in place, which gradients do not honour: assign a mask to it")
+        return found
 
     def extra_repr(self) -> str:
         bumps, layout = self.rows.shape[0], self.layout
         outer, dtype = "tied" if self.tied else "free", str(self.rows.dtype).removeprefix("torch.")
-        counts = f"dim={layout.dim}, bumps={bumps}, outputs={layout.outputs}"
+        trained = f" trained={int(self.trainable.sum())}," if frozen.some_frozen(self) else ""
+        counts = f"dim={layout.dim}, bumps={bumps},{trained} outputs={layout.outputs}"
         return f"{counts}, outer={outer!r}, parameters={self.rows.numel()}, dtype={dtype}"
 
-    # --- saving and loading --------------------------------------------------------------------
+    # --- casting, saving and loading -----------------------------------------------------------
+
+    def _apply(self, fn, *args, **kwargs):
+        """As usual, for casting and moving; warns if u loses digits in a narrower dtype."""
+        rows, frame = self._parameters.get("rows"), self.frame  # None where a parametrization computes them
+        before = None if rows is None else rows.detach()
+        super()._apply(fn, *args, **kwargs)
+        real = type(before) is Tensor and not before.is_meta and not self.rows.is_meta
+        if real and self.rows.dtype.itemsize < before.dtype.itemsize:
+            cancelling.warn_of_cast(self, before, frame)
+        return self
 
     def get_extra_state(self) -> Tensor:
         """Dimension, outputs and ``tied``, which do not follow from the width of the rows alone."""
@@ -344,6 +446,8 @@ class BumpNet(nn.Module):
             there = saved.tolist() if isinstance(saved, Tensor) else repr(saved)
             problem = f"rows: (dim, outputs, tied) are {there} in the checkpoint and {own} here"
         problem = problem or unfit_state(state_dict, prefix, self.layout, self.rows.dtype)
+        if not problem:
+            problem = self._complete_trainable(state_dict, prefix)
         if problem:
             error_msgs.append(f"{prefix}{problem}")
             return
@@ -352,7 +456,21 @@ class BumpNet(nn.Module):
                 self.rows = nn.Parameter(self.rows.data.new_empty(rows.shape), self.rows.requires_grad)
             else:
                 _resize(self.rows, rows.shape)
+            self._buffers["trainable"] = self.trainable.new_ones(len(rows))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs)
+        self._see_trainable()
+
+    def _complete_trainable(self, state: dict[str, Any], prefix: str) -> str | None:
+        """Add what a state from before there was ``trainable`` means by it; why there can be no such mask, or None."""
+        rows, key = state.get(prefix + "rows"), prefix + "trainable"
+        count = len(self.trainable) if rows is None else len(rows)
+        if key not in state:
+            state[key] = self.trainable if rows is None else self.trainable.new_ones(count)
+        mask = state[key]
+        if isinstance(mask, Tensor) and mask.dtype == torch.bool and (rows is None or mask.shape == (count,)):
+            return None  # without rows a mask of another length is torch's to refuse
+        got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        return f"trainable: must be a bool tensor [{count}], got {got}"
 
 
 def _resize(parameter: nn.Parameter, shape: Sequence[int]) -> None:

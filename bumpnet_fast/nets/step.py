@@ -13,6 +13,7 @@ from ..core.jet import Jet
 from ..core.reference import level_of
 from ..core.types import Want
 from .bumpnet import BumpNet
+from .frozen import clear_gradient_
 
 
 def compile_step(
@@ -78,6 +79,8 @@ def compile_step(
         cotangents, value = by_parts(*jet[:parts], *tensors)
         cotangents = (*cotangents, None, None)[:3]
         rows.grad = functional.serve("jet_vjp", *cotangents, *bumps, False, True)[1]
+        if not net.all_trained:
+            clear_gradient_(net, rows.grad)
         return value
 
     return step

@@ -195,18 +195,36 @@ def draw_error_curve(ax: Axes, x: np.ndarray, error: np.ndarray, title: str) -> 
 # --- the bumps -----------------------------------------------------------------------------------
 
 
-def bumps_title(peaks: np.ndarray) -> str:
-    """Number of bumps, and the meaning of their colours."""
-    return rf"{len(peaks)} bumps by peak $h\,\psi(c)$"
+#: Boxes of bumps that are not trained.
+BACKGROUND = {"facecolors": "none", "edgecolors": FAINT, "linewidths": 0.5, "alpha": 0.5}
+
+
+def bumps_title(peaks: np.ndarray, others: int = 0) -> str:
+    """Number of bumps, and the meaning of their colours; ``others`` are not trained and have none."""
+    more = f", {others} not trained" if others else ""
+    return rf"{len(peaks)} bumps by peak $h\,\psi(c)${more}"
+
+
+def trained_bumps(net: BumpNet) -> np.ndarray:
+    """Mask [M] of the bumps in colour: the trained ones, or all if none is trained."""
+    trained = net.trainable.cpu().numpy()
+    return trained if trained.any() else np.ones_like(trained)
 
 
 def draw_boxes(
     ax: Axes, net: BumpNet, box: np.ndarray, outline: bool = True, names: Sequence[str] = ("x", "y")
 ) -> None:
-    """The bumps over the domain, the strongest on top; ``outline`` is False if the domain is not the box."""
-    solid, outlines, peaks = box.shape[1] == 2, box_outlines(net), as_array(net.peaks[:, 0])
-    order = np.argsort(np.abs(peaks))
-    edges, faces = bump_colours(peaks[order])
+    """The bumps over the domain, the strongest on top; ``outline`` is False if the domain is not the box.
+
+    Bumps that are not trained are a grey background.
+    """
+    solid, outlines, heights = box.shape[1] == 2, box_outlines(net), as_array(net.peaks[:, 0])
+    shown = np.flatnonzero(trained := trained_bumps(net))
+    if others := [outlines[i] for i in np.flatnonzero(~trained)]:
+        ax.add_collection(PolyCollection(others, zorder=0.5, **BACKGROUND))
+    order = shown[np.argsort(np.abs(heights[shown]))]
+    peaks = heights[shown]
+    edges, faces = bump_colours(heights[order])
     boxes = [outlines[i] for i in order]
     ax.add_collection(PolyCollection(boxes, facecolors=faces if solid else "none", edgecolors=edges, linewidths=0.9))
     ax.scatter(*as_array(net.centres)[order, :2].T, s=9, color=edges, linewidths=0, zorder=2.5)
@@ -214,7 +232,7 @@ def draw_boxes(
         (lo, hi) = box[:, :2]
         ax.add_patch(Rectangle(lo, *(hi - lo), fill=False, edgecolor=INK, linewidth=OUTLINE, zorder=3))
     frame_axes(ax, box, MARGIN, names)
-    set_title(ax, bumps_title(peaks))
+    set_title(ax, bumps_title(peaks, len(others)))
     norm = _signed_norm(peaks)
     step = 10 ** math.floor(math.log10(norm.vmax))
     step *= max(m for m in (1, 2, 5) if m * step <= norm.vmax)
@@ -229,8 +247,13 @@ def box_outlines(net: BumpNet) -> list[np.ndarray]:
 
 
 def draw_intervals(ax: Axes, net: BumpNet, box: np.ndarray) -> None:
-    """The bumps as boxes on the axis, as high as their peaks."""
-    ends, peaks = as_array(net.boxes())[:, :, 0], as_array(net.peaks[:, 0])
+    """The bumps as boxes on the axis, as high as their peaks; those that are not trained as grey bars."""
+    trained, bases = trained_bumps(net), as_array(net.boxes())[:, :, 0]
+    ends, peaks = bases[trained], as_array(net.peaks[:, 0])[trained]
+    if len(others := bases[~trained]):  # their heights may cancel by many powers of ten
+        tall = 0.1 * (np.nanmax(np.abs(peaks)) or 1.0)
+        bars = [[(a, -tall), (a, tall), (b, tall), (b, -tall)] for a, b in others]
+        ax.add_collection(PolyCollection(bars, zorder=0.5, **BACKGROUND))
     corners = [[(a, 0), (a, h), (b, h), (b, 0)] for (a, b), h in zip(ends, peaks, strict=True)]
     edges, faces = bump_colours(peaks)
     ax.add_collection(PolyCollection(corners, facecolors=faces, edgecolors=edges, linewidths=1.0))
@@ -239,7 +262,7 @@ def draw_intervals(ax: Axes, net: BumpNet, box: np.ndarray) -> None:
     ax.set_xlim(box[0, 0] - MARGIN * width, box[1, 0] + MARGIN * width)
     for end in box[:, 0]:
         ax.axvline(end, color=INK, linewidth=1.2)
-    set_title(ax, bumps_title(peaks))
+    set_title(ax, bumps_title(peaks, len(others)))
 
 
 def bump_colours(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

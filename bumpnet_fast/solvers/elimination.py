@@ -89,14 +89,12 @@ class _Model:
 
     def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Shapes and inner parameters of rows, flat; the unknowns have their first guesses."""
-        layout = self.system.layout
-        shapes, amplitudes = rows.split([layout.shape_columns, layout.outputs], 1)
-        return shapes.flatten(), torch.cat([amplitudes.flatten(), self.system.guesses.to(rows)])
+        amplitudes = rows[:, self.system.layout.amplitude].flatten()
+        return self.system.shapes_of(rows), torch.cat([amplitudes, self.system.guesses.to(rows)])
 
     def _joined(self, shapes: Tensor, inner: Tensor) -> Tensor:
-        layout = self.system.layout
-        shapes = shapes.view(-1, layout.shape_columns)
-        return torch.cat([shapes, self._amplitudes(inner, len(shapes))], 1)
+        bumps = self.system.bumps_of(len(shapes))
+        return self.system.with_shapes(shapes, self._amplitudes(inner, bumps))
 
     def _amplitudes(self, inner: Tensor, bumps: int) -> Tensor:
         return inner[: bumps * self.system.layout.outputs].view(bumps, -1)
@@ -136,6 +134,20 @@ class _Model:
     def _recomputed(self, memory: dict[str, Any]) -> Point:
         return self.evaluate(memory["x"])
 
+    def _designs(self, rows: Tensor, coefficients: Any) -> tuple[Tensor, Any]:
+        """Derivatives of the rows by all amplitudes, and of these by the trained shapes."""
+        if self.system.trained is None:
+            return self.system.design(rows, coefficients, derivatives=True)
+        A, _ = self.system.design(rows, coefficients)
+        return A, self.system.design(self.system.of_trained(rows), coefficients, derivatives=True)[1]
+
+    def _shape_jacobian(self, rows: Tensor, coefficients: Any, D: Any = None, **options: Tensor) -> Tensor:
+        """Derivatives [P, R] of the rows by the trained shapes, at fixed amplitudes."""
+        trained = self.system.of_trained(rows)
+        if D is None:
+            _, D = self.system.design(trained, coefficients, derivatives=True)
+        return self.system.shape_jacobian(D, trained[:, self.system.layout.amplitude], **options)
+
     def _inner_matrix(self, rows: Tensor, jets: list, unknowns: Tensor) -> tuple[Tensor, Tensor]:
         """Rows [R] and their derivatives [n, R] by the inner parameters."""
         residual, coefficients = self.system.linearise(jets, unknowns)
@@ -158,8 +170,7 @@ class Separable(_Model):
         return self._joined(point.x, point.inner)
 
     def evaluate(self, x: Tensor) -> Point:
-        outputs = self.system.layout.outputs
-        bumps = len(x) // self.system.layout.shape_columns
+        outputs, bumps = self.system.layout.outputs, self.system.bumps_of(len(x))
         A, _ = self.system.design(self._joined(x, x.new_zeros(bumps * outputs)), self.coefficients)
         h, residual, fit, loss = ridge_solve(
             A, self.target, self.ridge, ranks=self.ranks, kinds=kinds_of(self.system, len(A))
@@ -175,9 +186,7 @@ class Separable(_Model):
 
     def jacobian(self, point: Point) -> tuple[Tensor, Tensor]:
         """Kaufman's Jacobian, transposed, [P, R], and the gradient of half the loss."""
-        rows = self.rows(point)
-        _, D = self.system.design(rows, self.coefficients, derivatives=True)
-        J = self.system.shape_jacobian(D, self._amplitudes(point.inner, len(rows)))
+        J = self._shape_jacobian(self.rows(point), self.coefficients)
         J.addmm_(self.ranks.total(J @ point.fit.basis), point.fit.basis.T, alpha=-1)
         return J, self.ranks.total(J @ point.residual)
 
@@ -293,8 +302,7 @@ class Projected(_Model):
         """Kaufman's Jacobian, transposed, [P, R], and the gradient of half the loss."""
         rows, jets, unknowns = self._rows_at(point.x, point.inner)
         _, coefficients = self.system.linearise(jets, unknowns)
-        _, D = self.system.design(rows, coefficients, derivatives=True)
-        J = self.system.shape_jacobian(D, self._amplitudes(point.inner, len(rows)))
+        J = self._shape_jacobian(rows, coefficients)
         point.fit.reach = self.ranks.total(J @ point.fit.basis)
         J.addmm_(point.fit.reach, point.fit.basis.T, alpha=-1)
         return J, self.ranks.total(J @ point.residual)
@@ -317,8 +325,8 @@ class Joint(_Model):
 
     def _recomputed(self, memory: dict[str, Any]) -> Point:
         layout, unknowns = self.system.layout, len(self.system.guesses)
-        bumps = (len(memory["x"]) - unknowns) // layout.columns
-        self.stepped = bumps * layout.outputs + unknowns
+        whole = (len(memory["x"]) - unknowns) // layout.columns  # if all are trained
+        self.stepped = self.system.bumps_of(whole * layout.shape_columns) * layout.outputs + unknowns
         return self.evaluate(memory["x"])
 
     def evaluate(self, x: Tensor) -> Point:
@@ -339,11 +347,11 @@ class Joint(_Model):
         rows, unknowns, at = self.rows(point), self.unknowns(point), self.stepped
         jets = self.system.jets(rows)
         _, coefficients = self.system.linearise(jets, unknowns)
-        A, D = self.system.design(rows, coefficients, derivatives=True)
+        A, D = self._designs(rows, coefficients)
         J = A.new_empty(len(point.x), self.system.size)
         J[: len(A)] = A
         J[len(A) : at] = self.system.sensitivity(jets, unknowns)
-        self.system.shape_jacobian(D, self._amplitudes(point.inner, len(rows)), out=J[at:])
+        self._shape_jacobian(rows, coefficients, D, out=J[at:])
         return J, self.ranks.total(J @ point.residual)
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..nets.adapt import Pruning
+from ..nets.bumpnet import BumpNet
+from ..nets.cancelling import warn_if_heavy
 from .arguments import integer, number, option, positive
 from .elimination import Separable
 from .loop import Method
@@ -106,6 +108,7 @@ class Adam(_Gradient):
             raise ValueError(f"prune_every must be at most {most}, {until}, got {self.prune_every}")
 
     def start(self, work: Any, iterations: int) -> None:
+        self.caution(work)
         self.work, self.objective, self.taken = work, work.objective(self.batch), 0
         parameters, self.sizes, self.scale = self.objective.parameters, self.objective.sizes(), None
         self.optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, fused=self.objective.fused or None)
@@ -117,6 +120,12 @@ class Adam(_Gradient):
                 work.net, self.optimizer, self.prune_threshold, self.prune_every, self.begun + self.prune_every,
                 self.begun + until, self.prune_least, events=work.events, taken=self.begun, group=work.ranks.group,
             )  # fmt: skip
+
+    def caution(self, work: Any) -> None:
+        """Warn of amplitudes that cancel: steps of their own in every parameter ruin such a u."""
+        if isinstance(net := getattr(work, "net", None), BumpNet):
+            advice = "use 'varpro', 'gauss-newton' or 'varpro-adam', which solve for the amplitudes"
+            warn_if_heavy(net, f"the first steps of Adam lose what the net is; {advice}")
 
     def _cosine(self, t: float) -> float:
         return self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * min(t, 1.0)))
@@ -191,6 +200,9 @@ class VarProAdam(Adam):
         if self.batch is not None:
             raise ValueError(f"batch is for method 'adam'; {self.name!r} takes all points at a time")
 
+    def caution(self, work: Any) -> None:
+        """Nothing: the amplitudes are solved for in every step."""
+
     def check_work(self, work: Any) -> None:
         if not work.is_linear():
             advice = f"which {self.name!r} cannot do; use method='adam'"
@@ -206,7 +218,7 @@ class VarProAdam(Adam):
         if self._system is not system:
             self._system, self._model = system, Separable(system, self.ridge)
         layout = net.layout
-        shapes = net.rows[:, : layout.shape_columns].double().flatten()
+        shapes = system.shapes_of(net.rows.double())
         net.rows[:, layout.amplitude] = self._model.evaluate(shapes).inner.view(-1, layout.outputs).to(net.rows)
 
     def _backward(self) -> Tensor:

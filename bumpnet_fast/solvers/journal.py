@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..nets.adapt import put_rows
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
 from ..problems.base import Problem
@@ -93,17 +94,14 @@ class Journal:
         net = solution.net
         random = run_state.random_state(net.rows.device)
         entry = {"rows": net.rows.detach().cpu().clone(), "ended": self.ended, "random": random}
+        entry["trainable"] = net.trainable.cpu().clone()
         entry["events"] = [vars(event) for event in solution.events]
         return entry | {name: getattr(solution, name) for name in _FOUND}
 
     def _again(self, problem: Problem, net: BumpNet) -> Solution:
         with self.store.reading(), torch.no_grad():
             entry = self.done[self.at]
-            rows = entry["rows"].to(net.rows)
-            if rows.shape == net.rows.shape:
-                net.rows.copy_(rows)
-            else:  # bumps were removed
-                net.rows = torch.nn.Parameter(rows, net.rows.requires_grad)
+            put_rows(net, entry["rows"], entry.get("trainable"))  # bumps may have been removed
             run_state.set_random_state(entry["random"], net.rows.device)
             self.ended = float(entry["ended"])
             self.processor_seconds += float(entry["processor_seconds"])

@@ -47,6 +47,8 @@ def descend(model: Any, point: Any, damping: float, step_cap: float) -> Iterator
     while True:
         normal = model.normal(point)
         H, gradient = normal.matrix, normal.gradient
+        if not len(gradient):  # no shape is trained: the amplitudes are the best already
+            return
         diagonal = H.diagonal().clone()
         if len(held := _held(model, point, -gradient)):
             H[held], H[:, held], gradient = 0.0, 0.0, gradient.index_fill(0, held, 0.0)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..nets.frozen import clear_gradient_, some_frozen
 from .residual import System
 
 
@@ -64,7 +65,7 @@ class RowsObjective(Objective):
 
     def __init__(self, task: Any, batch: int | None = None):
         self.task, self.net, self.batch, self.draws = task, task.net, batch, 0
-        self.fused = task.net.rows.device.type in ("cpu", "cuda")
+        self.fused, self.frozen = task.net.rows.device.type in ("cpu", "cuda"), some_frozen(task.net)
         self.unknowns = torch.nn.Parameter(task.unknowns.to(task.net.rows))
         self.generator = torch.Generator().manual_seed(task.seed)
         self._deal()
@@ -120,6 +121,8 @@ class RowsObjective(Objective):
         loss.backward()
         for p in self.parameters:
             p.grad = system.ranks.total(p.grad)
+        if self.frozen:
+            clear_gradient_(self.net, self.net.rows.grad)
         return system.ranks.total(loss.detach())
 
     @torch.no_grad()

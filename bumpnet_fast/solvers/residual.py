@@ -22,11 +22,13 @@ from ..core.ranks import ALONE, Ranks
 from ..core.reference import WANTS, second_shape
 from ..core.types import Want
 from ..nets.bumpnet import BumpNet
+from ..nets.frozen import free_parameters
 from ..problems import sampling
 from ..problems.base import Condition, Problem, call_residual
 from . import arguments
 from .edges import EdgeLimit
 from .grad_mode import ordinary
+from .trained import TrainedShapes
 
 #: Kinds of equations beside one another in columns for the points, up to which the mistake is found.
 _KINDS_OF_COLUMNS = 8
@@ -170,7 +172,7 @@ def bumps_of(net: BumpNet, want: Want) -> Callable[[Tensor], Jet]:
     return lambda x: net.jet(x.to(net.rows), want=want).map(Tensor.double)
 
 
-class System:
+class System(TrainedShapes):
     """Least-squares rows over the bumps of a net, in float64 whatever the net's dtype.
 
     R is the number of all rows; within a block they are ordered by equation, then by point.
@@ -180,7 +182,7 @@ class System:
     blocks : list of Block
         Kinds of rows.
     net : BumpNet
-        Gives layout, frame, dtype and device; its rows are not read.
+        Gives layout, frame, dtype and device, and the shapes that are not trained; its other rows are not read.
     unknowns : mapping of str to float
         First guesses of the T unknowns of the equation.
     ranks : Ranks
@@ -196,6 +198,7 @@ class System:
     ):
         self.layout, self.frame, self.tied = net.layout, net.frame, net.tied
         self.dtype = net.rows.dtype
+        self.hold_frozen(net)
         self.blocks, self.ranks = blocks, ranks
         self.names = tuple(unknowns or {})
         self.guesses = torch.tensor([*(unknowns or {}).values()], dtype=torch.float64, device=net.rows.device)
@@ -523,7 +526,7 @@ def _collocation(problem: Problem, net: BumpNet, points, kind: str, seed: int, r
     if isinstance(points, Tensor):
         arguments.check_points(points, net.layout.dim)
         return ordinary(points).double().to(net.rows.device), arguments.counts(len(points), 0, domain, net)
-    counts = arguments.counts(points, 5 * net.rows.numel(), domain, net)
+    counts = arguments.counts(points, 5 * free_parameters(net), domain, net)
     x = sampling.interior(domain, counts, kind, seed)
     x = x[arguments.inside(problem, x)]
     if not len(x):

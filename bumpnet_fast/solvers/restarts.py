@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.ranks import Ranks
+from ..nets.adapt import put_rows
 from ..nets.bumpnet import BumpNet
 from ..problems.base import Problem
 from ..problems.sampling import lattice
@@ -183,11 +184,7 @@ def _best(problem: Problem, net: BumpNet, trials: Sequence[_Trial], journal: Jou
     """The best of them, in the net that was given, and a word about others that are as good."""
     best = min(trials, key=_Trial.key)
     with torch.no_grad():
-        rows = best.solution.net.rows.detach()
-        if rows.shape == net.rows.shape:
-            net.rows.copy_(rows)
-        else:
-            net.rows = torch.nn.Parameter(rows.clone(), net.rows.requires_grad)
+        put_rows(net, best.solution.net.rows.detach(), best.solution.net.trainable)
     size, warnings = best.u.abs().max(), list(best.solution.warnings)
     others = [t for t in trials if t.solves and float((t.u - best.u).abs().max() / size) > _OTHER]
     if best.solves and others:

@@ -165,7 +165,7 @@ def check_same(path: str | os.PathLike, what: str, saved: Any, given: Any) -> No
 
 
 def net_state(net: BumpNet) -> dict[str, Any]:
-    tensors = {name: getattr(net, name).detach().cpu().clone() for name in ("rows", "frame", "domain")}
+    tensors = {name: getattr(net, name).detach().cpu().clone() for name in ("rows", "frame", "domain", "trainable")}
     return tensors | {"tied": net.tied, "device": str(net.rows.device)}
 
 
@@ -179,7 +179,8 @@ def check_device(device: str) -> str:
 def net_from(state: dict[str, Any]) -> BumpNet:
     """The net of a run, on its device; ValueError if this machine has none like it."""
     device = check_device(state["device"])
-    return BumpNet.from_rows(state["rows"], state["frame"], state["domain"], state["tied"]).to(device)
+    about = state["rows"], state["frame"], state["domain"], state["tied"], state.get("trainable")  # none until 0.1.0
+    return BumpNet.from_rows(*about).to(device)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor | None]:

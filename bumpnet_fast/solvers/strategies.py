@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ..core.rows import grid_centres
-from ..nets.adapt import add_bumps, keep_bumps, loss_increases, peak_scores, residual_peaks, rows_at
+from ..nets.adapt import add_bumps, keep_bumps, loss_increases, peak_scores, put_rows, residual_peaks, rows_at
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
+from ..nets.frozen import free_parameters, some_frozen
 from ..problems.base import Problem, call_residual
 from . import run_state
 from .arguments import check, check_fit, integer, positive
@@ -43,6 +44,8 @@ _SHRINK = 0.8
 _CUT_SHORT = (StopReason.INTERRUPTED, StopReason.TIME)
 
 Score = Callable[[Solution], Tensor]
+#: Copies of a net's rows and of its marks of the trained ones.
+Rows = tuple[Tensor, Tensor]
 
 
 @differentiating
@@ -96,14 +99,14 @@ class _Trace:
         self.events: list[Event] = []
         self.steps = self.largest = 0
         self.began, self.share = time.perf_counter(), 0.0
-        self.held: tuple[Solution, Tensor, int] | None = None
+        self.held: tuple[Solution, Rows, int] | None = None
 
     def where(self, net: BumpNet) -> dict[str, Any]:
         """Where the residual is evaluated: points for the largest net so far.
 
         With fewer points for fewer bumps, sharp bumps would hide between them.
         """
-        self.largest = max(self.largest, net.rows.numel())
+        self.largest = max(self.largest, free_parameters(net))
         usual = {"points": 5 * self.largest, "sampling": "grid", "seed": 0, "group": None}
         return usual | {key: value for key, value in self.options.items() if key in usual}
 
@@ -126,7 +129,7 @@ class _Trace:
 
     def hold(self, solution: Solution) -> None:
         """Remember the current net: the solution to return if the search is interrupted before the next one."""
-        self.held = solution, solution.net.rows.detach().clone(), len(self.events)
+        self.held = solution, _taken(solution.net), len(self.events)
 
     def _tell(self, iteration: int, progress: Progress) -> None:
         limit, solves = self.follow.max_seconds, self.follow.solves
@@ -183,7 +186,7 @@ def _searched(
             if trace.held is None:
                 raise
             solution, rows, events = trace.held
-            _put_back(net, rows)
+            put_rows(net, *rows)
             del trace.events[events:]
             return trace.whole(solution, StopReason.INTERRUPTED)
 
@@ -210,7 +213,7 @@ def prune(
     problem, net
         As for :func:`bumpnet_fast.solvers.solve`; the net is changed in place.
     bumps : int
-        Number of bumps at the end, at least 1.
+        Number of bumps at the end, at least 1.  Only trained bumps are removed (``net.trainable``).
     score : "loss", "peak" or callable
         Worth of a bump: the increase of the loss without it, its height, or ``score(solution)`` -> [M].
     iterations : int
@@ -240,6 +243,9 @@ def prune(
     (12, [14, 12])
     """
     _check(problem, net, iterations, options, bumps=bumps)
+    if bumps < _frozen(net):
+        least = f"{_frozen(net)}, those that are not trained and therefore stay"
+        raise ValueError(f"bumps must be at least {least}, got {bumps}")
     scored, settings = _score(score), {"bumps": bumps, "score": _named(score), "iterations": iterations}
     follow = _Follow(
         max_seconds, checkpoint, every_seconds, (*callbacks, callback), _solves(net, min(bumps, len(net.rows)))
@@ -359,16 +365,16 @@ def reach(
 def _fewest(trace: _Trace, solution: Solution, error: float, score: Score | None, iterations: int) -> Solution:
     """Remove bumps while the error is still reached."""
     net = solution.net
-    best, rows = solution, net.rows.detach().clone()
-    go = len(rows) - _fewer(len(rows))
-    while go >= 1 and len(rows) > 1 and not _cut_short(solution):
-        solution = _take_out(trace, best, score, max(1, len(rows) - go), iterations)
+    best, rows, bumps, least = solution, _taken(net), len(net.rows), max(1, _frozen(net))
+    go = bumps - _fewer(bumps)
+    while go >= 1 and bumps > least and not _cut_short(solution):
+        solution = _take_out(trace, best, score, max(least, bumps - go), iterations)
         if _error(solution) <= error:
-            best, rows = solution, net.rows.detach().clone()
-            go = min(go, max(1, len(rows) - _fewer(len(rows))))
+            best, rows, bumps = solution, _taken(net), len(net.rows)
+            go = min(go, max(1, bumps - _fewer(bumps)))
         else:
             before, go = len(net.rows), go // 2
-            _put_back(net, rows)
+            put_rows(net, *rows)
             trace.note("restore", before, best)
             trace.hold(best)
     return trace.whole(best, solution.stop if _cut_short(solution) else StopReason.REACHED)
@@ -379,8 +385,9 @@ def _take_out(trace: _Trace, solution: Solution, score: Score | None, left: int,
     values, before = score(solution) if score else removal_costs(solution, **trace.where(net)), len(net.rows)
     if values.shape != (before,):
         raise ValueError(f"score must give a tensor of shape [{before}], got {tuple(values.shape)}")
-    keep = torch.zeros_like(net.rows[:, 0], dtype=torch.bool)
-    keep[values.nan_to_num(math.inf).topk(left).indices] = True
+    keep = ~net.trainable
+    worth = values.nan_to_num(math.inf).masked_fill(keep, -math.inf)
+    keep[worth.topk(left - _frozen(net)).indices] = True
     keep_bumps(net, keep, group=trace.options.get("group"))
     trace.note("prune", before, solution)
     return trace.solve(solution.problem, net, iterations)
@@ -405,21 +412,28 @@ def _put_in(trace: _Trace, solution: Solution, wanted: int, iterations: int) -> 
 
 def _start_anew(trace: _Trace, solution: Solution, iterations: int) -> Solution:
     """Try as many bumps on a new grid, and keep the better: growth cannot leave a poor local minimum."""
-    net, rows = solution.net, solution.net.rows.detach().clone()
-    centres, _ = grid_centres(len(rows), *net.domain.cpu())
-    _put_back(net, rows_at(net, centres.to(rows), bumps=len(rows)))
+    net, bumps = solution.net, len(solution.net.rows)
+    if some_frozen(net):
+        return solution
+    rows = _taken(net)
+    centres, _ = grid_centres(bumps, *net.domain.cpu())
+    put_rows(net, rows_at(net, centres.to(net.rows), bumps=bumps))
     anew = trace.solve(solution.problem, net, iterations)
     if _error(anew) < _error(solution):
-        trace.note("restart", len(rows), anew)
+        trace.note("restart", bumps, anew)
         return anew
-    _put_back(net, rows)
+    put_rows(net, *rows)
     trace.hold(solution)
     return replace(solution, stop=anew.stop) if _cut_short(anew) else solution
 
 
-@torch.no_grad()
-def _put_back(net: BumpNet, rows: Tensor) -> None:
-    net.rows = torch.nn.Parameter(rows.clone(), net.rows.requires_grad)
+def _taken(net: BumpNet) -> Rows:
+    return net.rows.detach().clone(), net.trainable.clone()
+
+
+def _frozen(net: BumpNet) -> int:
+    """Number of bumps that are not trained, which no search removes."""
+    return int((~net.trainable).sum())
 
 
 def _fewer(bumps: int) -> int:

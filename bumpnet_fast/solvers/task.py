@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ..core import checking
 from ..core.ranks import Ranks
+from ..nets.adapt import put_rows
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
+from ..nets.frozen import free_parameters
 from ..problems.base import Problem
 from ..problems.sampling import spread
 from . import arguments, refine, report, run_state
@@ -193,7 +195,7 @@ class Task(Work):
     @property
     def entries(self) -> int:
         """Approximate number of entries of the Jacobian of the rows by the parameters."""
-        return self.net.rows.numel() * self.ranks.most(len(self.x))
+        return free_parameters(self.net) * self.ranks.most(len(self.x))
 
     def places(self) -> Places | None:
         """Where it is solved; None with several ranks, of which none knows all points."""
@@ -233,7 +235,7 @@ class Task(Work):
         about = self.problem, self.net, self.boundary, self.named_unknowns()
         number = max(1, len(self.first_x) // 2)
         if self.refinements is None:  # they may be too few altogether
-            number = max(number, _ENOUGH * self.net.rows.numel() - len(self.first_x))
+            number = max(number, _ENOUGH * free_parameters(self.net) - len(self.first_x))
         self.place(*self.ranks.checked(lambda: refine.refined(*about, self.first_x, number, seed, self.balance[0])))
         self.generation += 1
         return True
@@ -268,16 +270,13 @@ class Task(Work):
             return 0.0, 0.0, 1.0
 
     def snapshot(self) -> dict[str, Tensor]:
-        return {"rows": self.net.rows.detach().clone(), "unknowns": self.unknowns.clone()}
+        now = {"rows": self.net.rows.detach().clone(), "unknowns": self.unknowns.clone()}
+        return now | {"trainable": self.net.trainable.clone()}
 
     @torch.no_grad()
     def put_back(self, best: dict[str, Tensor]) -> None:
-        net, rows = self.net, best["rows"].to(self.net.rows)
-        if rows.shape == net.rows.shape:
-            net.rows.copy_(rows)
-        else:
-            net.rows = torch.nn.Parameter(rows.clone(), net.rows.requires_grad)
-        net.rows.grad = None
+        put_rows(self.net, best["rows"], best.get("trainable"))
+        self.net.rows.grad = None
         self.unknowns = best["unknowns"].to(self.unknowns)
 
     def measured(self, rows: Tensor) -> tuple[float | None, float | None]:
@@ -333,7 +332,7 @@ class Task(Work):
         if isinstance(settings.get("points"), Tensor):
             own = {"points": "a rank's own"}
         about = {"solver": solver, "problem": run_state.described(self.problem), "rows": net.rows, "frame": net.frame}
-        about |= {"domain": net.domain, "outer": "tied" if net.tied else "free"}
+        about |= {"domain": net.domain, "trainable": net.trainable, "outer": "tied" if net.tied else "free"}
         settings = settings | own
         if isinstance(settings.get("method"), list):
             settings |= _spelt_out(settings["method"])

@@ -37,7 +37,7 @@ def test_shapes(backend, dim, outer):
     assert net(x).shape == (7, 2)
     assert isinstance(net.rows, torch.nn.Parameter) and net.rows.shape == (5, net.layout.columns)
     assert [name for name, _ in net.named_parameters()] == ["rows"]
-    assert [name for name, _ in net.named_buffers()] == ["frame", "domain"]
+    assert [name for name, _ in net.named_buffers()] == ["frame", "domain", "trainable"]
     assert net.tied == (outer == "tied")
     jet = net.jet(x)
     assert (jet.value.shape, jet.gradient.shape, jet.hessian.shape) == ((7, 2), (7, 2, dim), (7, 2, dim, dim))

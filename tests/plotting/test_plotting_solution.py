@@ -232,6 +232,19 @@ def pruned():
     return prune(product(2.0, 2.0), net, 7, iterations=3, points=300)
 
 
+@pytest.mark.parametrize("name", ["square", "curve"])
+def test_bumps_that_are_not_trained_are_a_background(name):
+    solution = solved(name)
+    net = BumpNet.from_rows(solution.net.rows, solution.net.frame, solution.net.domain)
+    net.trainable = torch.arange(len(net.rows)) < 3
+    axes = axes_of(solution_figure(replace(solution, net=net), estimate=False))["bumps"]
+    others, coloured = (c for c in axes.collections if isinstance(c, PolyCollection))
+    assert (len(others.get_paths()), len(coloured.get_paths())) == (len(net.rows) - 3, 3)
+    assert others.get_zorder() < coloured.get_zorder() and others.get_alpha() == 0.5
+    assert axes.get_title().startswith("3 bumps by peak")
+    assert axes.get_title().endswith(f", {len(net.rows) - 3} not trained")
+
+
 def test_the_number_of_bumps_over_time():
     solution = pruned()
     figure = solution_figure(solution)

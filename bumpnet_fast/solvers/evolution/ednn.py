@@ -20,6 +20,7 @@ from ...core import checking
 from ...core.files import CheckpointError
 from ...core.rows import bounded_atanh
 from ...nets.bumpnet import BumpNet
+from ...nets.frozen import some_frozen
 from ...problems.evolution.base import EvolutionProblem
 from ...problems.sampling import lattice
 from .. import run_state
@@ -171,6 +172,8 @@ def evolve(
         check_method(method, shapes == "evolve", step)
         net = net if isinstance(net, BumpNet) else uniform_net(problem, net)
         check_net(problem, net)
+        if shapes == "evolve" or settings["initial_shapes"] == "fit":
+            _check_trainable(net)
         x, weights = quadrature(problem, net, points)
         check_data(problem, "hard", x, (_ON_FACES,) * len(problem.lower))
         if tolerance is None:
@@ -283,6 +286,13 @@ def _times(times: int | Sequence[float], final: float) -> list[float]:
     if not ends or not all(a < b < math.inf for a, b in zip([0.0, *ends], ends, strict=False)):
         raise ValueError(f"times must be an integer, or ascending numbers above 0, got {times!r}")
     return ends
+
+
+def _check_trainable(net: BumpNet) -> None:
+    if some_frozen(net):
+        still = int((~net.trainable).sum())
+        advice = f"{still} of its bumps are not trained (net.trainable); use shapes='frozen', initial_shapes='uniform'"
+        raise ValueError(f"shapes='evolve' and initial_shapes='fit' move all bumps of net, and {advice}")
 
 
 def _roomy(problem: EvolutionProblem, net: BumpNet) -> BumpNet:

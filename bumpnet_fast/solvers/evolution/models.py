@@ -22,6 +22,7 @@ from ..edges import EdgeLimit
 from ..elimination import Separable, ridge_solve
 from ..levenberg_marquardt import descend
 from ..residual import Block, Coefficients, linearise
+from ..trained import TrainedShapes
 from .basis import Space
 
 #: Singular values below this fraction of the largest are omitted from the pseudo-inverse.
@@ -311,7 +312,7 @@ class MovingBasis(Model):
         return y, True
 
 
-class _Fit:
+class _Fit(TrainedShapes):
     """The initial values as a least-squares problem for the shapes, in the form for variable projection."""
 
     ranks = ALONE
