@@ -52,6 +52,7 @@ def joined(stage: Stage, bumps: int | None, seed: int) -> Joined:
     named = dict(zip(stage.unknowns, fit.u.unknowns.tolist(), strict=True))
     places, at = window.places, (window.x, window.counts, window.weights)
     places = Places(*at, places.condition_weight, places.balance, places.reference_loss)
+    fit.u.nets[0].trainable = larger.trainable
     return Joined(fit.u.nets[0], named, places, fit.norms[1] ** 2, fall)
 
 
@@ -72,7 +73,9 @@ def with_smooth(net: BumpNet, bumps: int, seed: int) -> BumpNet:
     centre = net.layout.centre
     places = own[0] + (own[1] - own[0]) * 0.5 * (1 + torch.tanh(rows[:, centre]))
     rows[:, centre] = bounded_atanh((2 * places - frame[0] - frame[1]) / (frame[1] - frame[0]))
-    return BumpNet.from_rows(torch.cat([net.rows.detach(), rows.to(net.rows)]), net.frame, net.domain, net.tied)
+    trainable = torch.cat([net.trainable, torch.zeros(len(rows), dtype=torch.bool, device=net.trainable.device)])
+    both = torch.cat([net.rows.detach(), rows.to(net.rows)])
+    return BumpNet.from_rows(both, net.frame, net.domain, net.tied, trainable=trainable)
 
 
 __all__ = ["Joined", "joined", "with_smooth"]

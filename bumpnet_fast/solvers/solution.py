@@ -272,8 +272,8 @@ class Solution(FieldResult):
         Returns
         -------
         Solution
-            With a new net in float64, whose first rows are those of the present one.  It is the present solution, with
-            a warning, if the residual at points that nothing was solved on does not fall.
+            With a new net in float64, whose first rows are those of the present one; the others are not trained if it
+            is trained on (:attr:`~bumpnet_fast.BumpNet.trainable`).  It is the present solution, with a warning, if the residual at points that nothing was solved on does not fall.
 
         Raises
         ------
