@@ -17,7 +17,7 @@ from ..core.ranks import ALONE, Ranks
 from ..core.rows import RowLayout, orientation
 
 #: Thickness of the thinnest edge, in distances of the points: it rises from 10 to 90 % over 4.4 thicknesses.
-_THINNEST = 0.2
+_THINNEST = 0.1
 #: Edges within this factor of the limit are at the limit.
 _AT = 1 + 1e-6
 
