@@ -69,30 +69,36 @@ class Level:
     ----------
     bumps : int
         Of the basis.
-    held_out : float
-        Root mean square of the weighted residual at points that nothing was solved on.
+    parts : tuple of float
+        Root mean squares of the weighted residual, by block of rows, at points that nothing was solved on.
     u : Tensor
         [n, K], at the points where solutions are compared.
     fall : float
-        The held-out residual, relative to that of the size before.
+        The held-out residual, relative to that of the size before: the largest ratio of all blocks.  What is wrong with
+        u by a solution of the equation alone, such as a slope, shows in the conditions.
     changes : Tensor
         [2, K], of u by this size: relative in the mean square, and the largest in the units of u.
     """
 
     bumps: int
-    held_out: float
+    parts: tuple[float, ...]
     u: Tensor
     fall: float = math.nan
     changes: Tensor | None = None
 
     @classmethod
-    def after(cls, before: Level, bumps: int, held_out: float, u: Tensor) -> Level:
+    def after(cls, before: Level, bumps: int, parts: tuple[float, ...], u: Tensor) -> Level:
         """A size and how it compares with the one before."""
         size = torch.linalg.vector_norm(u, dim=0)
         size = torch.where(size > _NO_SIZE * size.max(), size, 1.0)
         changes = torch.stack([torch.linalg.vector_norm(u - before.u, dim=0) / size, (u - before.u).abs().amax(0)])
-        fall = held_out / before.held_out if before.held_out > 0 else math.nan
-        return cls(bumps, held_out, u, fall, changes)
+        falls = [now / then for now, then in zip(parts, before.parts, strict=True) if then > 0]
+        return cls(bumps, parts, u, max(falls, default=math.nan), changes)
+
+    @property
+    def held_out(self) -> float:
+        """Root mean square of the weighted residual of all blocks."""
+        return math.hypot(*self.parts)
 
     @property
     def change(self) -> float:
@@ -156,17 +162,17 @@ class Levels(Method, listed=False):
             work.take(work.candidate(self.shape))
             best = work.polished(self._searched(work.best, _DENSER_FIRST, _LOOKS_FIRST))
             work.take(best)
-            self.levels.append(Level(len(best.rows), best.held_out, work.u(self.x)))
+            self.levels.append(Level(len(best.rows), best.parts, work.u(self.x)))
             return 1
         resolved = self.levels[-1].held_out < _RESOLVED * math.sqrt(work.reference_loss())
         looks = (_DENSER, _LOOKS) if resolved else (_DENSER_FIRST, _LOOKS_FIRST)
         best = work.polished(self._searched(work.best, *looks))
         work.take(best)
-        before = self.levels[-1] = replace(self.levels[-1], held_out=best.held_out, u=work.u(self.x))
+        before = self.levels[-1] = replace(self.levels[-1], parts=best.parts, u=work.u(self.x))
         work.resize(self._next())
         best = work.polished(work.candidate(best.shape))
         work.take(best)
-        self.levels.append(Level.after(before, len(best.rows), best.held_out, work.u(self.x)))
+        self.levels.append(Level.after(before, len(best.rows), best.parts, work.u(self.x)))
         return 1
 
     def _next(self) -> int:

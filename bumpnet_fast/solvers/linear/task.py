@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +39,17 @@ class Candidate:
     rows: Tensor  # [M, columns], with the amplitudes
     frame: Tensor
     unknowns: Tensor
-    held_out: float  # root mean square of the weighted residual at points that nothing was solved on
+    parts: tuple[float, ...]  # root mean squares of the weighted residual, by block, at points not solved on
     fit: Fit
+
+    @property
+    def held_out(self) -> float:
+        """Root mean square of the weighted residual of all blocks at points that nothing was solved on."""
+        return math.hypot(*self.parts)
 
     def key(self) -> float:
         """What is compared; infinite for what is not finite."""
-        return self.held_out if self.held_out == self.held_out else float("inf")
+        return self.held_out if math.isfinite(self.held_out) else math.inf
 
 
 class FrozenTask(Task):
@@ -175,7 +181,12 @@ class FrozenTask(Task):
     def _measured(self, shape: Shape, rows: Tensor, frame: Tensor, unknowns: Tensor, fit: Fit) -> Candidate:
         held = _framed(self.held, frame)
         residual = held.residual(held.jets(rows), unknowns)
-        return Candidate(shape, rows, frame, unknowns, float(self.ranks.total(residual @ residual)) ** 0.5, fit)
+        sizes = [equations * len(block.x) for block, equations in zip(held.blocks, held.equations, strict=True)]
+        squares = torch.stack([part @ part for part in residual.split(sizes)])
+        if not self.ranks.alone:  # every rank has other conditions
+            squares = torch.stack([squares[0], squares[1:].sum()])
+        parts = tuple(self.ranks.total(squares).sqrt().tolist())
+        return Candidate(shape, rows, frame, unknowns, parts, fit)
 
     def _net_of(self, rows: Tensor, frame: Tensor) -> BumpNet:
         return BumpNet.from_rows(rows, frame, self.problem.domain)
