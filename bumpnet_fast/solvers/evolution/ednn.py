@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...core import checking
 from ...core.files import CheckpointError
+from ...core.maps import refuse_maps
 from ...core.rows import bounded_atanh
 from ...nets.bumpnet import BumpNet
 from ...problems.evolution.base import EvolutionProblem
@@ -171,6 +172,7 @@ def evolve(
         check_method(method, shapes == "evolve", step)
         net = net if isinstance(net, BumpNet) else uniform_net(problem, net)
         check_net(problem, net)
+        refuse_maps(net, "evolve")
         x, weights = quadrature(problem, net, points)
         check_data(problem, "hard", x, (_ON_FACES,) * len(problem.lower))
         if tolerance is None:
