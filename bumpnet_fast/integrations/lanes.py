@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.functional import Spare, sparing_jet
 from ..core.jet import Jet
+from ..core.maps import refuse_maps
 from ..core.ops import under_transform
 from ..nets import bumpnet
 
@@ -52,6 +53,7 @@ class LazyJet:
     """
 
     def __init__(self, net: FusedNet, x: Tensor, spare: str = "never"):
+        refuse_maps(net, "the jets of an integration")
         self.x = x
         self.outputs, self.dim = net.layout.outputs, net.layout.dim
         self._rows, self._frame, self._tied = net.rows, net.frame, net.tied  # not the net, which may be freed before

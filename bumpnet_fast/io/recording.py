@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core.files import atomic, damaged, read
+from ..core.maps import Maps
 from ..nets.bumpnet import BumpNet
 from ..solvers import Progress
 
@@ -40,6 +41,8 @@ class Frame:
         Position in the run.
     rows, frame, domain, tied
         Arguments of :meth:`BumpNet.from_rows` for the net.
+    maps : Tensor or None
+        The maps of the net's coordinates, as :meth:`Maps.to_tensor` gives them.
     """
 
     iteration: int
@@ -49,11 +52,13 @@ class Frame:
     frame: Tensor
     domain: Tensor
     tied: bool
+    maps: Tensor | None = None
 
     @property
     def net(self) -> BumpNet:
         """The net at that moment."""
-        return BumpNet.from_rows(self.rows, self.frame, self.domain, self.tied)
+        maps = None if self.maps is None else Maps.from_tensor(self.maps)
+        return BumpNet.from_rows(self.rows, self.frame, self.domain, self.tied, maps=maps)
 
 
 class Recording:
@@ -139,7 +144,8 @@ class Recording:
             return
         tensors = {name: getattr(net, name).detach().cpu() for name in ("rows", "frame", "domain")}
         place = progress.iteration, progress.seconds, progress.loss
-        self.frames.append(Frame(*place, **tensors, tied=net.tied))
+        maps = None if net.maps is None else net.maps.to_tensor()
+        self.frames.append(Frame(*place, **tensors, tied=net.tied, maps=maps))
         if len(self.frames) > self.most:
             self.frames, self._stride = self.frames[::2], 2 * self._stride
         if time.monotonic() - self._written >= EVERY:
@@ -166,7 +172,7 @@ def frames_of(path: str | os.PathLike, content: dict[str, Any]) -> list[Frame]:
     """The frames in the content of a file; CheckpointError if there are none."""
     with damaged(path):
         names = [field.name for field in fields(Frame)]
-        frames = [Frame(**{name: frame[name] for name in names}) for frame in content["frames"]]
+        frames = [Frame(**{name: frame[name] for name in names if name in frame}) for frame in content["frames"]]
         if not all(torch.equal(frame.net.domain, frame.domain) for frame in frames):
             raise ValueError("the domain of a frame is not that of its net")
         return frames

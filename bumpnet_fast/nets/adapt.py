@@ -316,7 +316,8 @@ def rows_at(net: BumpNet, x: Tensor, bumps: int | None = None, shrink: float = 1
     volume = float(torch.prod((net.domain[1] - net.domain[0]).double() * scale))
     spacing = shrink * (volume / (bumps or len(net.rows) + len(x))) ** (1 / layout.dim)
     rows = x.new_zeros(len(x), layout.columns, dtype=torch.float64)
-    unit = (2 * x.double() - lo - hi) / (hi - lo)
+    at = x.double() if net.maps is None else net.maps.at(x.double()).xi
+    unit = (2 * at - lo - hi) / (hi - lo)
     rows[:, layout.centre] = torch.atanh(unit.clamp(-0.999, 0.999))
     rows[:, layout.size] = math.log(_OVERLAP * spacing)
     rows[:, layout.sharpness] = -0.5 * math.log(spacing)
@@ -352,7 +353,8 @@ def residual_peaks(net: BumpNet, x: Tensor, residual: Tensor, count: int, group:
     ranks.checked(lambda: _check_peaks(x, residual, count))
     ranks.check_same({"count": count})
     height = residual.reshape(len(x), -1).norm(dim=1).double().nan_to_num(-1.0)
-    scaled = x.to(net.frame) * net.frame[2]
+    places = x.to(net.frame) if net.maps is None else net.maps.at(x.double()).xi.to(net.frame)
+    scaled = places * net.frame[2]
     apart = _APART * float(net.sizes.detach().median())
     found: list[Tensor] = []
     while len(found) < count:
@@ -362,7 +364,8 @@ def residual_peaks(net: BumpNet, x: Tensor, residual: Tensor, count: int, group:
         if not peak[0] > 0:
             break
         found.append(peak[1:].to(x))
-        near = torch.linalg.vector_norm(scaled - found[-1].to(net.frame) * net.frame[2], dim=1) < apart
+        center = peak[1:] if net.maps is None else net.maps.at(peak[1:]).xi
+        near = torch.linalg.vector_norm(scaled - center.to(net.frame) * net.frame[2], dim=1) < apart
         height[near] = -1.0
     return torch.stack(found) if found else x[:0]
 

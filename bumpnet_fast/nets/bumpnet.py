@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -12,9 +12,14 @@ from torch import Tensor, nn
 
 from ..core.functional import bump_basis, bump_design, bump_jet, check
 from ..core.jet import Jet
+from ..core.maps import AxisMap, Maps, check_maps, inner_want, mapped_jet
+from ..core.reference import level_of
 from ..core.rows import Packed, RowLayout, check_memory, grid_rows, orientation, pack
 from ..core.types import FloatName, Outer, Want
 from . import cancelling, frozen
+
+#: Numbers of an extra state before those of the maps.
+_ABOUT = 3
 
 #: What ``jet`` was asked for by numbers in version 0.1.
 _BY_ORDER = ("value", "gradient", "hessian")
@@ -58,6 +63,9 @@ class BumpNet(nn.Module):
         float32 or float64; torch's default dtype by default.
     device : torch.device or str, optional
         Where the parameters live.
+    maps : Maps or sequence of AxisMap, optional
+        A map ``xi = g(x)`` for every axis of the domain: the bumps are those above in the coordinates xi, and small
+        where g is steep, as in layers and peaks.
 
     Attributes
     ----------
@@ -73,6 +81,8 @@ class BumpNet(nn.Module):
         The columns of a row.
     tied : bool
         Whether the outer slope is tied to the sharpness.
+    maps : Maps or None
+        Maps of the coordinates, constants; None if there are none.
 
     Raises
     ------
@@ -105,6 +115,7 @@ class BumpNet(nn.Module):
     trainable: Tensor
     layout: RowLayout
     tied: bool
+    maps: Maps | None = None
 
     def __init__(
         self,
@@ -120,6 +131,7 @@ class BumpNet(nn.Module):
         outer: Outer = "tied",
         dtype: torch.dtype | FloatName | None = None,
         device: torch.device | str | None = None,
+        maps: Maps | Sequence[AxisMap] | None = None,
     ):
         super().__init__()
         dim, outputs = positive_integer("dim", dim), positive_integer("outputs", outputs)
@@ -139,6 +151,7 @@ class BumpNet(nn.Module):
             check_memory("bumps", bumps, bumps, layout.columns)
             rows, frame = grid_rows(grid, domain, layout, scale=scale, **options)
         self._adopt(layout, *(t.to(device, dtype) for t in (rows, frame, domain)))
+        self.maps = check_maps(maps, self.domain)
 
     def _adopt(self, layout: RowLayout, rows: Tensor, frame: Tensor, domain: Tensor) -> None:
         self.layout, self.tied = layout, layout.tied
@@ -156,13 +169,18 @@ class BumpNet(nn.Module):
         domain: Sequence | Tensor,
         tied: bool = True,
         trainable: Tensor | None = None,
+        *,
+        maps: Maps | Sequence[AxisMap] | None = None,
     ) -> BumpNet:
-        """A net of the bumps ``rows`` [M, columns], copied, in the frame [3, d]; ``trainable`` [M] is copied, too.
+        """A net of the bumps ``rows`` [M, columns], copied, in the frame [3, d] and with ``maps`` of the coordinates.
+
+        ``trainable`` [M] is copied, too.
 
         Raises
         ------
         TypeError, ValueError
-            If the tensors are of the wrong kind or shape, are not finite, or span no box.
+            If the tensors are of the wrong kind or shape, are not finite, or span no box; if the maps are not those of
+            the domain.
 
         Examples
         --------
@@ -182,6 +200,7 @@ class BumpNet(nn.Module):
         nn.Module.__init__(net)
         copies = (t.detach().clone() for t in (rows, frame, _box(domain, layout.dim, rows.dtype).to(rows)))
         net._adopt(layout, *copies)
+        net.maps = check_maps(maps, net.domain)
         if trainable is not None:
             net.trainable = trainable
         return net
@@ -232,7 +251,8 @@ class BumpNet(nn.Module):
         shape = None
         if isinstance(x, Tensor) and x.dim() != 2 and _is_points(x, self.layout.dim):
             shape, x = x.shape[:-1], x.reshape(x.shape[:-1].numel(), x.shape[-1])
-        value = bump_jet(x, self._seen(), self.frame, "value", tied=self.tied).value
+        xi = x if self.maps is None else self._mapped(x)
+        value = bump_jet(xi, self._seen(), self.frame, "value", tied=self.tied).value
         return value if shape is None else value.reshape(*shape, value.shape[-1])
 
     def jet(self, x: Tensor, want: Want = "hessian", **former: NoReturn) -> Jet:
@@ -254,11 +274,26 @@ class BumpNet(nn.Module):
         """
         if former:
             raise TypeError(_no_option(former))
+        if self.maps is not None:
+            return self._mapped_jet(bump_jet, x, want)
         return bump_jet(x, self._rows_now(), self.frame, want, tied=self.tied)
 
     def basis(self, x: Tensor, want: Want = "value") -> Jet:
         """Jets of the bumps themselves: M functions instead of K outputs."""
+        if self.maps is not None:
+            return self._mapped_jet(bump_basis, x, want)
         return bump_basis(x, self._rows_now(), self.frame, want, tied=self.tied)
+
+    def _mapped_jet(self, function: Callable[..., Jet], x: Tensor, want: Want) -> Jet:
+        level_of(want)
+        check(x, self.rows, self.frame, self.tied)
+        rows = self._rows_now()
+        return mapped_jet(self.maps, x, want, lambda xi, want: function(xi, rows, self.frame, want, tied=self.tied))
+
+    def _mapped(self, x: Tensor) -> Tensor:
+        assert self.maps is not None
+        check(x, self.rows, self.frame, self.tied)
+        return self.maps.at(x).xi
 
     def design(
         self,
@@ -269,6 +304,10 @@ class BumpNet(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Design matrix [N, M] of a row operator, and its shape derivatives; see :func:`bump_design`."""
         rows = self._rows_now()
+        if self.maps is not None:
+            check(x, rows, self.frame, self.tied)
+            mapped = self.maps.at(x)
+            x, coefficients, want = mapped.xi, mapped.coefficients(coefficients, want), inner_want(want)
         return bump_design(coefficients, x, rows, self.frame, want, tied=self.tied, derivatives=derivatives)
 
     def _rows_now(self) -> Tensor:
@@ -285,8 +324,9 @@ class BumpNet(nn.Module):
 
     @property
     def centres(self) -> Tensor:
-        """[M, d], in coordinates."""
-        return self._packed().c
+        """[M, d], in coordinates; with maps, those beyond the domain are on its faces."""
+        centres = self._packed().c
+        return centres if self.maps is None else self.maps.inverse(centres)
 
     @property
     def sizes(self) -> Tensor:
@@ -316,7 +356,8 @@ class BumpNet(nn.Module):
     def boxes(self) -> Tensor:
         """Corners [M, 2^d, d] of the rotated boxes, in coordinates; neighbours share an edge.
 
-        In two dimensions the four corners go around the box.
+        In two dimensions the four corners go around the box.  With maps, edges of a rotated box are bent, and corners
+        beyond the domain are on its faces.
 
         Examples
         --------
@@ -329,7 +370,8 @@ class BumpNet(nn.Module):
         rows = self.rows.detach()
         _, Q, _ = orientation(rows[:, self.layout.skew], d)
         along = 0.5 * signs * torch.exp(rows[:, None, self.layout.size])
-        return self.centres.detach()[:, None] + along @ Q / self.frame[2]
+        corners = self._packed().c.detach()[:, None] + along @ Q / self.frame[2]
+        return corners if self.maps is None else self.maps.inverse(corners)
 
     # --- care ----------------------------------------------------------------------------------
 
@@ -413,7 +455,8 @@ class BumpNet(nn.Module):
         outer, dtype = "tied" if self.tied else "free", str(self.rows.dtype).removeprefix("torch.")
         trained = f" trained={int(self.trainable.sum())}," if frozen.some_frozen(self) else ""
         counts = f"dim={layout.dim}, bumps={bumps},{trained} outputs={layout.outputs}"
-        return f"{counts}, outer={outer!r}, parameters={self.rows.numel()}, dtype={dtype}"
+        maps = "" if self.maps is None else f", maps='{self.maps.described()}'"
+        return f"{counts}, outer={outer!r}, parameters={self.rows.numel()}, dtype={dtype}{maps}"
 
     # --- casting, saving and loading -----------------------------------------------------------
 
@@ -428,11 +471,13 @@ class BumpNet(nn.Module):
         return self
 
     def get_extra_state(self) -> Tensor:
-        """Dimension, outputs and ``tied``, which do not follow from the width of the rows alone."""
-        return torch.tensor([self.layout.dim, self.layout.outputs, int(self.tied)], device="cpu")
+        """Dimension, outputs and ``tied``, which do not follow from the width of the rows alone; then any maps."""
+        about = torch.tensor([self.layout.dim, self.layout.outputs, int(self.tied)], device="cpu")
+        return about if self.maps is None else torch.cat([about.double(), self.maps.to_tensor()])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Nothing to set: loading has already refused a layout that differs."""
+        """The maps; loading has already refused a layout that differs."""
+        self.maps = _maps_of(state)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):
         """As usual, but with any number of bumps.
@@ -442,10 +487,12 @@ class BumpNet(nn.Module):
         """
         rows, saved = state_dict.get(prefix + "rows"), state_dict.get(prefix + "_extra_state")
         problem, own = None, self.get_extra_state().tolist()
-        if saved is not None and (not isinstance(saved, Tensor) or saved.tolist() != own):
-            there = saved.tolist() if isinstance(saved, Tensor) else repr(saved)
+        own = own[:_ABOUT]
+        if saved is not None and (not isinstance(saved, Tensor) or saved.tolist()[:_ABOUT] != own):
+            there = saved.tolist()[:_ABOUT] if isinstance(saved, Tensor) else repr(saved)
             problem = f"rows: (dim, outputs, tied) are {there} in the checkpoint and {own} here"
         problem = problem or unfit_state(state_dict, prefix, self.layout, self.rows.dtype)
+        problem = problem or _unfit_maps(saved, state_dict.get(prefix + "domain", self.domain))
         if not problem:
             problem = self._complete_trainable(state_dict, prefix)
         if problem:
@@ -471,6 +518,21 @@ class BumpNet(nn.Module):
             return None  # without rows a mask of another length is torch's to refuse
         got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         return f"trainable: must be a bool tensor [{count}], got {got}"
+
+
+def _maps_of(state: Tensor) -> Maps | None:
+    return Maps.from_tensor(state[_ABOUT:]) if len(state) > _ABOUT else None
+
+
+def _unfit_maps(state: Tensor | None, domain: Tensor) -> str | None:
+    """Why an extra state has no maps of the domain, or None."""
+    if state is None:
+        return None
+    try:
+        check_maps(_maps_of(state), domain)
+    except ValueError as error:
+        return f"maps: {error}"
+    return None
 
 
 def _resize(parameter: nn.Parameter, shape: Sequence[int]) -> None:

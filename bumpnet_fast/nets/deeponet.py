@@ -92,6 +92,8 @@ class BumpDeepONet(nn.Module):
             raise TypeError("BumpDeepONet got an unexpected keyword argument 'outputs'")
         self.sensors = positive_integer("sensors", sensors)
         dim = _dimension(domain)
+        if options.get("maps") is not None:
+            raise ValueError("maps must not be given: the trunk of a BumpDeepONet has none")
         start = BumpNet(dim, bumps, domain, **options)
         self.layout, self.tied = RowLayout(dim, 0, start.tied), start.tied
         self.rows = nn.Parameter(start.rows.detach()[:, : self.layout.shape_columns].clone())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core import functional
 from ..core.jet import Jet
+from ..core.maps import refuse_maps
 from ..core.reference import level_of
 from ..core.types import Want
 from .bumpnet import BumpNet
@@ -61,6 +62,7 @@ def compile_step(
     True
     """
     level = level_of(want)
+    refuse_maps(net, "a compiled step")
     parts = 1 if want == "value" else 2 if want == "gradient" else 3
 
     def of_parts(*tensors: Tensor) -> Tensor:

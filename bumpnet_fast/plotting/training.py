@@ -107,7 +107,8 @@ def _gone(before: Frame | None, net: BumpNet) -> BumpNet | None:
     distances = cdist(as_array(before.net.centres), as_array(net.centres))
     stay, _ = linear_sum_assignment(distances)
     rows = np.setdiff1d(np.arange(len(before.rows)), stay)
-    return BumpNet.from_rows(before.rows[rows], before.frame, before.domain, before.tied)
+    old = before.net
+    return BumpNet.from_rows(old.rows[rows], old.frame, old.domain, old.tied, maps=old.maps)
 
 
 class _Movie:

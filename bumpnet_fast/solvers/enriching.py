@@ -75,7 +75,7 @@ def with_smooth(net: BumpNet, bumps: int, seed: int) -> BumpNet:
     rows[:, centre] = bounded_atanh((2 * places - frame[0] - frame[1]) / (frame[1] - frame[0]))
     trainable = torch.cat([net.trainable, torch.zeros(len(rows), dtype=torch.bool, device=net.trainable.device)])
     both = torch.cat([net.rows.detach(), rows.to(net.rows)])
-    return BumpNet.from_rows(both, net.frame, net.domain, net.tied, trainable=trainable)
+    return BumpNet.from_rows(both, net.frame, net.domain, net.tied, trainable=trainable, maps=net.maps)
 
 
 __all__ = ["Joined", "joined", "with_smooth"]

@@ -69,7 +69,7 @@ class Enriched:
             rows, layout = net.rows.detach().clone(), net.layout
             stop = at + len(rows) * layout.outputs
             rows[:, layout.amplitude] = amplitudes[at:stop].view(len(rows), -1)
-            nets.append(BumpNet.from_rows(rows, net.frame, net.domain, net.tied))
+            nets.append(BumpNet.from_rows(rows, net.frame, net.domain, net.tied, maps=net.maps))
             at = stop
         return Enriched(self.problem, self.boundary, nets, unknowns)
 
@@ -212,12 +212,14 @@ def added_bumps(net: BumpNet, domain: Tensor, number: int, seed: int) -> BumpNet
     widths = arguments.widths(domain, net)
     spacing = (math.prod(widths) / number) ** (1 / len(widths))
     counts = tuple(max(3, round(width / spacing)) for width in widths)
-    return smooth_net(counts, domain, net.layout.outputs, _SHARPNESS, seed, net.rows.device)
+    added = smooth_net(counts, domain, net.layout.outputs, _SHARPNESS, seed, net.rows.device)
+    return added if net.maps is None else BumpNet.from_rows(added.rows, added.frame, added.domain, maps=net.maps)
 
 
 def in_float64(net: BumpNet) -> BumpNet:
     """A copy in float64."""
-    return BumpNet.from_rows(net.rows.detach().double(), net.frame.double(), net.domain.double(), net.tied)
+    frame, domain = net.frame.double(), net.domain.double()
+    return BumpNet.from_rows(net.rows.detach().double(), frame, domain, net.tied, maps=net.maps)
 
 
 __all__ = [

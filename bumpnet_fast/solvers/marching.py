@@ -311,6 +311,8 @@ def march(
     check_start(problem, start)
     if start is not None and checkpoint is not None:
         raise ValueError("start cannot be kept in the checkpoint of a march: define guess(x) of the problem instead")
+    if (net or {}).get("maps") is not None:
+        raise ValueError("net must have no maps for a march: its windows have nets that are joined")
     boundary = enforcement(problem, options.get("boundary"), contradictions(problem))
     if boundary != problem.forms[0]:  # alike in all windows, although only the first one may have contradictions
         options["boundary"] = boundary

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..core import checking
 from ..core.jet import Jet
+from ..core.maps import refuse_maps
 from ..core.rows import bounded_atanh
 from ..nets.adapt import keep_bumps
 from ..nets.bumpnet import BumpNet
@@ -69,6 +70,7 @@ def grade(net: BumpNet, problem: Problem, share: float) -> BumpNet:
     check_problem(problem)
     if not share:
         return net
+    refuse_maps(net, "graded")
     layout, frame = net.layout, net.frame
     with torch.no_grad():
         for axis in range(layout.dim):

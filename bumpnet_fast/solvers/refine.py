@@ -203,4 +203,5 @@ def _near_bumps(net: BumpNet, number: int, generator: torch.Generator) -> Tensor
     _, Q, _ = orientation(rows[:, layout.skew], d)
     offset = (unit * torch.exp(rows[:, None, layout.size])) @ Q / frame[2]
     centre = frame[0] + (frame[1] - frame[0]) * 0.5 * (1 + torch.tanh(rows[:, layout.centre]))
-    return (centre[:, None] + offset).reshape(-1, d)
+    x = (centre[:, None] + offset).reshape(-1, d)
+    return x if net.maps is None else net.maps.inverse(x)

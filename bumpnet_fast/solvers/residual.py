@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core import checking
 from ..core.functional import bump_design, bump_jet
 from ..core.jet import Jet
+from ..core.maps import Mapped, inner_want
 from ..core.ranks import ALONE, Ranks
 from ..core.reference import WANTS, second_shape
 from ..core.types import Want
@@ -202,7 +203,11 @@ class System(TrainedShapes):
         self.blocks, self.ranks = blocks, ranks
         self.names = tuple(unknowns or {})
         self.guesses = torch.tensor([*(unknowns or {}).values()], dtype=torch.float64, device=net.rows.device)
-        self._points = [[x.to(net.rows) for x in (block.x, *block.others)] for block in blocks]
+        self.maps = net.maps
+        points = [[x.to(net.rows) for x in (block.x, *block.others)] for block in blocks]
+        self._mapped = None if self.maps is None else [[self.maps.at(x) for x in places] for places in points]
+        # in the coordinates of the bumps
+        self._points = points if self._mapped is None else [[m.xi for m in places] for places in self._mapped]
         self._zero = [self._constant(block, 0.0) for block in blocks]
         named = self.named(None)
         pairs = [*zip(blocks, self._zero, strict=True)]
@@ -225,7 +230,8 @@ class System(TrainedShapes):
     @functools.cached_property
     def edges(self) -> EdgeLimit:
         """How thin edges of bumps may become beside the distances of the points of the equation."""
-        return EdgeLimit(self.blocks[0].x, self.frame, self.layout, self.ranks)
+        x = self.blocks[0].x if self._mapped is None else self._points[0][0]
+        return EdgeLimit(x, self.frame, self.layout, self.ranks)
 
     # --- residuals -----------------------------------------------------------------------------
 
@@ -233,11 +239,20 @@ class System(TrainedShapes):
         """Jets of the net with the given rows [M, columns] at the points of every block, as float64."""
         rows = rows.to(self.dtype)
 
-        def jet(block: Block, x: Tensor) -> Jet:
-            return bump_jet(x, rows, self.frame, block.want, tied=self.tied).map(Tensor.double)
+        def jet(block: Block, x: Tensor, mapped: Mapped | None) -> Jet:
+            if mapped is None:
+                return bump_jet(x, rows, self.frame, block.want, tied=self.tied).map(Tensor.double)
+            inner = bump_jet(x, rows, self.frame, inner_want(block.want), tied=self.tied)
+            return mapped.jet(inner, block.want).map(Tensor.double)
 
-        pairs = zip(self.blocks, self._points, strict=True)
-        return [tuple(jet(block, x) for x in points) for block, points in pairs]
+        return [
+            tuple(jet(block, x, mapped) for x, mapped in zip(points, self._mapped_of(b), strict=True))
+            for b, (block, points) in enumerate(zip(self.blocks, self._points, strict=True))
+        ]
+
+    def _mapped_of(self, b: int) -> Sequence[Mapped | None]:
+        """The maps at the points of a block, or as many times None."""
+        return [None] * len(self._points[b]) if self._mapped is None else self._mapped[b]
 
     def residual(self, jets: list[tuple[Jet, ...]] | None = None, unknowns: Tensor | None = None) -> Tensor:
         """All rows [R] at jets (by default of u = 0) and values of the unknowns [T] (by default the first guesses)."""
@@ -339,11 +354,9 @@ class System(TrainedShapes):
         """
         rows = rows.to(self.dtype)
         Phi, D = [], []
-        for block, points, by_equation in zip(self.blocks, self._points, coefficients, strict=True):
+        for b, (block, by_equation) in enumerate(zip(self.blocks, coefficients, strict=True)):
             for by_argument in by_equation:
-                pairs = [
-                    self._operator(block.want, points, cs, rows, derivatives) for cs in zip(*by_argument, strict=True)
-                ]
+                pairs = [self._operator(block.want, b, cs, rows, derivatives) for cs in zip(*by_argument, strict=True)]
                 Phi.append([phi for phi, _ in pairs])
                 D.append([d for _, d in pairs])
         if len(Phi) == len(Phi[0]) == 1:
@@ -351,12 +364,15 @@ class System(TrainedShapes):
         A = torch.cat([torch.stack(phis, 1) for phis in Phi], -1).double()
         return A.flatten(0, 1), D
 
-    def _operator(self, want: str, points, by_argument, rows: Tensor, derivatives: bool):
+    def _operator(self, want: Want, b: int, by_argument, rows: Tensor, derivatives: bool):
         """One row operator over the bumps, [M, n] and [M, shape columns, n], summed over the block's points."""
         Phi = D = None
-        for x, cs in zip(points, by_argument, strict=True):
+        form = want if self._mapped is None else inner_want(want)
+        for x, mapped, cs in zip(self._points[b], self._mapped_of(b), by_argument, strict=True):
             cs = tuple(None if c is None else c.to(self.dtype) for c in cs)
-            phi, d = bump_design(cs, x, rows, self.frame, want, tied=self.tied, derivatives=derivatives)
+            if mapped is not None:
+                cs = mapped.coefficients(cs, want)
+            phi, d = bump_design(cs, x, rows, self.frame, form, tied=self.tied, derivatives=derivatives)
             Phi = phi.T if Phi is None else Phi.add_(phi.T)
             if derivatives:
                 D = d.movedim(0, -1) if D is None else D.add_(d.movedim(0, -1))

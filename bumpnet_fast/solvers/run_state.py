@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ..core.files import CheckpointError, CheckpointWarning, atomic, one_line, read, sweep
+from ..core.maps import Maps
 from ..nets.bumpnet import BumpNet
 
 #: Format of the files.  In 1 all runs were of "train"; until 2 every solver had its own form of state.
@@ -166,7 +167,8 @@ def check_same(path: str | os.PathLike, what: str, saved: Any, given: Any) -> No
 
 def net_state(net: BumpNet) -> dict[str, Any]:
     tensors = {name: getattr(net, name).detach().cpu().clone() for name in ("rows", "frame", "domain", "trainable")}
-    return tensors | {"tied": net.tied, "device": str(net.rows.device)}
+    maps = {} if net.maps is None else {"maps": net.maps.to_tensor()}
+    return tensors | {"tied": net.tied, "device": str(net.rows.device)} | maps
 
 
 def check_device(device: str) -> str:
@@ -180,7 +182,8 @@ def net_from(state: dict[str, Any]) -> BumpNet:
     """The net of a run, on its device; ValueError if this machine has none like it."""
     device = check_device(state["device"])
     about = state["rows"], state["frame"], state["domain"], state["tied"], state.get("trainable")  # none until 0.1.0
-    return BumpNet.from_rows(*about).to(device)
+    maps = Maps.from_tensor(state["maps"]) if "maps" in state else None
+    return BumpNet.from_rows(*about, maps=maps).to(device)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor | None]:

@@ -273,7 +273,8 @@ class Solution(FieldResult):
         -------
         Solution
             With a new net in float64, whose first rows are those of the present one; the others are not trained if it
-            is trained on (:attr:`~bumpnet_fast.BumpNet.trainable`).  It is the present solution, with a warning, if the residual at points that nothing was solved on does not fall.
+            is trained on (:attr:`~bumpnet_fast.BumpNet.trainable`).  It is the present solution, with a warning, if the
+            residual at points that nothing was solved on does not fall.
 
         Raises
         ------
@@ -358,10 +359,9 @@ class NetErrorMeasure(ErrorMeasure):
 
         def u(x: Tensor) -> Tensor:
             at, net = rows.to(self.net.rows), self.net
-            jets = [
-                bump_jet((x + x.new_tensor(shift)).to(at), at, net.frame, "value", tied=net.tied).map(Tensor.double)
-                for shift in self.shifts
-            ]
+            places = [(x + x.new_tensor(shift)).to(at) for shift in self.shifts]
+            places = places if net.maps is None else [net.maps.at(x).xi for x in places]
+            jets = [bump_jet(x, at, net.frame, "value", tied=net.tied).map(Tensor.double) for x in places]
             return (self.compose(*jets) if self.compose else jets[0]).value
 
         return self(u)

@@ -195,7 +195,7 @@ def _raised(net: BumpNet, height: float) -> Tensor:
     """The rows of ``net``, in float64, with bumps of one height."""
     rows, at = net.rows.detach().double().clone(), net.layout.amplitude
     rows[:, at] = 1.0
-    peaks = BumpNet.from_rows(rows, net.frame.double(), net.domain, net.tied).peaks.detach()
+    peaks = BumpNet.from_rows(rows, net.frame.double(), net.domain, net.tied, maps=net.maps).peaks.detach()
     rows[:, at] = height / peaks.clamp_min(1e-30)
     return rows
 

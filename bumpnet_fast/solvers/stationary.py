@@ -266,16 +266,17 @@ def new_net(problem: Problem, bumps: int | tuple[int, ...] | None, **options: An
     if not isinstance(bumps, (int, tuple, list)) or isinstance(bumps, bool):
         raise TypeError(f"net must be a BumpNet, or how many bumps, in all or along the axes, got {bumps!r}")
     domain, time, dim = problem.domain, problem.time, len(problem.lower)
+    maps = options.pop("maps", None)
     made = functools.partial(BumpNet, dim, bumps, outputs=problem.outputs, **{"dtype": torch.float64} | options)
     if isinstance(bumps, (tuple, list)) or time is None or dim == 1 or options.get("scale", "auto") != "auto":
-        return made(domain)
+        return made(domain, maps=maps)
     widths = domain[1] - domain[0]
     alike = widths.clone()
     alike[time] = torch.cat([widths[:time], widths[time + 1 :]]).log().mean().exp()
     net = made(torch.stack([domain[0], domain[0] + alike]))
     corners = domain[0] + (net.frame[:2].double().cpu() - domain[0]) * widths / alike
     frame = torch.cat([corners, net.frame[2:].double().cpu() * alike / widths]).to(net.frame)
-    return BumpNet.from_rows(net.rows.detach(), frame, domain, net.tied)
+    return BumpNet.from_rows(net.rows.detach(), frame, domain, net.tied, maps=maps)
 
 
 def _is_linear(method: Any) -> bool:

@@ -302,7 +302,9 @@ class Task(Work):
 
     @torch.no_grad()
     def net_at(self, now: dict[str, Tensor] | None) -> BumpNet:
-        return BumpNet.from_rows(self._rows(now).to(self.net.rows), self.net.frame, self.net.domain, self.net.tied)
+        net = self.net
+        rows = self._rows(now).to(net.rows)
+        return BumpNet.from_rows(rows, net.frame, net.domain, net.tied, maps=net.maps)
 
     def _rows(self, now: dict[str, Tensor] | None) -> Tensor:
         return self.net.rows.detach() if now is None else now["rows"]
@@ -333,6 +335,7 @@ class Task(Work):
             own = {"points": "a rank's own"}
         about = {"solver": solver, "problem": run_state.described(self.problem), "rows": net.rows, "frame": net.frame}
         about |= {"domain": net.domain, "trainable": net.trainable, "outer": "tied" if net.tied else "free"}
+        about |= {} if net.maps is None else {"maps": net.maps.to_tensor()}
         settings = settings | own
         if isinstance(settings.get("method"), list):
             settings |= _spelt_out(settings["method"])

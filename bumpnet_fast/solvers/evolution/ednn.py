@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...core import checking
 from ...core.files import CheckpointError
+from ...core.maps import refuse_maps
 from ...core.rows import bounded_atanh
 from ...nets.bumpnet import BumpNet
 from ...nets.frozen import some_frozen
@@ -172,6 +173,7 @@ def evolve(
         check_method(method, shapes == "evolve", step)
         net = net if isinstance(net, BumpNet) else uniform_net(problem, net)
         check_net(problem, net)
+        refuse_maps(net, "evolve")
         if shapes == "evolve" or settings["initial_shapes"] == "fit":
             _check_trainable(net)
         x, weights = quadrature(problem, net, points)

@@ -15,9 +15,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ...core.maps import Maps
+from ...nets.bumpnet import BumpNet
 from ...nets.smooth import Shape
 from ..estimate import ErrorEstimate
 from ..loop import Method, StopReason
+from ..map_search import HeldOut, search
 from .task import Candidate, FrozenTask
 
 #: Sharpness of the first basis, relative to that of a net to be trained, and the limits of all others.
@@ -34,6 +37,8 @@ _BETTER = 0.97
 _GROWTH, _LEAST_GROWTH, _SAFETY = 2.0, 1.25, 2.0
 #: As long as the held-out residual is a larger share of that of u = 0, the shape may be quite wrong.
 _RESOLVED = 0.1
+#: So many sizes that leave it so large are enough to look for maps of the coordinates, in so many dimensions at most.
+_UNRESOLVED, _MAPPED_DIM = 2, 3
 #: Sizes do not help any more if the held-out residual fell no further than to this share, so many times.
 _STALLED, _TIMES = 0.7, 2
 #: That may be seen from so many bumps on.
@@ -42,6 +47,8 @@ _RESOLVING = 500
 _CONVERGED, _FALLEN = 0.1, 0.5
 #: The error is taken to fall as the held-out residual, but no further than to this share.
 _FALL_TRUSTED = 1e-3
+#: A held-out residual that is a smaller share of that of u = 0 is rounding.
+_NO_RESIDUAL = 1e-12
 #: An output that is smaller relative to the largest has no size.
 _NO_SIZE = 1e-12
 #: The largest number of amplitudes that is tried unless it is said.
@@ -87,13 +94,13 @@ class Level:
     changes: Tensor | None = None
 
     @classmethod
-    def after(cls, before: Level, bumps: int, parts: tuple[float, ...], u: Tensor) -> Level:
-        """A size and how it compares with the one before."""
+    def after(cls, before: Level, bumps: int, parts: tuple[float, ...], u: Tensor, floor: float) -> Level:
+        """A size and how it compares with the one before; a residual below ``floor`` does not fall any further."""
         size = torch.linalg.vector_norm(u, dim=0)
         size = torch.where(size > _NO_SIZE * size.max(), size, 1.0)
         changes = torch.stack([torch.linalg.vector_norm(u - before.u, dim=0) / size, (u - before.u).abs().amax(0)])
-        falls = [now / then for now, then in zip(parts, before.parts, strict=True) if then > 0]
-        return cls(bumps, parts, u, max(falls, default=math.nan), changes)
+        falls = [now / then for now, then in zip(parts, before.parts, strict=True) if then > 0 and now > floor]
+        return cls(bumps, parts, u, max(falls, default=0.0), changes)
 
     @property
     def held_out(self) -> float:
@@ -104,6 +111,11 @@ class Level:
     def change(self) -> float:
         """The largest relative change of an output; infinite if it is not known."""
         return math.inf if self.changes is None else float(self.changes[0].nan_to_num(math.inf).max())
+
+    @property
+    def converged(self) -> bool:
+        """Whether the last change tells how large the error is."""
+        return self.change <= _CONVERGED and (self.fall <= _FALLEN or self.change <= _ROUNDING)
 
     @property
     def predicted(self) -> tuple[float, ...]:
@@ -149,7 +161,8 @@ class Levels(Method, listed=False):
     def start(self, work: FrozenTask, iterations: int) -> None:
         self.work, self.shape = work, self.shape or first_shape(work.net.layout.dim)
         self.levels: list[Level] = []
-        self._sizes = [work.bumps]
+        self._sizes, self.searched = [work.bumps], False
+        self.floor = _NO_RESIDUAL * math.sqrt(work.reference_loss())
         self.x = work.places_to_compare()
 
     def loss(self) -> float:
@@ -165,6 +178,8 @@ class Levels(Method, listed=False):
             self.levels.append(Level(len(best.rows), best.parts, work.u(self.x)))
             return 1
         resolved = self.levels[-1].held_out < _RESOLVED * math.sqrt(work.reference_loss())
+        if not resolved and self._mapping() and self._mapped():
+            return 1
         looks = (_DENSER, _LOOKS) if resolved else (_DENSER_FIRST, _LOOKS_FIRST)
         best = work.polished(self._searched(work.best, *looks))
         work.take(best)
@@ -172,8 +187,39 @@ class Levels(Method, listed=False):
         work.resize(self._next())
         best = work.polished(work.candidate(best.shape))
         work.take(best)
-        self.levels.append(Level.after(before, len(best.rows), best.parts, work.u(self.x)))
+        self.levels.append(Level.after(before, len(best.rows), best.parts, work.u(self.x), self.floor))
         return 1
+
+    def _mapping(self) -> bool:
+        """Whether maps of the coordinates are to be looked for, which is done once, for boxes."""
+        work = self.work
+        if self.searched or self.fixed or len(self.levels) < _UNRESOLVED or not work.ranks.alone:
+            return False
+        return (
+            work.net.layout.dim <= _MAPPED_DIM and bool(work.problem.inside(self.x).all()) and not work.problem.periodic
+        )
+
+    def _mapped(self) -> bool:
+        """Look for maps of the coordinates; begin again with them if they are worth it."""
+        work, self.searched = self.work, True
+        shape, bumps = self.shape, work.bumps  # what suited what was not resolved says nothing
+        counts = shape.counts(bumps, work.widths)
+        held_out = HeldOut(work.problem, work.boundary)
+
+        def fit(maps: Maps | None) -> tuple[float, BumpNet]:
+            work.remap(maps, bumps)
+            work.take(work.candidate(shape))
+            return held_out(work.net), work.net
+
+        maps = search(work.problem, counts, fit, boundary=work.boundary)
+        work.remap(maps, bumps)
+        self.x = work.places_to_compare()
+        work.take(work.candidate(shape))
+        found = work.polished(self._searched(work.best, _DENSER_FIRST, _LOOKS_FIRST))
+        work.take(found)
+        self.levels = [Level(len(found.rows), found.parts, work.u(self.x))]
+        self._sizes = [bumps]
+        return True
 
     def _next(self) -> int:
         """The next size: twice the present one, or less if that will do; errors fall with the bumps along an axis."""
@@ -207,7 +253,8 @@ class Levels(Method, listed=False):
         return best
 
     def over(self, history: Sequence[dict[str, Any]]) -> StopReason | None:
-        if self.error is not None and self.levels and max(self.levels[-1].predicted) <= self.error:
+        last = self.levels[-1] if self.levels else None
+        if self.error is not None and last and last.converged and max(last.predicted) <= self.error:
             return StopReason.REACHED
         if self.work.bumps >= self.most or (self.error is not None and self._stalled()):
             return StopReason.SOLVED if self.error is None else StopReason.NOT_REACHED
@@ -237,7 +284,7 @@ class Levels(Method, listed=False):
             reason = "there is one size of the basis only"
         elif not last.change <= _CONVERGED:
             reason = f"the last size of the basis changed u by {last.change:.1g}: it does not reach the features of u"
-        elif not last.fall <= _FALLEN and last.change > _ROUNDING:
+        elif not last.converged:
             share = f"fell to {last.fall:.0%} only" if last.fall < 1 else "did not fall"
             reason = f"the residual between the points {share} with the last size of the basis"
         else:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.functional import bump_jet
-from ...core.jet import Jet
+from ...core.maps import Maps
 from ...nets.bumpnet import BumpNet
 from ...nets.smooth import Shape, smooth_net, smooth_rows
 from ...problems import sampling
@@ -90,7 +89,18 @@ class FrozenTask(Task):
         net = smooth_net(counts, problem.domain, problem.outputs, shape.sharpness, seed, torch.device(device))
         super().__init__(problem, net, boundary, group)
         self.posed, self.doubts = problem, jump(self.contradictions)
+        self.maps: Maps | None = None
         self._held_out_at = self._compared_at = None
+        self.resize(bumps)
+
+    @torch.no_grad()
+    def remap(self, maps: Maps | None, bumps: int) -> None:
+        """Take other maps of the coordinates, and points for so many bumps; there is no solution yet."""
+        if self.best is not None and not self.is_linear():
+            net = self.net
+            self.start = lambda x: self._values(net, x)
+        self.maps, self.best, self._held_out_at, self._compared_at = maps, None, None, None
+        self.net = self._net_of(self.net.rows.detach(), self.net.frame)
         self.resize(bumps)
 
     @torch.no_grad()
@@ -99,6 +109,10 @@ class FrozenTask(Task):
         self.bumps, self.problem = bumps, self.posed
         points = POINTS * bumps if self.problem.points is None else None
         self.collocate(points, "sobol", self._factor, seed=self._basis_seed + 1)
+        if self.maps is not None:
+            x = self.maps.inverse(self.x)
+            x = x[arguments.inside(self.problem, x)]
+            self.place(x, self.maps.weights(x))
         _ = self.system  # whose balance is that of both
         self._linearised, balance = None, self.balance
         if self._held_out_at is None or self.problem is not self.posed:
@@ -115,8 +129,14 @@ class FrozenTask(Task):
             x = sampling.interior(problem.domain, (_HELD_OUT, *few), "sobol", self._basis_seed + 2)
             x = x[arguments.inside(problem, x)].to(self.device)
             peaked = refine.where_data_peak(problem, self.net, named, _PEAKED, _HELD_OUT // 2, self._basis_seed)
-            self._held_out_at = torch.cat([x, peaked])
-        about = self.condition_weight, None, self.ranks
+            self._held_out_at, self._held_out_weights = torch.cat([x, peaked]), None
+            if self.maps is not None:
+                dense = self.maps.inverse(x)
+                dense = dense[arguments.inside(problem, dense)]
+                even = x.new_ones(len(self._held_out_at))
+                self._held_out_at = torch.cat([self._held_out_at, dense])
+                self._held_out_weights = torch.cat([even, self.maps.weights(dense)])
+        about = self.condition_weight, self._held_out_weights, self.ranks
         return System(
             blocks(problem, self.boundary, self.counts, self._held_out_at, *about), self.net, named, self.ranks
         )
@@ -189,7 +209,7 @@ class FrozenTask(Task):
         return Candidate(shape, rows, frame, unknowns, parts, fit)
 
     def _net_of(self, rows: Tensor, frame: Tensor) -> BumpNet:
-        return BumpNet.from_rows(rows, frame, self.problem.domain)
+        return BumpNet.from_rows(rows, frame, self.problem.domain, maps=self.maps)
 
     def take(self, candidate: Candidate) -> None:
         """Make a candidate the present solution."""
@@ -217,13 +237,10 @@ class FrozenTask(Task):
 
     def u(self, x: Tensor) -> Tensor:
         """The present solution [n, K] at points [n, d]."""
-        return self._values(self.best.rows, x)
+        return self._values(self.net, x)
 
-    def _values(self, rows: Tensor, x: Tensor) -> Tensor:
-        def jet(at: Tensor) -> Jet:
-            return bump_jet(at, rows, self.best.frame, "value", tied=True)
-
-        return self.problem.extend(jet, x, "value", self.boundary).value
+    def _values(self, net: BumpNet, x: Tensor) -> Tensor:
+        return self.problem.extend(lambda at: net.jet(at, "value"), x, "value", self.boundary).value.detach()
 
     def places_to_compare(self) -> Tensor:
         """Points [n, d]: spread evenly, and those of the held-out residual."""
@@ -257,7 +274,7 @@ class FrozenTask(Task):
         rows = self.best.rows.clone()
         amplitudes = rows[:, self.net.layout.amplitude]
         amplitudes.copy_(inner[: amplitudes.numel()].view_as(amplitudes))
-        return self._values(rows, x)
+        return self._values(self._net_of(rows, self.best.frame), x)
 
 
 def _framed(system: System, frame: Tensor) -> System:

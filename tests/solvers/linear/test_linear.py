@@ -7,7 +7,7 @@ import pytest
 import torch
 from cases import Cubic, Rotation
 
-from bumpnet_fast import BumpNet
+from bumpnet_fast import BumpNet, io
 from bumpnet_fast.problems import Condition, Problem, get
 from bumpnet_fast.solvers import Stop, solve
 from bumpnet_fast.solvers.loop import StopReason
@@ -146,6 +146,17 @@ def test_nonlinear_problems_take_newton_steps(problem, error):
     start = (lambda x: torch.sin(math.pi * x[:, 0])) if isinstance(problem, Cubic) else None
     solution = solve(problem, error=error, start=start)
     assert solution.stop is StopReason.REACHED and solution.rel_l2 <= 3 * error
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.001])
+def test_layers_are_reached_by_maps_of_the_coordinates(eps, tmp_path):
+    problem = get("convection-diffusion", eps=eps)
+    solution = solve(problem, error=1e-5)
+    assert solution.stop is StopReason.REACHED and solution.rel_l2 <= 3e-5
+    assert solution.net.maps is not None and len(solution.net.rows) < 1000
+    io.save(tmp_path / "model.pt", solution)
+    x = torch.rand(9, 2, dtype=torch.float64)
+    assert torch.equal(io.load(tmp_path / "model.pt").predict(x), solution.predict(x))
 
 
 def test_unknowns_are_found():
