@@ -67,7 +67,8 @@ def measured(problem: Problem, bumps: Any, options: dict[str, Any], known: Any, 
     error = (solution.predict(x).double() - exact).norm(dim=0) / exact.norm(dim=0)
     return {
         "error": _short(error.tolist()), "estimate": _short(estimate.rel_l2), "reliable": estimate.reliable,
-        "reason": estimate.reason, "processor_seconds": round(solution.processor_seconds, 3), "seconds": round(solution.seconds, 3),
+        "reason": estimate.reason,
+        "processor_seconds": round(solution.processor_seconds, 3), "seconds": round(solution.seconds, 3),
         "estimate_seconds": round(estimate.seconds, 3), "warnings": list(solution.warnings),
         "report_warnings": list(report.warnings),
         "unknowns": {k: [v, *_short([estimate.unknowns.get(k, math.nan)])] for k, v in solution.unknowns.items()},
