@@ -300,7 +300,7 @@ MESHES: dict[str, tuple[Callable[[int], Callable[[Problem, int], Any]], tuple[in
     "convection-diffusion": (shishkin, (16, 32, 64, 128), (8, 16, 32, 64)),
     "regression": (lambda p: even(1), (8, 16, 64, 256), (2, 4, 8, 16, 64)),
     "heat": (lambda p: even(1, 1), (8, 16, 32, 64), (2, 4, 8, 16, 32)),
-    "heat2d": (lambda p: even(1, 1, 1), (4, 6, 8, 12), ()),
+    "heat2d": (lambda p: even(1, 1, 1), (4, 6, 8, 10), ()),
     "kovasznay": (lambda p: even(1, 1), (8, 16, 32), (4, 8, 16)),
     "star": (lambda p: star, (2, 3, 4, 5, 6), (1, 2, 3, 4, 5)),
     "disk": (lambda p: star, (2, 3, 4, 5, 6), (1, 2, 3, 4, 5)),

@@ -25,7 +25,7 @@ ABOUT = "tanh features on patches with a partition of unity, least squares"
 #: Patches along the axes and features of each, by problem.
 SIZES: dict[str, tuple[tuple[tuple[int, ...], int], ...]] = {
     "poisson": (((1, 1), 50), ((1, 1), 100), ((1, 1), 200), ((1, 1), 400)),
-    "sharp-poisson": (((4, 4), 60), ((4, 4), 100)),
+    "sharp-poisson": (((3, 3), 60), ((4, 4), 60)),
     "lshape": (((1, 1), 200), ((2, 2), 100)),
     "helmholtz": (((1, 2), 100), ((1, 2), 200), ((1, 2), 300)),
     "convection-diffusion": (((2, 1), 100), ((2, 1), 200), ((2, 1), 400)),
