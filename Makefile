@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile -
 # setup.py writes this record of what was built, or of why not, with every build.
 BUILT := bumpnet_fast/_build.json
 
-.PHONY: demo test test-all bench bench-compare results trust docs lint format wheel audit sanitize kills clean
+.PHONY: demo test test-all bench bench-compare results rivals trust docs lint format wheel audit sanitize kills clean
 .DELETE_ON_ERROR:
 
 demo: $(BUILT)          ## solve Helmholtz, print a summary, write a picture
@@ -42,6 +42,10 @@ bench-compare: $(BUILT) ## a minute; fails if a short case is slower by 20 % tha
 results: $(BUILT)       ## docs/results.md: what is missing of it is measured first, which takes hours if all is
 	$(BIN)/python bench/results.py run --missing
 	$(BIN)/python bench/results.py write
+
+rivals: $(BUILT)        ## docs/rivals.md: other methods on the same problems; ten minutes
+	$(BIN)/python bench/rivals run
+	$(BIN)/python bench/rivals write
 
 trust: $(BUILT)         ## docs/trust_table.md: how often the error estimate is right; two minutes
 	$(BIN)/python bench/trust.py run

@@ -108,27 +108,27 @@ def evolve(
 
 def measure(problem: EvolutionProblem, seed: int) -> dict[str, Any]:
     """Error and seconds of the perceptron, with enough steps in time."""
-    start = time.process_time()
+    timer = training.Timer()
     net = Perceptron(problem.upper[0] - problem.lower[0], seed)
     x = problem.lower[0] + net.length * torch.arange(POINTS, dtype=torch.float64) / POINTS
     misfit = net.fit(x, problem.initial(x[:, None]).flatten())
-    fitted = time.process_time() - start
+    fitted = timer.spent()
     J, slope = net.jacobian(net.weights, x), _rates(problem, x)(*_jet(net, net.weights, x))
     report = {"parameters": len(net.weights), "fit_error": misfit, "solve_seconds": _fastest(J, slope)}
     exact = problem.reference(x[:, None], problem.final_time).flatten()
     errors: dict[int, float] = {}
     steps = FEWEST
     while True:
-        start = time.process_time()
+        timer = training.Timer()
         errors[steps] = _error(net, x, problem, steps, exact)
-        seconds = fitted + time.process_time() - start
+        spent = {key: fitted[key] + value for key, value in timer.spent().items()}
         fell = math.inf if steps == FEWEST else 1 - errors[steps] / errors[steps // 2]
         settled = math.isfinite(errors[steps]) and fell < SHARE
         if settled or 2 * steps > MOST:
             reason = "converged in time" if settled else "stopped at the most steps"
             return (
                 report
-                | {"rel_l2": errors[steps], "seconds": seconds, "steps": steps, "stop_reason": reason}
+                | {"rel_l2": errors[steps], **spent, "steps": steps, "stop_reason": reason}
                 | {"errors_by_steps": {str(n): e if math.isfinite(e) else None for n, e in errors.items()}}
             )
         steps *= 2
@@ -185,6 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         "bumps": options.bumps,
         "bumps_rel_l2": run.rel_l2,
         "bumps_solve_seconds": run.solve_seconds,
+        "bumps_processor_seconds": run.processor_seconds,
         "bumps_seconds": run.setup_seconds + run.seconds,
         "solve_ratio": found["solve_seconds"] / run.solve_seconds,
     }

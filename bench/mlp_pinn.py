@@ -165,7 +165,8 @@ def _rows(part: Problem, boundary: str, options: argparse.Namespace) -> list[Blo
 
 
 def _together(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    sums = {key: sum(r[key] for r in reports) for key in ("seconds", "iterations", "adam", "lbfgs")}
+    keys = "processor_seconds", "seconds", "iterations", "adam", "lbfgs"
+    sums = {key: sum(r[key] for r in reports) for key in keys}
     capped = sum(r["stop_reason"] != "converged" for r in reports)
     reason = "stopped at the cap" if capped else "converged"
     reason += f" in {capped} of {len(reports)} windows" if capped and len(reports) > 1 else ""

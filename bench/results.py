@@ -69,8 +69,7 @@ def process(experiment: Experiment, seed: int | None, folder: Path) -> list[str]
 def run(experiment: Experiment, seed: int | None) -> dict[str, Any]:
     """Run it and give its record, with ``failed`` in the place of ``result`` where there is no result."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    busy, commit = os.getloadavg()[0] if hasattr(os, "getloadavg") else None, _commit()
-    start = time.perf_counter()
+    about, children, start = origin(), _of_children(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         summary = Path(folder) / "summary.json"
         command = process(experiment, seed, Path(folder))
@@ -85,12 +84,27 @@ def run(experiment: Experiment, seed: int | None) -> dict[str, Any]:
         "seed": seed,
         "command": experiment.line(seed),
         **said,
-        "wall_seconds": round(time.perf_counter() - start, 2),
+        "processor_seconds": round(_of_children() - children, 2),
+        "seconds": round(time.perf_counter() - start, 2),
+        **about,
+    }
+
+
+def origin() -> dict[str, Any]:
+    """Where and by what a figure is measured that is about to be, on one thread."""
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": 1, "load_before": busy},
         "versions": {"python": platform.python_version()} | _versions("bumpnet_fast", "torch", "numpy", "scipy"),
-        "commit": commit,
+        "commit": _commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
+
+
+def _of_children() -> float:
+    """Processor seconds of all processes that were started and have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _processor() -> str:
@@ -110,7 +124,16 @@ def _commit() -> str:
     """Of the code, with a mark where it has been changed since."""
     git = ["git", "-C", str(ROOT)]
     head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True)
-    code = ["bumpnet_fast", "csrc", "kernels", "examples", "bench/mlp_*.py", "bench/deeponet.py", "bench/training.py"]
+    code = [
+        "bumpnet_fast",
+        "csrc",
+        "kernels",
+        "examples",
+        "bench/mlp_*.py",
+        "bench/deeponet.py",
+        "bench/training.py",
+        "bench/rivals",
+    ]
     changed = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, text=True)
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else "unknown"
 
@@ -135,7 +158,7 @@ def run_all(runs: list[Run]) -> int:
         path_of(experiment, seed).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         failed += "failed" in record
         found = record.get("failed") or f"{record['result']['rel_l2']:.1e}"
-        print(f"{found}  ({record['wall_seconds']:.0f} s)", flush=True)
+        print(f"{found}  ({record['seconds']:.0f} s)", flush=True)
     return min(failed, 1)
 
 

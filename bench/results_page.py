@@ -32,7 +32,7 @@ INTRODUCTION = f"""# How accurate it is: every claim and problem
   solution: {SEEDED}.
 * `--seed` perturbs the initial shapes by 5 % in `bumpnet solve`, and draws the functions in `bumpnet operator`.
   Nothing is random in `bumpnet evolve`.
-* Seconds are the time of solving, on one thread.
+* Seconds are processor seconds of solving, on one thread. Results before December 2026 have seconds by the clock.
 """
 
 
@@ -55,6 +55,8 @@ def results_of(experiment: Experiment, records: Records) -> list[dict[str, Any]]
 def values_of(key: str, experiment: Experiment, records: Records) -> list[float]:
     """The figure ``key`` for every seed, derived ones included; empty if not known."""
     results = results_of(experiment, records)
+    if key == "seconds":
+        return [spent(result) for result in results]
     if key not in ("fewer", "of_baseline"):
         return [result[key] for result in results]
     opponents = [results_of(NAMED[name], records) for name in experiment.baselines]
@@ -64,6 +66,11 @@ def values_of(key: str, experiment: Experiment, records: Records) -> list[float]
     if key == "fewer":
         return [min(result["parameters"] for result in flat) / result["parameters"] for result in results]
     return [result["rel_l2"] / min(other["rel_l2"] for other in flat) for result in results]
+
+
+def spent(result: dict[str, Any]) -> float:
+    """Processor seconds; those of older results are by the clock, or else they are called seconds."""
+    return result.get("processor_seconds", result["seconds"])
 
 
 def verdict(want: str, experiment: Experiment, records: Records) -> Verdict:
@@ -149,7 +156,7 @@ def _line(e: Experiment, records: Records) -> str:
     results = results_of(e, records)
     wanted = "; ".join(verdict(want, e, records).text for want in e.wants)
     cells = [e.title, f"`{e.command}`", parameters(results[0]) if results else "", _errors(e, records)]
-    cells += [seconds([r["seconds"] for r in results]), wanted, "; ".join(_opponent(n, records) for n in e.baselines)]
+    cells += [seconds(list(map(spent, results))), wanted, "; ".join(_opponent(n, records) for n in e.baselines)]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -181,7 +188,7 @@ def baselines(part: str, records: Records) -> list[str]:
     for e in theirs:
         results = results_of(e, records)
         cells = [e.title, f"`{e.command}`", parameters(results[0]) if results else "", _errors(e, records)]
-        cells.append(seconds([r["seconds"] for r in results]))
+        cells.append(seconds(list(map(spent, results))))
         cells.append("; ".join(f"{r['adam']:,}, {r['lbfgs']:,}" for r in results))
         cells.append("; ".join(r["stop_reason"] for r in results))
         lines.append("| " + " | ".join(cells) + " |")
@@ -201,7 +208,7 @@ def pruning(part: str, records: Records) -> list[str]:
         keys = ("full", "rel_l2", "poor", "regrown")
         seed = "none" if result["seed"] is None else str(result["seed"])
         cells = [seed, *(scientific(result[key]) for key in keys)]
-        cells += [f"{scientific(result['reached'])}, {result['reached_bumps']}", seconds([result["seconds"]])]
+        cells += [f"{scientific(result['reached'])}, {result['reached_bumps']}", seconds([spent(result)])]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *(f"- {verdict(want, e, records).text}" for want in e.wants)]
     return lines + [f"- {o.title} (`{o.command}`): {_errors(o, records)}" for o in others]

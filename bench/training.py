@@ -23,6 +23,17 @@ FINAL_RATE = 0.01
 RULE = f"Adam, then L-BFGS until {ROUND} iterations lower the loss by less than {SHARE:.0%}"
 
 
+class Timer:
+    """Processor seconds, and seconds by the clock, since it was made."""
+
+    def __init__(self):
+        self._processor, self._clock = time.process_time(), time.perf_counter()
+
+    def spent(self) -> dict[str, float]:
+        processor, clock = time.process_time() - self._processor, time.perf_counter() - self._clock
+        return {"processor_seconds": processor, "seconds": clock}
+
+
 def train(
     net: nn.Module,
     loss: Callable[[], Tensor],
@@ -39,7 +50,7 @@ def train(
     which it was least are those that stay.  ``seconds`` are of the processor, not of the clock, and half of them are
     for Adam at most.
     """
-    keep, start = _Best(net, error), time.process_time()
+    keep, start, timer = _Best(net, error), time.process_time(), Timer()
     done = _adam(net, batch_loss or loss, adam, rate, start + seconds / 2, keep)
     rounds, reason = [float(loss().detach())], ""
     iterations = 0
@@ -52,10 +63,8 @@ def train(
         elif not rounds[-1] < (1 - SHARE) * rounds[-2]:
             reason = "converged"
     keep.restore()
-    spent = time.process_time() - start
-    return {
+    return timer.spent() | {
         "loss": float(loss().detach()),
-        "seconds": spent,
         "iterations": done + iterations,
         "adam": done,
         "lbfgs": iterations,

@@ -45,7 +45,8 @@ def not_below(record: Record) -> bool:
 
 
 def dear(record: Record) -> bool:
-    return record["estimate_seconds"] > max(SECONDS, OF_SOLVE * record["seconds"])
+    solving = record.get("processor_seconds", record["seconds"])  # older records call them seconds
+    return record["estimate_seconds"] > max(SECONDS, OF_SOLVE * solving)
 
 
 def flaws(record: Record) -> list[str]:

@@ -312,8 +312,8 @@ CONTESTANTS: dict[str, Callable[..., Stages]] = {
 # --- the short form, on a user's machine ---------------------------------------------------------
 
 
-def measure(one: Case, names: Iterable[str], seconds: float = 1.0) -> dict[str, dict[str, float]]:
-    """Median seconds of every contestant and stage; they take turns, so that a busy moment affects all alike.
+def measure(one: Case, names: Iterable[str], seconds: float = 1.0) -> dict[str, dict[str, dict[str, float]]]:
+    """Median times of every contestant and stage; they take turns, so that a busy moment affects all alike.
 
     Parameters
     ----------
@@ -327,29 +327,31 @@ def measure(one: Case, names: Iterable[str], seconds: float = 1.0) -> dict[str, 
     Returns
     -------
     dict
-        By contestant and stage.
+        "processor_seconds" and "seconds" (by the clock), each by contestant and stage.
 
     Examples
     --------
     >>> found = measure(Case(50, 4), [OURS, EAGER], 0.0)
-    >>> list(found), list(found[OURS])
-    (['ours', 'eager analytic'], ['forward', 'backward', 'adam'])
+    >>> list(found), list(found["seconds"]), list(found["seconds"][OURS])
+    (['processor_seconds', 'seconds'], ['ours', 'eager analytic'], ['forward', 'backward', 'adam'])
     """
     with torch_threads(one.threads):
         calls = {(name, stage): call for name in names for stage, call in CONTESTANTS[name](one)._asdict().items()}
         for call in calls.values():
             call()
-        times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+        times: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in calls}
         end, rounds = time.perf_counter() + seconds, 0
         while rounds < 3 or time.perf_counter() < end:
             rounds += 1
             for key, call in calls.items():
-                start = time.perf_counter()
+                processor, start = time.process_time(), time.perf_counter()
                 call()
-                times[key].append(time.perf_counter() - start)
-    found: dict[str, dict[str, float]] = {}
+                clock = time.perf_counter() - start
+                times[key].append((time.process_time() - processor, clock))
+    found: dict[str, dict[str, dict[str, float]]] = {"processor_seconds": {}, "seconds": {}}
     for (name, stage), all_of_it in times.items():
-        found.setdefault(name, {})[stage] = statistics.median(all_of_it)
+        for by_name, each in zip(found.values(), zip(*all_of_it, strict=True), strict=True):
+            by_name.setdefault(name, {})[stage] = statistics.median(each)
     return found
 
 
@@ -357,7 +359,7 @@ def run(
     names: Sequence[str], seconds: float = 1.0, watched: Callable[[Iterable], Iterable] = iter, cases=SHORT
 ) -> dict[str, Any]:
     """The report of ``bumpnet bench``: all cases by :func:`measure`, and the machine."""
-    found = [one._asdict() | {"seconds": measure(one, names, seconds)} for one in watched(cases)]
+    found = [one._asdict() | measure(one, names, seconds) for one in watched(cases)]
     return {"cases": found, "backend": backend(), "torch": str(torch.__version__), "machine": platform.machine()}
 
 
@@ -371,7 +373,7 @@ def show(report: dict[str, Any], file: IO[str] | None = None) -> None:
     for name in (*Stages._fields, "ns/pair", "ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     for found in report["cases"]:
-        one = Case(**{key: value for key, value in found.items() if key != "seconds"})
+        one = Case(**{key: value for key, value in found.items() if key in Case._fields})
         table.add_row(
             f"{one.points} x {one.bumps}, {one.dim}d {one.want}, {one.dtype}".replace("float", "f"), style="bold"
         )

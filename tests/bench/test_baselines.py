@@ -45,7 +45,9 @@ def test_periods_and_starts_are_exact():
 
 def report_of(main, capsys, *words):
     assert main([*words]) == 0
-    return json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)
+    assert report["processor_seconds"] > 0 and report["seconds"] > 0
+    return report
 
 
 def test_a_perceptron_learns_poisson(capsys):

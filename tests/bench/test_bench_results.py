@@ -83,6 +83,8 @@ def test_a_run_leaves_a_record_and_is_kept(elsewhere, capsys):
     assert results.main(["run", "ednn-heat"]) == 0
     record = json.loads((elsewhere / "ednn-heat.json").read_text())
     assert record["command"] == "bumpnet evolve heat --bumps 40" and record["result"]["rel_l2"] < 1e-7
+    for timed in (record, record["result"]):
+        assert timed["processor_seconds"] > 0 and timed["seconds"] > 0
     assert record["machine"]["threads"] == 1 and {"torch", "bumpnet_fast"} < record["versions"].keys()
     assert not list(results.chosen(["ednn-heat"], None, missing=True))
     assert list(results.chosen(["ednn-heat"], None, missing=False)) == [(NAMED["ednn-heat"], None)]
@@ -137,6 +139,14 @@ def test_a_goal_is_met_by_all_seeds_or_missed():
     assert results_page.verdict(e.wants[0], e, {}).met is None
     some = results_page.verdict(e.wants[0], e, {("x", 0): record(1e-4)})
     assert some == (None, "error ≤ 1e-3: met by 1 of 3 seeds, **the others not measured**")
+
+
+def test_seconds_are_those_of_the_processor_where_known():
+    e = Experiment("x", PINN, "x", "", ("seconds <= 5",), seeds=(0,))
+    for times, seconds in (({"seconds": 9.0, "processor_seconds": 4.0}, 4.0), ({"seconds": 9.0}, 9.0)):
+        records = {("x", 0): {"result": {"rel_l2": 1.0, "parameters": 7} | times}}
+        assert results_page.values_of("seconds", e, records) == [seconds]
+        assert results_page.verdict(e.wants[0], e, records).met == (seconds <= 5)
 
 
 def test_missed_seconds_come_with_the_load_of_the_machine():

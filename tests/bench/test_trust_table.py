@@ -64,6 +64,13 @@ def test_the_rules_hold_here_and_now(number):
     assert "failed" not in record and not trust_page.flaws(record)
 
 
+def test_a_record_has_both_times():
+    (record,) = trust.of_hundred(3, [0])
+    assert record["processor_seconds"] > 0 and record["seconds"] > 0
+    assert not trust_page.dear(record | {"processor_seconds": 10.0, "estimate_seconds": 1.0})
+    assert trust_page.dear(record | {"processor_seconds": 1.0, "estimate_seconds": 1.0})
+
+
 def test_flaws_are_seen():
     good = {"error": [0.1], "estimate": [0.1], "reliable": True, "report_warnings": [], "warnings": []}
     assert trust_page.flaws(good) == []

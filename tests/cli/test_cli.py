@@ -419,12 +419,15 @@ def test_the_example_runs_as_printed(tmp_path):
 
 
 def test_the_example_of_few_bumps_finds_them(tmp_path):
-    run = run_python(str(ROOT / "examples" / "few_bumps.py"), folder=tmp_path)
+    words = [str(ROOT / "examples" / "few_bumps.py"), "--json", "figures.json"]
+    run = run_python(*words, folder=tmp_path)
     assert run.returncode == 0, run.stderr
     first, last = re.search(r"36 bumps (\S+), .* 18 bumps (\S+)$", run.stdout, re.MULTILINE).groups()
     assert float(last) < 20 * float(first) < 4e-4
     error, bumps = re.search(r"Helmholtz to (\S+) with (\d+) bumps", run.stdout).groups()
     assert float(error) <= 1e-4 and int(bumps) <= 40
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert figures["processor_seconds"] > 0 and figures["seconds"] > 0
 
 
 def test_the_example_of_a_nonlinear_problem_is_short_and_solves_it(tmp_path):
