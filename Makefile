@@ -47,8 +47,9 @@ rivals: $(BUILT)        ## docs/rivals.md: other methods on the same problems; t
 	$(BIN)/python bench/rivals run
 	$(BIN)/python bench/rivals write
 
-trust: $(BUILT)         ## docs/trust_table.md: how often the error estimate is right; two minutes
+trust: $(BUILT)         ## docs/trust_table.md: how often the error estimate is right; half an hour
 	$(BIN)/python bench/trust.py run
+	$(BIN)/python bench/trust.py stated
 	$(BIN)/python bench/trust.py write
 
 docs: $(BUILT)          ## the documentation as a site, build/site; a warning is an error

@@ -62,7 +62,7 @@ def process(experiment: Experiment, seed: int | None, folder: Path) -> list[str]
     if program == "python":
         return [sys.executable, *words, *output]
     quiet = ["--threads", "1", "--quiet", "--out", str(folder)]
-    still = ["--no-animation"] if words[0] == "evolve" else []
+    still = {"evolve": ["--no-animation"], "solve": ["--no-estimate", "--no-report"]}.get(words[0], [])
     return [sys.executable, "-m", "bumpnet_fast", *words, *output, *quiet, *still]
 
 

@@ -2,6 +2,7 @@
 
     python bench/trust.py run            # all, about a quarter of an hour; writes bench/measured/trust.json
     python bench/trust.py run --seeds 7  # another hundred, printed and not kept
+    python bench/trust.py stated         # all with solve(problem, error=...); writes bench/measured/stated.json
     python bench/trust.py write          # the page, from that file alone
 
 A record has the true error, the estimate that was made without knowing the solution, and the warnings.
@@ -26,15 +27,18 @@ import trust_page
 
 from bumpnet_fast import problems
 from bumpnet_fast.problems import Problem, sampling
-from bumpnet_fast.solvers import march, solve
+from bumpnet_fast.solvers import StopReason, march, solve
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "bench" / "measured" / "trust.json"
+STATED = ROOT / "bench" / "measured" / "stated.json"
 PAGE = ROOT / "docs" / "trust_table.md"
 
 #: Seeds of the hundreds on the page; both were looked at while the estimate was mended.
 SEEDS = (1, 2)
 NUMBER, INVERSE = 100, 20
+#: Errors that are asked for, in turn, and seconds that a solve may take.
+ASKED, LIMIT = (1e-2, 1e-4, 1e-6), 10.0
 #: Points at which errors are measured; none of them is one that a solver or an estimate takes.
 _POINTS = 16384
 #: Problems of the library with (bumps, iterations).  Those that need hours are solved for their beginning.
@@ -60,19 +64,23 @@ def measured(problem: Problem, bumps: Any, options: dict[str, Any], known: Any, 
             return {"failed": f"{type(error).__name__}: {error}".split("\n")[0]}
         estimate = solution.error_estimate
         report = solution.report()
-    d = len(problem.lower)
-    x = sampling.interior(problem.domain, (_POINTS,) + (1,) * (d - 1), "sobol", 99)
-    x = x[problem.inside(x)]
-    exact = known(x).reshape(len(x), -1)
-    error = (solution.predict(x).double() - exact).norm(dim=0) / exact.norm(dim=0)
     return {
-        "error": _short(error.tolist()), "estimate": _short(estimate.rel_l2), "reliable": estimate.reliable,
+        "error": _short(_true_errors(problem, solution, known)), "estimate": _short(estimate.rel_l2),
+        "reliable": estimate.reliable,
         "reason": estimate.reason,
         "processor_seconds": round(solution.processor_seconds, 3), "seconds": round(solution.seconds, 3),
         "estimate_seconds": round(estimate.seconds, 3), "warnings": list(solution.warnings),
         "report_warnings": list(report.warnings),
         "unknowns": {k: [v, *_short([estimate.unknowns.get(k, math.nan)])] for k, v in solution.unknowns.items()},
     }  # fmt: skip
+
+
+def _true_errors(problem: Problem, solution: Any, known: Any) -> list[float]:
+    """Relative L2 errors of the outputs."""
+    x = sampling.interior(problem.domain, (_POINTS,) + (1,) * (len(problem.lower) - 1), "sobol", 99)
+    x = x[problem.inside(x)]
+    exact = known(x).reshape(len(x), -1)
+    return ((solution.predict(x).double() - exact).norm(dim=0) / exact.norm(dim=0)).tolist()
 
 
 def _short(values: Iterable[float]) -> list[float | None]:
@@ -113,6 +121,40 @@ def of_inverse(seed: int, numbers: Any = range(INVERSE)) -> list[dict[str, Any]]
     return records
 
 
+def stated(problem: Problem, wanted: float, known: Any) -> dict[str, Any]:
+    """Solve to a stated error, and say what came of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            solution = solve(problem, error=wanted, max_seconds=LIMIT)
+        except (ValueError, RuntimeError) as error:
+            return {"wanted": wanted, "failed": f"{type(error).__name__}: {error}".split("\n")[0]}
+    return {
+        "wanted": wanted, "reached": solution.stop is StopReason.REACHED,
+        "error": _short(_true_errors(problem, solution, known)), "bumps": len(solution.net.rows),
+        "mapped": solution.net.maps is not None, "method": solution.method,
+        "processor_seconds": round(solution.processor_seconds, 3), "seconds": round(solution.seconds, 3),
+    }  # fmt: skip
+
+
+def of_stated() -> dict[str, Any]:
+    """The library, as far as one solve can have it, and both hundreds, to stated errors."""
+    found: dict[str, Any] = {"library": [], "hundreds": {}}
+    for name in LIBRARY:
+        problem = problems.get(name)
+        for wanted in ASKED:
+            found["library"].append({"problem": name} | stated(problem, wanted, problem.reference))
+            print(found["library"][-1], flush=True)
+    for seed in SEEDS:
+        rows = found["hundreds"].setdefault(seed, [])
+        for k in range(NUMBER):
+            drawn = manufactured.draw(seed, k)
+            record = stated(drawn.problem, ASKED[k % len(ASKED)], drawn.problem.solution)
+            rows.append({"number": k, "linear": drawn.about["linear"], "kind": drawn.about["kind"]} | record)
+            print(rows[-1], flush=True)
+    return found
+
+
 def _tell(record: dict[str, Any]) -> None:
     flaws = trust_page.flaws(record)
     print(trust_page.line(record), *(f"   <== {flaw}" for flaw in flaws), sep="", flush=True)
@@ -142,6 +184,7 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument("--json", type=Path, help="where to write the records of --seeds")
     running.add_argument("--numbers", type=int, nargs="+", help="only these problems of the seeds")
     running.add_argument("--inverse", type=int, help="only the problems with unknowns of this seed")
+    commands.add_parser("stated", help="solve all to stated errors, and write the records")
     commands.add_parser("write", help="write docs/trust_table.md from the records")
     return parser
 
@@ -150,7 +193,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     torch.set_num_threads(1)
     if arguments.command == "write":
-        PAGE.write_text(trust_page.page(json.loads(FILE.read_text(encoding="utf-8"))), encoding="utf-8")
+        records, to_errors = (json.loads(path.read_text(encoding="utf-8")) for path in (FILE, STATED))
+        PAGE.write_text(trust_page.page(records, to_errors), encoding="utf-8")
+        return 0
+    if arguments.command == "stated":
+        STATED.write_text(_text(of_stated()), encoding="utf-8")
         return 0
     start, clock = time.process_time(), time.perf_counter()
     if arguments.inverse is not None:

@@ -136,7 +136,7 @@ def counted(records: list[Record]) -> str:
     )
 
 
-def page(records: Record) -> str:
+def page(records: Record, stated: Record) -> str:
     hundreds = records["hundreds"]
     drawn = [r for part in hundreds.values() for r in part]
     parts = [
@@ -144,6 +144,7 @@ def page(records: Record) -> str:
         _summary(records),
         _kinds(drawn),
         _costs(drawn, records["load"]),
+        _stated(stated),
         _library(records["library"]),
     ]
     parts += [_inverse(records["inverse"])]
@@ -183,6 +184,48 @@ Seconds of one processor for an estimate: {statistics.median(c.cost):.2f} in the
 The limit is {SECONDS} s, or a fifth of the solve if that is more. {c.dear} of {c.solved} took longer.
 Measured while {load[0]:.0f} processes shared {load[1]} cores.
 """
+
+
+def kept(record: Record) -> bool:
+    """Whether a result that is called good enough is so, up to a factor."""
+    return not record["reached"] or max(record["error"]) <= FACTOR * record["wanted"]
+
+
+def _stated(records: Record) -> str:
+    """What came of asking for an error."""
+    drawn = [r for part in records["hundreds"].values() for r in part]
+    groups = {
+        "library": records["library"],
+        "both hundreds, linear": [r for r in drawn if r["linear"]],
+        "both hundreds, nonlinear": [r for r in drawn if not r["linear"]],
+        **{kind: [r for r in drawn if r["kind"] == kind] for kind in ("peaked", "layered", "cornered")},
+    }
+    rows = []
+    for name, group in groups.items():
+        for wanted in sorted({r["wanted"] for r in group}, reverse=True):
+            part = solved([r for r in group if r["wanted"] == wanted])
+            reached = [r for r in part if r["reached"]]
+            seconds = f"{statistics.median(r['processor_seconds'] for r in reached):.2f}" if reached else ""
+            good = sum(map(kept, reached))
+            rows.append(f"| {name} | {wanted:.0e} | {len(part)} | {len(reached)} | {good} | {seconds} |")
+    wrong = [r for r in solved([*records["library"], *drawn]) if not kept(r)]
+    word = (
+        f"{len(wrong)} results that are called good enough are not." if wrong else "None is called good enough wrongly."
+    )
+    return (
+        f"""## To a stated error
+
+`solve(problem, error=...)`, with ten seconds at most: how often it says "error reached", and how often the true
+error is then at most {FACTOR:.0f} times what was asked for. {word}
+Seconds are those of the processor, in the median of what was reached.
+Corners and narrow features are what smooth bases do not reach.
+
+| problems | asked for | solved | reached | rightly | seconds |
+|---|---|---|---|---|---|
+"""
+        + "\n".join(rows)
+        + "\n"
+    )
 
 
 def _library(records: list[Record]) -> str:

@@ -16,11 +16,12 @@ import trust
 import trust_page
 
 RECORDS = json.loads(trust.FILE.read_text(encoding="utf-8"))
+STATED = json.loads(trust.STATED.read_text(encoding="utf-8"))
 HUNDREDS = RECORDS["hundreds"]
 
 
 def test_the_page_is_what_the_records_make_it():
-    assert trust.PAGE.read_text(encoding="utf-8") == trust_page.page(RECORDS), "run: make trust"
+    assert trust.PAGE.read_text(encoding="utf-8") == trust_page.page(RECORDS, STATED), "run: make trust"
 
 
 @pytest.mark.parametrize("seed", [str(seed) for seed in trust.SEEDS])
@@ -78,3 +79,23 @@ def test_flaws_are_seen():
     assert trust_page.flaws(good | {"estimate": [0.001]}) == ["off by 0.01", "TOO LOW", "SILENT"]
     assert trust_page.flaws(good | {"estimate": [None], "reliable": False}) == ["SILENT"]
     assert trust_page.flaws(good | {"estimate": [None], "reliable": False, "report_warnings": ["look"]}) == []
+
+
+def test_stated_errors_are_reached_or_it_is_said():
+    drawn = [r for part in STATED["hundreds"].values() for r in part]
+    there = trust_page.solved([*STATED["library"], *drawn])
+    assert len(there) >= 0.95 * (len(drawn) + len(STATED["library"]))
+    reached = [r for r in there if r["reached"]]
+    assert len(reached) >= 0.7 * len(there) and all(map(trust_page.kept, reached))
+
+
+def test_a_result_is_kept_to_its_word():
+    good = {"reached": True, "wanted": 1e-3, "error": [1e-5, 2e-3]}
+    assert trust_page.kept(good) and not trust_page.kept(good | {"error": [4e-3, 0.0]})
+    assert trust_page.kept(good | {"error": [1.0], "reached": False})
+
+
+def test_a_stated_error_is_tried(monkeypatch):
+    problem = trust.problems.get("poisson")
+    record = trust.stated(problem, 1e-4, problem.reference)
+    assert record["reached"] and trust_page.kept(record) and record["processor_seconds"] < 100

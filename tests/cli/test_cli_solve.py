@@ -122,6 +122,33 @@ def test_an_error_that_is_not_reached_is_a_failure_and_written(tmp_path):
     assert {kind for kind, *_ in events_of(tmp_path)} >= {"grow"} and len(rows(tmp_path)) == 12
 
 
+def stated(problem, *arguments, out):
+    """Exit code and summary of a run that chooses its bumps."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = main(["solve", problem, *arguments, "--threads", "1", "--out", str(out), "--json", "-", "--quiet"])
+    return code, json.loads(output.getvalue())
+
+
+def test_a_stated_error(tmp_path):
+    code, summary = stated("poisson", "--error", "1e-6", out=tmp_path)
+    assert (code, summary["stop_reason"], summary["error"], summary["method"]) == (0, "error reached", 1e-6, "linear")
+    assert summary["rel_l2"] <= 3e-6 and summary["report"]["error"]["reliable"]
+    assert {path.name for path in tmp_path.iterdir()} == FILES - {"run.pt"}
+    assert checkpoint.load(tmp_path / "model.pt").rel_l2 == pytest.approx(summary["rel_l2"])
+
+
+def test_a_stated_error_that_is_not_reached_is_a_failure(tmp_path):
+    code, summary = stated("lshape", "--error", "1e-9", "--set", "most=100", "--no-estimate", out=tmp_path)
+    assert (code, summary["stop_reason"]) == (1, "error not reached")
+    assert any("the error 1e-09 was not reached" in warning for warning in summary["warnings"])
+
+
+def test_a_basis_of_so_many_bumps(tmp_path):
+    code, summary = stated("heat", "--method", "linear", "--bumps", "10x10", "--set", "ridge=1e-24", out=tmp_path)
+    assert (code, summary["bumps"], summary["stop_reason"]) == (0, 100, "solved") and summary["rel_l2"] < 1e-3
+
+
 def test_pruning_to_a_number(tmp_path):
     code, summary = solve("--prune-to", 6, "--set", "iterations=5", "--seed", 2, "--method", "lm", out=tmp_path)
     assert (code, summary["bumps"], summary["prune_to"], summary["method"]) == (0, 6, 6, "lm")
@@ -376,6 +403,14 @@ def test_a_folder_that_is_not_there(tmp_path, capsys):
     ("--reach 0", "--reach: '0' is not a positive number"),
     ("--reach few", "--reach: 'few' is not a positive number"),
     ("--reach inf", "'inf' is not a positive number"),
+    ("--error 0", "--error: '0' is not a positive number"),
+    ("--error 1e-3 --reach 1e-3", "not allowed with argument"),
+    ("--error 1e-3 --bumps 40", "--error goes without --bumps"),
+    ("--error 1e-3 --windows 2", "--error goes without --windows"),
+    ("--error 1e-3 --method adam", "--error chooses the method itself: leave out --method adam"),
+    ("--error 1e-3 --dtype float32", "--error is for --dtype float64"),
+    ("--error 1e-3 --set points=9", "poisson has no setting 'points'"),
+    ("--method linear --animate", "--method linear goes without --animate"),
     ("--prune-to 0", "--prune-to: '0' is not a whole number of at least 1"),
     ("--prune-to 5 --reach 0.1", "not allowed with argument"),
     ("--prune-to 10 --bumps 3x3", "--prune-to must be at most the number of bumps, 9, got 10"),
