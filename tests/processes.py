@@ -63,6 +63,14 @@ def converged(group):
     return outcome(solve(*posed(bumps=(4, 4)), iterations=60, group=group))
 
 
+def to_an_error(group):
+    """Over smooth bases of growing size; with a soft boundary the conditions belong to one of the ranks."""
+    found = {}
+    for name, boundary in (("poisson", "hard"), ("heat", "soft"), ("inverse-heat", "hard")):
+        found[name] = outcome(solve(problems.get(name), error=1e-4, boundary=boundary, group=group))
+    return found
+
+
 def own_points(group):
     """Few points on rank 0, fewer than amplitudes, and the others on rank 1."""
     problem, net = posed()
@@ -257,6 +265,7 @@ SCENARIOS = {
     "alone": alone_in_a_group,
     "adaptive loop": adaptive_loop,
     "converged": converged,
+    "to an error": to_an_error,
     "own points": own_points,
     "rounded": rounded,
     "refined": refined,

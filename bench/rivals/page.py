@@ -63,7 +63,10 @@ def page(found: dict[str, Any]) -> str:
     names = [name for name in domains.NAMES if any(r["problem"] == name for r in records)]
     parts = [INTRODUCTION, "![Error against processor seconds, for every problem and method](rivals.png)\n"]
     parts += [advice(records), *verdicts(records, names), beside(), methods(), "## Time to an error\n"]
-    parts += ["Processor seconds; the fastest in bold. A dash: not reached by the sizes that were run.\n"]
+    parts += [
+        "Processor seconds; the fastest in bold. A dash: not reached by the sizes that were run. A method that is missing "
+        "was not run.\n"
+    ]
     parts += [table(name, records) for name in names]
     return "\n".join([*parts, *origin(found)]) + "\n"
 
@@ -82,6 +85,11 @@ def fastest(error: float, name: str, methods: Any, records: list[Record]) -> tup
     """The least time of some methods to an error, and the method; None if none reaches it."""
     times = ((time_to(error, name, method, records), method) for method in methods)
     return min(((t, method) for t, method in times if t is not None), default=None)
+
+
+def measured(name: str, methods: Any, records: list[Record]) -> bool:
+    """Whether one of some methods was run on a problem."""
+    return any(r["problem"] == name and r["method"] in methods for r in records)
 
 
 def seconds(value: float | None) -> str:
@@ -109,7 +117,8 @@ def _compared(name: str, records: list[Record]) -> str:
         if best or ours:
             said = f"{name} to {error:.0e}: "
             said += f"{best[1]} {seconds(best[0])} s" if best else "no rival"
-            return said + (f", {ours[1]} {seconds(ours[0])} s" if ours else ", bumps do not reach it")
+            none = "bumps do not reach it" if measured(name, OURS, records) else "bumps were not measured"
+            return said + f", {f'{ours[1]} {seconds(ours[0])} s' if ours else none}"
     return ""
 
 
@@ -118,6 +127,8 @@ def verdicts(records: list[Record], names: list[str]) -> list[str]:
     rivals = [method for method in METHODS if method not in OURS]
     rows: dict[str, list[str]] = {"fastest": [], "level": [], "slower": []}
     for name in names:
+        if not measured(name, OURS, records) or not measured(name, rivals, records):
+            continue
         for error in ERRORS:
             best, ours = (fastest(error, name, methods, records) for methods in (rivals, OURS))
             if not best and not ours:

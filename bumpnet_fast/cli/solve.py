@@ -29,7 +29,7 @@ def settable(problem: type[Problem], method: str = "auto", search: str | None = 
     from ..solvers import stationary, strategies
 
     solver = stationary.options_of(method) | keywords_of(stationary.solve)
-    del solver["error"]  # --error
+    solver.pop("error", None)  # --error
     if method == LINEAR:  # its basis and its points are chosen
         own = {*stationary.options_of(method), "condition_weight", "every_seconds"}
         return {"problem": problem.settings(), "solver": {key: value for key, value in solver.items() if key in own}}

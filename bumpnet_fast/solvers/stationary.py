@@ -38,6 +38,8 @@ _RULES = {
     "restarts": integer(),
 }
 
+#: Change of the shapes of a new net, relative to their sizes.
+_TRACE = 1e-9
 #: Points at which solutions are compared.
 _COMPARED = 2048
 
@@ -260,7 +262,7 @@ def new_net(problem: Problem, bumps: int | tuple[int, ...] | None, **options: An
     """A net for a problem, in float64 by default; by default with the problem's number of bumps.
 
     A plain number is spread over space and time as if the time were as long as the space is wide: they have units of
-    their own.
+    their own.  The grid is broken by a trace: where the problem is symmetric, training would stay symmetric.
     """
     bumps = problem.default_bumps if bumps is None else bumps
     if not isinstance(bumps, (int, tuple, list)) or isinstance(bumps, bool):
@@ -269,14 +271,18 @@ def new_net(problem: Problem, bumps: int | tuple[int, ...] | None, **options: An
     maps = options.pop("maps", None)
     made = functools.partial(BumpNet, dim, bumps, outputs=problem.outputs, **{"dtype": torch.float64} | options)
     if isinstance(bumps, (tuple, list)) or time is None or dim == 1 or options.get("scale", "auto") != "auto":
-        return made(domain, maps=maps)
+        return _broken(made(domain, maps=maps))
     widths = domain[1] - domain[0]
     alike = widths.clone()
     alike[time] = torch.cat([widths[:time], widths[time + 1 :]]).log().mean().exp()
     net = made(torch.stack([domain[0], domain[0] + alike]))
     corners = domain[0] + (net.frame[:2].double().cpu() - domain[0]) * widths / alike
     frame = torch.cat([corners, net.frame[2:].double().cpu() * alike / widths]).to(net.frame)
-    return BumpNet.from_rows(net.rows.detach(), frame, domain, net.tied, maps=maps)
+    return _broken(BumpNet.from_rows(net.rows.detach(), frame, domain, net.tied, maps=maps))
+
+
+def _broken(net: BumpNet) -> BumpNet:
+    return net.perturb_(_TRACE, torch.Generator().manual_seed(0))
 
 
 def _is_linear(method: Any) -> bool:

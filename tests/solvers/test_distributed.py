@@ -28,6 +28,7 @@ from processes import (
     refined,
     rounded,
     solved,
+    to_an_error,
     trained,
 )
 from torch import distributed as dist
@@ -115,6 +116,13 @@ def test_ranks_take_the_steps_of_one_process(ranks, which):
     assert found["losses"][:3] == pytest.approx(alone["losses"][:3], rel=1e-10)
     assert found["losses"][-1] < found["losses"][0]
     assert found["unknowns"] == pytest.approx(alone["unknowns"], rel=1e-9)
+
+
+def test_an_error_is_reached_together(ranks):
+    found, alone = brought(ranks, "to an error"), to_an_error(None)
+    for name, one in found.items():
+        assert one["stop_reason"] == alone[name]["stop_reason"] == "error reached", name
+        assert one["rel_l2"] <= 3e-4 and len(one["rows"]) <= 2 * len(alone[name]["rows"])
 
 
 def test_ranks_come_as_far_as_one_process(ranks):
