@@ -63,10 +63,8 @@ def page(found: dict[str, Any]) -> str:
     names = [name for name in domains.NAMES if any(r["problem"] == name for r in records)]
     parts = [INTRODUCTION, "![Error against processor seconds, for every problem and method](rivals.png)\n"]
     parts += [advice(records), *verdicts(records, names), beside(), methods(), "## Time to an error\n"]
-    parts += [
-        "Processor seconds; the fastest in bold. A dash: not reached by the sizes that were run. A method that is missing "
-        "was not run.\n"
-    ]
+    parts += ["Processor seconds; the fastest in bold. A dash: not reached by the sizes that were run."]
+    parts += ["A method that is missing was not run.\n"]
     parts += [table(name, records) for name in names]
     return "\n".join([*parts, *origin(found)]) + "\n"
 

@@ -144,14 +144,15 @@ def test_the_summary_for_people(no_picture, tmp_path, capsys):
 
 
 def test_report_and_estimate_can_be_switched_off(no_picture, tmp_path, capsys):
-    line = ["solve", "poisson", *TINY, "--out", str(tmp_path)]
+    line = ["solve", "helmholtz", *TINY, "--out", str(tmp_path)]
     assert main([*line, "--no-report"]) == 0
     output = capsys.readouterr().out
     assert "residual of" not in output and "stop reason" in output and "error estimate" in output
     assert main([*line, "--no-estimate"]) == 0
     output, errors = capsys.readouterr()
     assert "estimate            switched off" in output and "residual of" in output
-    assert errors == "bumpnet: warning: the loss is still 1% of that of u = 0: take more iterations or bumps\n"
+    warning = r"bumpnet: warning: the loss is still \d+% of that of u = 0: take more iterations or bumps\n"
+    assert re.fullmatch(warning, errors)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["report"]["error"] is None and "error_estimate" not in summary
     assert main(["solve", "--resume", str(tmp_path), "--no-report", "--no-estimate"]) == 0
