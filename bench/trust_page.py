@@ -196,8 +196,8 @@ def _stated(records: Record) -> str:
     drawn = [r for part in records["hundreds"].values() for r in part]
     groups = {
         "library": records["library"],
-        "both hundreds, linear": [r for r in drawn if r["linear"]],
-        "both hundreds, nonlinear": [r for r in drawn if not r["linear"]],
+        "first hundred, linear": [r for r in drawn if r["linear"]],
+        "first hundred, nonlinear": [r for r in drawn if not r["linear"]],
         **{kind: [r for r in drawn if r["kind"] == kind] for kind in ("peaked", "layered", "cornered")},
     }
     rows = []

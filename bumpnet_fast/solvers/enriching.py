@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from .threads import few_threads
 
 #: Sharpness of the added bumps, relative to the default.
 _SHARPNESS = 0.3
-#: Widths of the domain in the units of a net's sizes, between which the shape of the added bumps is as usual.
+#: Mean width of the domain in the units of a net's sizes, between which the shape of the added bumps is as usual.
 _USUAL = (0.5, 8.0)
 #: Bumps that are added by dimension, and in more dimensions.
 _BUMPS, _MORE_BUMPS = (40, 200, 300, 400), 500
@@ -65,9 +66,9 @@ def with_smooth(net: BumpNet, bumps: int, seed: int) -> BumpNet:
         If the units of the net's sizes are so unusual that bumps of the usual shape cannot be expressed in them.
     """
     widths, frame = arguments.widths(net.domain, net), net.frame.detach().cpu()
-    if not all(_USUAL[0] <= width <= _USUAL[1] for width in widths):
+    if not _USUAL[0] <= math.prod(widths) ** (1 / len(widths)) <= _USUAL[1]:
         raise ValueError(f"net must have a scale such as 'auto', which makes the domain about 2 wide, got {widths}")
-    spacing = (torch.tensor(widths).prod().item() / bumps) ** (1 / len(widths))
+    spacing = (math.prod(widths) / bumps) ** (1 / len(widths))
     counts = tuple(max(3, round(width / spacing)) for width in widths)
     rows, own = smooth_rows(counts, net.domain, net.layout, _SHARPNESS, seed, scale=frame[2])
     centre = net.layout.centre

@@ -83,3 +83,8 @@ def test_bad_arguments_are_named(arguments):
     solution = solve(get("poisson"), (3, 3), iterations=0)
     with pytest.raises(ValueError, match="seed" if "seed" in arguments else "bumps"):
         solution.enrich(**arguments)
+
+
+def test_cells_far_from_square_are_no_obstacle():
+    better = solve(get("convection-diffusion", eps=0.1), (16, 2), iterations=3).enrich(100)
+    assert better.rel_l2 < 1e-2 and len(better.net.rows) > 100
