@@ -251,7 +251,7 @@ def test_several_starts_find_what_one_does_not(unit):
     solution = solve(Bistable(unit=unit), net, restarts=4, iterations=40)
     assert abs(middle(solution)) == pytest.approx(0.953 * unit, rel=1e-3)
     assert solution.net is net and not any("u = 0 solves" in warning for warning in solution.warnings)
-    again = solve(Bistable(unit=unit), 8, restarts=4, iterations=40)
+    again = solve(Bistable(unit=unit), net_for(Bistable()), restarts=4, iterations=40)
     assert torch.equal(again.net.rows, net.rows)
     assert not torch.equal(solve(Bistable(unit=unit), 8, restarts=4, iterations=40, seed=1).net.rows, net.rows)
 
