@@ -255,7 +255,7 @@ class Levels(Method, listed=False):
     def over(self, history: Sequence[dict[str, Any]]) -> StopReason | None:
         last = self.levels[-1] if self.levels else None
         if self.error is not None and last and last.converged and max(last.predicted) <= self.error:
-            return StopReason.REACHED
+            return StopReason.NOT_REACHED if self.work.doubt() else StopReason.REACHED
         if self.work.bumps >= self.most or (self.error is not None and self._stalled()):
             return StopReason.SOLVED if self.error is None else StopReason.NOT_REACHED
         return None

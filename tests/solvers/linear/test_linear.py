@@ -10,6 +10,7 @@ from cases import Cubic, Rotation
 from bumpnet_fast import BumpNet, io
 from bumpnet_fast.problems import Condition, Problem, get
 from bumpnet_fast.solvers import Stop, solve
+from bumpnet_fast.solvers.linear.task import FrozenTask
 from bumpnet_fast.solvers.loop import StopReason
 
 
@@ -190,6 +191,12 @@ def test_what_is_not_reached_is_said(problem):
     solution = solve(problem, error=1e-5, stop=Stop(seconds=5.0), most=500)
     assert solution.stop is not StopReason.REACHED
     assert not solution.error_estimate.reliable or worst(solution) > 1e-5
+
+
+def test_nothing_is_reached_where_something_speaks_against_the_estimate(monkeypatch):
+    monkeypatch.setattr(FrozenTask, "doubt", lambda self: "u is not determined")
+    solution = solve(get("poisson"), error=1e-3, max_seconds=0.5)
+    assert solution.stop is not StopReason.REACHED or solution.method != "linear"  # a trained net has its own estimate
 
 
 def test_a_number_of_bumps_is_solved_for_and_estimated():
