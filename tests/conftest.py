@@ -17,6 +17,8 @@ from interpreted import INTERPRETED
 
 from bumpnet_fast import use_backend
 from bumpnet_fast.core import backends as native
+from bumpnet_fast.solvers import solution
+from bumpnet_fast.solvers.evolution import result
 
 #: The kernels of this process, and every backend that serves CPU tensors here: "auto" is the registered operators
 #: without kernels, and "culled" the kernels with all their culling, which so few bumps would not get.
@@ -69,6 +71,13 @@ def full_disk(monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fsync)
     return disk
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """An estimate has half a minute, not 0.2 s: what a test finds does not depend on the speed of the machine."""
+    for module in (solution, result):
+        monkeypatch.setattr(module, "estimate_seconds", lambda *_: 30.0)
 
 
 @pytest.fixture(scope="session", autouse=True)

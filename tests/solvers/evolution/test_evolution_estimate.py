@@ -10,7 +10,7 @@ from evolutions import Bistable, Decay, Porous, Rod, Steep, Tidal, Waves
 from bumpnet_fast.problems.evolution import Advection, AllenCahn, Burgers, Heat, Heat2D
 from bumpnet_fast.problems.sampling import lattice
 from bumpnet_fast.solvers import EvolutionReport, evolve
-from bumpnet_fast.solvers.evolution import estimate, result
+from bumpnet_fast.solvers.evolution import estimate
 from bumpnet_fast.solvers.evolution.estimate import _Axis, _Grid, estimated
 
 
@@ -140,8 +140,7 @@ def test_the_jacobian_of_a_grid_is_the_derivative_of_its_slope(problem):
     (Heat(), 20, {}, False),
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("measure", [True, False])
-def test_one_measure_warns(problem, bumps, options, warned, measure, monkeypatch):
-    monkeypatch.setattr(result, "estimate_seconds", lambda solve: math.inf)  # a slow machine tells the same
+def test_one_measure_warns(problem, bumps, options, warned, measure):
     run = evolve(problem, bumps, times=10, measure=measure, **options)
     assert [w.startswith("the error at the end is ") for w in run.warnings] == [True] * warned
     assert run.report().warnings == tuple(run.warnings)
