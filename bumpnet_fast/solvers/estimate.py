@@ -26,6 +26,7 @@ from .balance import balancing
 from .enrichment import AMPLIFIED, UNDETERMINED, Enriched, EnrichedFit, Rows, added_bumps, fitted, in_float64, jets_of
 from .given_values import Contradiction, contradictions
 from .grad_mode import differentiating
+from .incompatible import incompatible
 from .other_solutions import other_solution
 from .residual import Block, System, balance_by, blocks, collocation
 from .threads import few_threads
@@ -133,6 +134,9 @@ class ErrorEstimate:
         Infinite where equation and data do not determine an unknown.
     held_out : float
         Root mean square of the residual at points that were not solved on, after the enrichment relative to before.
+    incompatible : tuple of str
+        Names of the side conditions without each of which all the others and the equation have a solution, and with
+        which they have none.
     seconds : float
         Of the processor.
     enriched : tuple
@@ -145,6 +149,7 @@ class ErrorEstimate:
     reason: str
     unknowns: dict[str, float] = field(default_factory=dict)
     held_out: float = math.nan
+    incompatible: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
     enriched: tuple[Enriched, ...] = field(default=(), repr=False, compare=False)
 
@@ -157,7 +162,7 @@ class ErrorEstimate:
         """What it says, as plain values."""
         return {
             "rel_l2": list(self.rel_l2), "max": list(self.max), "reliable": self.reliable, "reason": self.reason,
-            "unknowns": dict(self.unknowns),
+            "unknowns": dict(self.unknowns), "incompatible": list(self.incompatible),
         }  # fmt: skip
 
 
@@ -458,13 +463,36 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
         compared = [w.compared(a, b, 1 / len(windows)) for w, a, b in zip(windows, small, large, strict=True)]
         found = _judged(compared, list(stages[0].problem.unknowns))
         found = replace(found, enriched=tuple(fit.u for fit in large))
-        if found.reliable or any(c.doubt for c in compared) or max(found.rel_l2) < _ROUNDING:
+        last = cost(4 * number) > left
+        if len(windows) == 1 and not found.reliable and (number == first or last):
+            found = _if_compatible(found, windows[0], small[0], large[0])
+        if found.incompatible or found.reliable or any(c.doubt for c in compared) or max(found.rel_l2) < _ROUNDING:
             break
         small, number = large, 2 * number
     number = max(_FEWEST, first // 2)  # to know that there is another solution, a coarse one is enough
     if found.reliable and len(windows) == 1 and _LOOKING * cost(number) <= max(left, 0.0):
         return _if_alone(found, windows[0], number, share)
     return found
+
+
+def _if_compatible(found: ErrorEstimate, window: Window, small: EnrichedFit, large: EnrichedFit) -> ErrorEstimate:
+    """What was found, if no side condition contradicts the equation or other conditions."""
+    names = [condition.name for condition in window.problem.side_conditions()]
+    if not names or window.problem.unknowns or window.problem.points is not None:
+        return found
+    rows = window.held_out_rows(window.problem)
+    own = window.u.amplitudes()  # those of the enrichment are large, and so is their rounding
+    start = large.u.moved(torch.cat([own, own.new_zeros(len(large.u.amplitudes()) - len(own))]), large.u.unknowns)
+    against, left = incompatible(names, small, large, lambda some: fitted(start, some), rows)
+    if not against:
+        return found
+    listed = " or ".join(map(repr, against))
+    reason = (
+        f"no u fulfils all conditions: without {listed} the residual vanishes, and with it {left:.1g} of that of u = 0"
+        " is left, however many bumps there are. The data contradict one another, have noise or few digits, or u is not"
+        " smooth where this condition holds"
+    )
+    return replace(found, reason=reason, incompatible=against)
 
 
 def _if_alone(found: ErrorEstimate, window: Window, number: int, share: float) -> ErrorEstimate:

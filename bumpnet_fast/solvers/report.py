@@ -319,6 +319,8 @@ def _about(error: ErrorEstimate) -> list[str]:
 
 def not_reliable(error: ErrorEstimate, about: str = "") -> str:
     """The warning that an estimate may be wrong; ``about`` is what it says all the same."""
+    if error.incompatible:  # more bumps are of no use
+        return f"the error is not known reliably{about}: {error.reason}"
     return f"the error is not known reliably{about}: {error.reason}; solve again with more bumps and compare"
 
 
