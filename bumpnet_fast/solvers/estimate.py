@@ -70,6 +70,8 @@ _LIFTED, _LIFTING = 3e-7, 0.5
 _LONGER, _LOOKING = 0.4, 4
 #: A relative change as small as this is rounding: smooth bumps cancel.
 _ROUNDING = 1e-11
+#: Where a larger share of the held-out loss of u = 0 is left, no change means that the equations were not solved.
+_LEFT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ class _Compared:
     deviations: Tensor
     doubt: str = ""  # why nothing of this can be relied upon
     noisy: bool = False  # whether there may be measurements
+    stuck: bool = False  # whether nothing changed, although much of the residual is left
 
 
 def jump(found: Sequence[Contradiction]) -> str:
@@ -327,11 +330,20 @@ class Window:
         if self.held_out is not None:
             losses = [self.held_out_loss(u, second.balance) for u in candidates]
         doubt = self.doubt or (UNDETERMINED if second.amplified(even[:_FEWER]) > AMPLIFIED else "")
+        values = [u.jet(even, "value").value for u in candidates]
+        stuck = float((values[2] - values[0]).norm()) <= _ROUNDING * float(values[0].norm()) and self._left(second)
         return _Compared(
-            [u.jet(even, "value").value for u in candidates], [u.jet(elsewhere, "value").value for u in candidates],
-            losses, first.converged and second.converged, [u.unknowns for u in candidates],
-            torch.maximum(first.deviations, second.deviations), doubt, bool(self.problem.side_conditions()),
+            values, [u.jet(elsewhere, "value").value for u in candidates], losses,
+            first.converged and second.converged, [u.unknowns for u in candidates],
+            torch.maximum(first.deviations, second.deviations), doubt, bool(self.problem.side_conditions()), stuck,
         )  # fmt: skip
+
+    def _left(self, fit: EnrichedFit) -> bool:
+        """Whether much of the residual between the points is left."""
+        if self.held_out is None:
+            return False
+        zero = fit.u.moved(torch.zeros_like(fit.u.amplitudes()), fit.u.unknowns)
+        return self.held_out_loss(fit.u, fit.balance) > _LEFT * self.held_out_loss(zero, fit.balance)
 
     def spread(self, number: int) -> Tensor:
         """About so many points, evenly spread: a lattice can miss a thin feature that lies between its lines."""
@@ -544,6 +556,10 @@ def _judged(compared: Sequence[_Compared], names: Sequence[str]) -> ErrorEstimat
     off = float(torch.maximum(by_small / by_large, by_large / by_small).nan_to_num(math.inf, math.inf).max())
     if not bool(torch.isfinite(by_large).all()):
         return _unknown(len(size), "the enrichment is not finite")
+    if any(c.stuck for c in compared) and float(by_large.max()) < _ROUNDING and not doubt:
+        return _unknown(
+            len(size), "added bumps change nothing, although much of the residual is left: u is stuck there"
+        )
     if doubt:
         reason = doubt
     elif not all(c.converged for c in compared):

@@ -304,6 +304,41 @@ def test_the_unknown_has_a_standard_deviation():
     assert "data are noisy" in solution.error_estimate.reason
 
 
+@dataclass
+class Squared(Problem):
+    """u^2 + 1 = 0 has no real solution, and its residual no gradient at u = 0."""
+
+    name, want, dirichlet = "squared", "value", {0: ()}
+    lower: tuple = (0.0,)
+    upper: tuple = (1.0,)
+
+    def residual(self, x, u):
+        return u.value**2 + 1
+
+
+@dataclass
+class Explosion(Problem):
+    """u' = u^2 from 1, which is infinite at 1."""
+
+    name, want, time, dirichlet = "explosion", "gradient", 0, {0: ((0, 0),)}
+    lower: tuple = (0.0,)
+    upper: tuple = (2.0,)
+
+    def residual(self, x, u):
+        return u.d(0) - u.value**2
+
+    def boundary_values(self, x):
+        return torch.ones_like(x[:, 0])
+
+
+@pytest.mark.parametrize("problem", [Squared(), Explosion()], ids=lambda problem: problem.name)
+def test_no_change_is_no_error_of_zero_where_the_residual_is_large(problem):
+    solution = solve(problem, 8, iterations=40)
+    error = solution.error_estimate
+    assert not error.reliable and not error.rel_l2[0] < 0.01, error
+    assert any("not known reliably" in warning for warning in solution.report().warnings)
+
+
 # --- marched ------------------------------------------------------------------------------------------------
 
 
