@@ -39,8 +39,6 @@ _HALVED, _DOUBLED = 2, 3
 _POINTS = 3
 #: Candidates for further points, and points of the held-out residual, of all windows together; the least of a window.
 _CANDIDATES, _HELD_OUT, _LEAST = 2048, 1024, 128
-#: Points at which sources and coefficients are looked at for peaks, of all windows together.
-_PEAKED = 32768
 #: Points that tell how many equations there are, and whether they are linear.
 _FEW = 32
 #: Share of the points that the training did not have, at least.
@@ -268,7 +266,7 @@ class Window:
         most, held_out = (max(_LEAST, round(share * n)) for n in (_CANDIDATES, _HELD_OUT))
         most = max(most, 2 * number)
         if self._peaked is None:
-            few = max(_LEAST, round(share * _PEAKED))
+            few = max(_LEAST, round(share * refine.PEAKED))
             self._peaked = refine.where_data_peak(problem, self.net, self._named(), few, held_out // 2, self.seed)
         peaked = self._peaked
         there = torch.cat([refine.candidates(problem, self.net, most, generator, self.seed + 1).to(x), peaked[::2]])
@@ -402,8 +400,9 @@ def estimate_seconds(solve: float, windows: int = 1) -> float:
 
 @differentiating
 def estimated(
-    stages: Sequence[Stage], seconds: float = math.inf, bumps: int | None = None, seed: int = 0
-) -> ErrorEstimate:
+    stages: Sequence[Stage], seconds: float = math.inf, bumps: int | None = None, seed: int = 0,
+    known: ErrorEstimate | None = None,
+) -> ErrorEstimate:  # fmt: skip
     """The error of a solution; it never raises, and changes nothing.
 
     Parameters
@@ -416,13 +415,18 @@ def estimated(
         Added bumps of the first enrichment; by default as many as suit the dimension and the time.
     seed : int
         Of the points and of the added bumps.
+    known : ErrorEstimate, optional
+        What is known already and can be relied upon: it is only seen whether the equation has another solution.
     """
     started = time.process_time()
     outputs = stages[0].net.layout.outputs
     entries = _POINTS * max(len(stage.net.rows) + 2 * _MORE_BUMPS for stage in stages) ** 2 * outputs**2
     try:
         with torch.no_grad(), few_threads(entries):
-            found = _estimated(stages, seconds, bumps, seed)
+            if known is None:
+                found = _estimated(stages, seconds, bumps, seed)
+            else:
+                found = _alone(known, stages[0], seconds, seed)
     except Exception as error:  # a finished solution is worth more than its estimate
         found = _unknown(outputs, f"it could not be computed: {type(error).__name__}: {error}".split("\n")[0])
     return replace(found, seconds=time.process_time() - started)
@@ -437,6 +441,24 @@ def _unknown(outputs: int, reason: str) -> ErrorEstimate:
     return ErrorEstimate((math.nan,) * outputs, (math.nan,) * outputs, False, reason)
 
 
+def _window(stage: Stage, seed: int) -> Window:
+    unknowns = torch.tensor([*stage.unknowns.values()], dtype=torch.float64, device=stage.net.rows.device)
+    return Window(stage.problem, stage.net, stage.boundary, unknowns, stage.places, seed, stage.continued)
+
+
+def _usual(dim: int) -> int:
+    """Added bumps of the first enrichment."""
+    return _BUMPS[dim - 1] if dim <= len(_BUMPS) else _MORE_BUMPS
+
+
+def _alone(known: ErrorEstimate, stage: Stage, seconds: float, seed: int) -> ErrorEstimate:
+    """A reliable estimate, if no other solution is met in the time."""
+    window, number = _window(stage, seed), max(_FEWEST, _usual(stage.net.layout.dim) // 2)
+    if _LOOKING * window.cost(number) > seconds:
+        return known
+    return _if_alone(known, window, number, window.share(seconds))
+
+
 def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed: int) -> ErrorEstimate:
     started, windows = time.process_time(), []
     for stage in stages:
@@ -445,15 +467,14 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
         found = [one for one in contradictions(stage.problem) if one.kind != "velocity"]
         if stage.boundary == "hard" and found:  # the solution is of another problem than is meant
             return _unknown(stage.net.layout.outputs, f"no smooth u has the given values: {found[0]}")
-        unknowns = torch.tensor([*stage.unknowns.values()], dtype=torch.float64, device=stage.net.rows.device)
-        windows.append(Window(stage.problem, stage.net, stage.boundary, unknowns, stage.places, seed, stage.continued))
+        windows.append(_window(stage, seed))
     dim, outputs = windows[0].net.layout.dim, windows[0].net.layout.outputs
     share = windows[0].share(seconds / len(windows)) / len(windows)
 
     def cost(number: int) -> float:
         return sum(w.cost(number) for w in windows)
 
-    first = bumps or (_BUMPS[dim - 1] if dim <= len(_BUMPS) else _MORE_BUMPS)
+    first = bumps or _usual(dim)
     if bumps is None:
         for _ in range(_HALVED):
             if cost(first) + cost(2 * first) > seconds:

@@ -17,6 +17,8 @@ from .arguments import widths
 from .balance import balancing
 from .residual import Block, Coefficients, blocks, bumps_of, linearise
 
+#: Points at which sources and coefficients are looked at for peaks.
+PEAKED = 32768
 #: Further rounds, at most, if nothing is said, and points at which it is seen whether they are needed.
 ROUNDS, BETWEEN = 2, 2048
 #: A residual between the points that is so many times that at the points shows that they miss something.

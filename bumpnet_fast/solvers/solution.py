@@ -160,13 +160,27 @@ class FieldResult(Result):
         window of a march, or a fifth of what the solve took.  Where more would be needed it says so.
         """
         if "_error_estimate" not in vars(self):
-            stages = self.stages()
-            self._error_estimate = estimated(stages, estimate_seconds(self.processor_seconds, len(stages)))
+            known, stages = vars(self).get("_known_estimate", (None, self.stages))
+            stages = stages()
+            self._error_estimate = estimated(stages, estimate_seconds(self.processor_seconds, len(stages)), known=known)
         return self._error_estimate
 
     @error_estimate.setter
     def error_estimate(self, estimate: ErrorEstimate) -> None:
         self._error_estimate = estimate
+
+    def know_error(self, estimate: ErrorEstimate, coarse: Callable[[], Stage]) -> None:
+        """Set what the solver knows of the error; :attr:`error_estimate` then tells whether u is the only solution.
+
+        Parameters
+        ----------
+        estimate : ErrorEstimate
+            If it is not reliable, it is computed as usual.
+        coarse : callable
+            Gives u with an error that is not rounding, from which other solutions are looked for.
+        """
+        if estimate.reliable:
+            self._known_estimate = estimate, lambda: [coarse()]
 
     def estimate_error(self, *, bumps: int | None = None, seed: int = 0) -> ErrorEstimate:
         """As :attr:`error_estimate`, computed anew, however long it takes.

@@ -58,3 +58,11 @@ def test_a_reaction_that_is_weak():
 
 def test_least_residuals_are_no_solutions():
     assert solve(get("kovasznay"), (4, 4), iterations=2).error_estimate.reliable
+
+
+@pytest.mark.parametrize(("sign", "alone"), [(1.0, False), (-1.0, True)])
+def test_solutions_to_an_error_whose_own_error_is_rounding(sign, alone):
+    solution = solve(Exponential(sign=sign), error=1e-6)
+    error = solution.error_estimate
+    assert solution.stop == "error reached" and error.rel_l2[0] < 1e-6
+    assert error.reliable == alone and ("another solution" in error.reason) != alone, error.reason

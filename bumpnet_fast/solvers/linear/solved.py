@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from ...nets.smooth import Shape
+from ...nets.bumpnet import BumpNet
+from ...nets.smooth import Shape, smooth_net
 from ...problems.base import Problem
 from ..arguments import integer
+from ..estimate import Stage
 from ..loop import Callback, Run, Stop
 from ..report import doubts
 from ..solution import Solution
-from ..starting import Start, check_start, trivial
+from ..starting import Start, check_start, first_rows, trivial
 from ..threads import few_threads
 from .levels import MOST, Levels, first_bumps, first_shape
 from .method import Linear
@@ -25,6 +27,8 @@ from .task import FrozenTask, alike
 _FIXED = 0.3
 #: Bumps by dimension if nothing is said.
 _DEFAULT = (64, 256, 512, 1024)
+#: Bumps by dimension that u is fitted by to look for other solutions.
+_COARSE = (8, 40, 60)
 #: Entries of the matrix of the largest basis that one thread can do.
 _ENTRIES = 4 * 10**6
 
@@ -66,9 +70,23 @@ def solved(
         max_error=max_error, seconds=run.seconds, processor_seconds=run.processor_seconds, iterations=run.done,
         stop=reason, method=Linear.name, unknowns=task.named_unknowns(), warnings=warnings, places=task.places(),
     )  # fmt: skip
-    if task.is_linear() and levels.levels:  # the solution of a nonlinear problem may not be the only one
-        solution.error_estimate = levels.estimate()
+    if levels.levels:
+        estimate = levels.estimate()
+        if task.is_linear():
+            solution.error_estimate = estimate
+        else:  # it may not be the only solution, which takes long to find out
+            solution.know_error(estimate, lambda: _coarse(solution, seed))
     return solution
+
+
+def _coarse(solution: Solution, seed: int) -> Stage:
+    """About the same u with few bumps."""
+    problem, outputs = solution.problem, solution.problem.outputs
+    counts = first_shape(len(problem.lower)).counts(_COARSE[min(len(problem.lower), len(_COARSE)) - 1], alike(problem))
+    net = smooth_net(counts, problem.domain, outputs, _FIXED, seed, solution.net.rows.device)
+    rows = first_rows(problem, net, solution.boundary, solution)
+    net = BumpNet.from_rows(rows, net.frame, net.domain, maps=solution.net.maps)
+    return Stage(problem, net, solution.boundary, solution.unknowns)
 
 
 __all__ = ["solved"]

@@ -24,8 +24,8 @@ from ..starting import Start, first_rows
 from ..task import Task
 from .method import POINTS
 
-#: Points of the held-out residual; of these at most a half where sources peak, found among so many.
-_HELD_OUT, _PEAKED = 600, 8192
+#: Points of the held-out residual; of these at most a half where sources peak.
+_HELD_OUT = 600
 #: Points at which two solutions are compared, and at fewer it is seen whether u is determined.
 _COMPARED, _FEWER = 600, 256
 
@@ -128,7 +128,7 @@ class FrozenTask(Task):
             few = (1,) * (self.net.layout.dim - 1)
             x = sampling.interior(problem.domain, (_HELD_OUT, *few), "sobol", self._basis_seed + 2)
             x = x[arguments.inside(problem, x)].to(self.device)
-            peaked = refine.where_data_peak(problem, self.net, named, _PEAKED, _HELD_OUT // 2, self._basis_seed)
+            peaked = refine.where_data_peak(problem, self.net, named, refine.PEAKED, _HELD_OUT // 2, self._basis_seed)
             self._held_out_at, self._held_out_weights = torch.cat([x, peaked]), None
             if self.maps is not None:
                 dense = self.maps.inverse(x)
@@ -255,6 +255,8 @@ class FrozenTask(Task):
         """Why no estimate can be relied upon, in words; empty if nothing speaks against it."""
         if self.problem.points is not None:
             return "the equation holds at given points only, and says nothing about u between them"
+        if not bool(self.u(self.places_to_compare()).any()):
+            return "u is zero everywhere: another solution may exist, or a source that no point meets"
         return self.doubts or (UNDETERMINED if self._amplified() > AMPLIFIED else "")
 
     def _amplified(self) -> float:

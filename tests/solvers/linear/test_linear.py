@@ -199,6 +199,22 @@ def test_nothing_is_reached_where_something_speaks_against_the_estimate(monkeypa
     assert solution.stop is not StopReason.REACHED or solution.method != "linear"  # a trained net has its own estimate
 
 
+def test_a_u_that_is_zero_is_not_called_good():
+    @dataclass
+    class Unseen(Problem):
+        """A source that no point meets."""
+
+        name, want = "unseen", "laplacian"
+        lower: tuple = (0.0, 0.0)
+        upper: tuple = (1.0, 1.0)
+
+        def residual(self, x, u):
+            return u.laplacian[:, 0] + ((x - 1 / math.pi).norm(dim=1) < 1e-5)
+
+    error = solve(Unseen(), 100, method="linear").error_estimate
+    assert not error.reliable and "zero everywhere" in error.reason
+
+
 def test_a_number_of_bumps_is_solved_for_and_estimated():
     solution = solve(get("poisson"), 200, method="linear")
     assert solution.stop is StopReason.SOLVED and 150 < len(solution.net.rows) <= 220
