@@ -302,6 +302,9 @@ def _trained_as_well(solution: Solution, error: float, limits: Stop, about: dict
         candidates.append(trained.enrich(seed=about["seed"]))
     best = min(candidates, key=_worth)
     estimate = best.error_estimate
+    against = trained.error_estimate
+    if against.incompatible and not estimate.reliable:  # which only the estimate of a trained net finds out
+        estimate = dataclasses.replace(estimate, reason=against.reason, incompatible=against.incompatible)
     reached = estimate.reliable and max(estimate.rel_l2) <= error
     stop = trained.stop if trained.stop is StopReason.INTERRUPTED else StopReason.NOT_REACHED
     history = [*before.history, *({**e, "iteration": e["iteration"] + before.iterations} for e in trained.history)]

@@ -102,3 +102,8 @@ def test_a_feature_that_bumps_do_not_reach_is_no_contradiction():
 
     error = solve(Kinked(place=0.0, value=0.0), 8, iterations=15, boundary="soft").error_estimate
     assert not error.reliable and not error.incompatible
+
+
+def test_it_is_named_where_an_error_is_stated():
+    solution = solve(Pinned(), error=1e-3)
+    assert solution.stop == "error not reached" and solution.error_estimate.incompatible == ("pin",)
