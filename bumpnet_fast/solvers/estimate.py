@@ -456,7 +456,7 @@ def _alone(known: ErrorEstimate, stage: Stage, seconds: float, seed: int) -> Err
     window, number = _window(stage, seed), max(_FEWEST, _usual(stage.net.layout.dim) // 2)
     if _LOOKING * window.cost(number) > seconds:
         return known
-    return _if_alone(known, window, number, window.share(seconds))
+    return _if_alone(known, window, number, window.share(seconds), seconds)
 
 
 def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed: int) -> ErrorEstimate:
@@ -504,7 +504,7 @@ def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed:
         small, number = large, 2 * number
     number = max(_FEWEST, first // 2)  # to know that there is another solution, a coarse one is enough
     if found.reliable and len(windows) == 1 and _LOOKING * cost(number) <= max(left, 0.0):
-        return _if_alone(found, windows[0], number, share)
+        return _if_alone(found, windows[0], number, share, seconds - (time.process_time() - started))
     return found
 
 
@@ -528,14 +528,14 @@ def _if_compatible(found: ErrorEstimate, window: Window, small: EnrichedFit, lar
     return replace(found, reason=reason, incompatible=against)
 
 
-def _if_alone(found: ErrorEstimate, window: Window, number: int, share: float) -> ErrorEstimate:
+def _if_alone(found: ErrorEstimate, window: Window, number: int, share: float, seconds: float) -> ErrorEstimate:
     """What was found, if no other solution is met with ``number`` added bumps; one that starts in time has no other."""
     if window.linear() or window.problem.unknowns or window.problem.time is not None:
         return found
     window.place(len(window.net.rows) + 3 * number, share)
     x = window.spread(_FEWER)
     fit = window.enriched(window.problem, number)
-    other = other_solution(fit, lambda u: window.enriched(window.problem, 2 * number, u), x)
+    other = other_solution(fit, lambda u: window.enriched(window.problem, 2 * number, u), x, seconds)
     if other is None:
         return found
     u = window.u.jet(x, "value").value

@@ -6,6 +6,8 @@ off.  If the equation is zero again further along it, Gauss-Newton steps from th
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 
 import torch
@@ -22,7 +24,9 @@ _DIRECTIONS = 2
 _ITERATIONS, _APART, _FALLEN = 10, 0.2, 0.2
 
 
-def other_solution(fit: EnrichedFit, finer: Callable[[Enriched], EnrichedFit], x: Tensor) -> Enriched | None:
+def other_solution(
+    fit: EnrichedFit, finer: Callable[[Enriched], EnrichedFit], x: Tensor, seconds: float = math.inf
+) -> Enriched | None:  # fmt: skip
     """Another solution of the same problem, or None if none was met.
 
     Parameters
@@ -33,8 +37,10 @@ def other_solution(fit: EnrichedFit, finer: Callable[[Enriched], EnrichedFit], x
         Adds bumps and solves again, which tells a solution from another least of the residual.
     x : Tensor
         [n, d], points at which solutions are compared.
+    seconds : float
+        Of the processor, after which no further direction is tried.
     """
-    u = fit.u
+    started, u = time.process_time(), fit.u
     here = u.jet(x, "value").value
     size = torch.linalg.vector_norm(here, dim=0)
     if not bool(size.all()):
@@ -43,7 +49,7 @@ def other_solution(fit: EnrichedFit, finer: Callable[[Enriched], EnrichedFit], x
     values = _changes(u, x) / size.repeat_interleave(len(x))  # [amplitudes, K n]
     soft = torch.linalg.solve_triangular(fit.factors.upper.T, values / fit.factors.length[:, None], upper=False)
     _, directions = torch.linalg.eigh(soft @ soft.T)
-    own = jets_of(systems, u.nets)
+    own, tried = jets_of(systems, u.nets), False
     for y in directions.T.flip(0)[:_DIRECTIONS]:
         step, rows = fit.factors.solve(y), (fit.factors.basis @ y) * fit.weights
         step = step / torch.linalg.vector_norm(step @ values)
@@ -52,6 +58,9 @@ def other_solution(fit: EnrichedFit, finer: Callable[[Enriched], EnrichedFit], x
             far = _root(lambda s, a=along, r=rows: r @ systems[0].residual(_moved(own, a, s), u.unknowns), side)
             if far is None:
                 continue
+            if tried and time.process_time() - started > seconds:
+                return None
+            tried = True
             other = fitted(u.moved(u.amplitudes() + far * step, u.unknowns), fit.rows, _ITERATIONS)
             if not other.converged:
                 continue
