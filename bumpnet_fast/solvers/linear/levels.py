@@ -29,6 +29,8 @@ _FIRST, _FLATTEST, _SHARPEST = 0.3, 0.05, 1.2
 _BUMPS, _MORE_BUMPS = (16, 64, 125, 256), 512
 #: Solves that look for a shape: at the first size, and at every other one.
 _LOOKS_FIRST, _LOOKS = 12, 5
+#: They shall not take a larger share of the time of the next size, where a solve takes the more by the third power.
+_SEARCH = 0.5
 #: Steps of the search: logarithm of a ratio of cells at the first and at other sizes; factor of a sharpness.
 _DENSER_FIRST, _DENSER, _SHARPER = 1.0, 0.5, 1.4
 #: A shape is better if its held-out residual is a smaller share than this of that of another.
@@ -163,7 +165,6 @@ class Levels(Method, listed=False):
         self.levels: list[Level] = []
         self._sizes, self.searched = [work.bumps], False
         self.floor = _NO_RESIDUAL * math.sqrt(work.reference_loss())
-        self.x = work.places_to_compare()
 
     def loss(self) -> float:
         return self.levels[-1].held_out ** 2 if self.levels else self.work.reference_loss()
@@ -172,32 +173,40 @@ class Levels(Method, listed=False):
     def step(self, most: int) -> int:
         work = self.work
         if not self.levels:
-            work.take(work.candidate(self.shape))
-            best = work.polished(self._searched(work.best, _DENSER_FIRST, _LOOKS_FIRST))
-            work.take(best)
-            self.levels.append(Level(len(best.rows), best.parts, work.u(self.x)))
+            self._begin()
             return 1
         resolved = self.levels[-1].held_out < _RESOLVED * math.sqrt(work.reference_loss())
         if not resolved and self._mapping() and self._mapped():
             return 1
-        looks = (_DENSER, _LOOKS) if resolved else (_DENSER_FIRST, _LOOKS_FIRST)
-        best = work.polished(self._searched(work.best, *looks))
+        now, following = work.bumps, self._next()
+        if len(self.levels) > 1:  # at the first size it was looked for
+            worth = max(1, min(_LOOKS, round(_SEARCH * (following / now) ** 3)))
+            looks = (_DENSER, worth) if resolved else (_DENSER_FIRST, _LOOKS_FIRST)
+            best = work.polished(self._searched(work.best, *looks))
+            work.take(best)
+            self.levels[-1] = replace(self.levels[-1], parts=best.parts, u=work.u())
+        before = self.levels[-1]
+        work.resize(following)
+        best = work.polished(work.candidate(work.best.shape))
         work.take(best)
-        before = self.levels[-1] = replace(self.levels[-1], parts=best.parts, u=work.u(self.x))
-        work.resize(self._next())
-        best = work.polished(work.candidate(best.shape))
-        work.take(best)
-        self.levels.append(Level.after(before, len(best.rows), best.parts, work.u(self.x), self.floor))
+        self.levels.append(Level.after(before, len(best.rows), best.parts, work.u(), self.floor))
         return 1
+
+    def _begin(self) -> None:
+        """Solve over the first basis, of the best shape that is found."""
+        work = self.work
+        work.take(work.candidate(self.shape))
+        best = work.polished(self._searched(work.best, _DENSER_FIRST, _LOOKS_FIRST))
+        work.take(best)
+        self.levels = [Level(len(best.rows), best.parts, work.u())]
 
     def _mapping(self) -> bool:
         """Whether maps of the coordinates are to be looked for, which is done once, for boxes."""
         work = self.work
         if self.searched or self.fixed or len(self.levels) < _UNRESOLVED or not work.ranks.alone:
             return False
-        return (
-            work.net.layout.dim <= _MAPPED_DIM and bool(work.problem.inside(self.x).all()) and not work.problem.periodic
-        )
+        box = bool(work.problem.inside(work.places_to_compare()).all())
+        return work.net.layout.dim <= _MAPPED_DIM and box and not work.problem.periodic
 
     def _mapped(self) -> bool:
         """Look for maps of the coordinates; begin again with them if they are worth it."""
@@ -213,11 +222,7 @@ class Levels(Method, listed=False):
 
         maps = search(work.problem, counts, fit, boundary=work.boundary)
         work.remap(maps, bumps)
-        self.x = work.places_to_compare()
-        work.take(work.candidate(shape))
-        found = work.polished(self._searched(work.best, _DENSER_FIRST, _LOOKS_FIRST))
-        work.take(found)
-        self.levels = [Level(len(found.rows), found.parts, work.u(self.x))]
+        self._begin()
         self._sizes = [bumps]
         return True
 
@@ -246,7 +251,7 @@ class Levels(Method, listed=False):
                 refused.add((axis, by))
                 if not looks or not _FLATTEST <= shape.sharpness <= _SHARPEST:
                     continue
-                looks -= 1
+                looks -= not self.work.tried(shape)
                 found = self.work.candidate(shape)
                 if found.key() < _BETTER * best.key():
                     best, refused = found, {(axis, 1 / by if axis is None else -by)}

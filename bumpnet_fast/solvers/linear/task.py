@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...core.functional import bump_basis, bump_jet
+from ...core.jet import Jet
 from ...core.maps import Maps
 from ...nets.bumpnet import BumpNet
 from ...nets.smooth import Shape, smooth_net, smooth_rows
@@ -90,7 +93,9 @@ class FrozenTask(Task):
         super().__init__(problem, net, boundary, group)
         self.posed, self.doubts = problem, jump(self.contradictions)
         self.maps: Maps | None = None
-        self._held_out_at = self._compared_at = None
+        self._held_out_at = self._seen = None
+        self._tried: dict[tuple, Candidate] = {}
+        self._amplified_of: tuple[Candidate | None, float] = None, 0.0
         self.resize(bumps)
 
     @torch.no_grad()
@@ -99,7 +104,7 @@ class FrozenTask(Task):
         if self.best is not None and not self.is_linear():
             net = self.net
             self.start = lambda x: self._values(net, x)
-        self.maps, self.best, self._held_out_at, self._compared_at = maps, None, None, None
+        self.maps, self.best, self._held_out_at, self._seen = maps, None, None, None
         self.net = self._net_of(self.net.rows.detach(), self.net.frame)
         self.resize(bumps)
 
@@ -114,7 +119,7 @@ class FrozenTask(Task):
             x = x[arguments.inside(self.problem, x)]
             self.place(x, self.maps.weights(x))
         _ = self.system  # whose balance is that of both
-        self._linearised, balance = None, self.balance
+        self._linearised, self._tried, balance = None, {}, self.balance
         if self._held_out_at is None or self.problem is not self.posed:
             self.held = self._held_out()
         balance_by(self.held.blocks, balance)
@@ -149,6 +154,20 @@ class FrozenTask(Task):
 
         A nonlinear problem is linearised at the present solution, for all shapes alike; see :meth:`polished`.
         """
+        key = self._key(shape)
+        if key not in self._tried:
+            self._tried[key] = self._solved(shape)
+        return replace(self._tried[key], shape=shape)
+
+    def tried(self, shape: Shape) -> bool:
+        """Whether the candidate of a shape is known, and costs nothing."""
+        return self._key(shape) in self._tried
+
+    def _key(self, shape: Shape) -> tuple[tuple[int, ...], float]:
+        """What makes a basis of the present size: steps in the shape may lead to the same one."""
+        return shape.counts(self.bumps, self.widths), round(math.log(shape.sharpness), 6)
+
+    def _solved(self, shape: Shape) -> Candidate:
         layout, domain = self.net.layout, self.problem.domain
         basis = smooth_rows(shape.counts(self.bumps, self.widths), domain, layout, shape.sharpness, self._basis_seed)
         rows, frame = (part.to(self.device) for part in basis)
@@ -216,7 +235,8 @@ class FrozenTask(Task):
         self.best, self.unknowns = candidate, candidate.unknowns
         self.net = self._net_of(candidate.rows, candidate.frame)
         self._system, self._error = _framed(self.system, candidate.frame), None
-        self._linearised = self._linearised if self.is_linear() else None
+        if not self.is_linear():
+            self._linearised, self._tried = None, {}
 
     # --- as the work of a run: the last size counts, and not the one with the smallest loss -------
 
@@ -235,21 +255,25 @@ class FrozenTask(Task):
 
     # --- what is compared ------------------------------------------------------------------------
 
-    def u(self, x: Tensor) -> Tensor:
-        """The present solution [n, K] at points [n, d]."""
-        return self._values(self.net, x)
+    def u(self) -> Tensor:
+        """The present solution [n, K] at :meth:`places_to_compare`."""
+        assert self.best is not None
+        return self._places().u(self.best.rows, self.best.frame)
 
     def _values(self, net: BumpNet, x: Tensor) -> Tensor:
         return self.problem.extend(lambda at: net.jet(at, "value"), x, "value", self.boundary).value.detach()
 
     def places_to_compare(self) -> Tensor:
         """Points [n, d]: spread evenly, and those of the held-out residual."""
-        if self._compared_at is None:
+        return self._places().x
+
+    def _places(self) -> Seen:
+        if self._seen is None:
             few = (_COMPARED,) + (1,) * (self.net.layout.dim - 1)
             x = sampling.interior(self.problem.domain, few, "sobol", self._basis_seed + 4)
             x = x[arguments.inside(self.problem, x)].to(self.device)
-            self._compared_at = torch.cat([x, self.held.blocks[0].x])
-        return self._compared_at
+            self._seen = Seen(self.problem, self.boundary, self.maps, torch.cat([x, self.held.blocks[0].x]))
+        return self._seen
 
     def doubt(self) -> str:
         """Why no estimate can be relied upon, in words; empty if nothing speaks against it."""
@@ -259,22 +283,57 @@ class FrozenTask(Task):
 
     def _amplified(self) -> float:
         """How much a small random change of the rows changes u, beside what bumps of such rows are high."""
-        fit, generator = self.best.fit, torch.Generator().manual_seed(0)
-        x, n = self.places_to_compare()[:_FEWER], len(fit.length)
-        change, mixed = (torch.randn(n, dtype=torch.float64, generator=generator).to(x) for _ in range(2))
-        by_change = fit.solve(change / self.system.size**0.5)
-        nothing, largest, usual = (
-            self._with(h, x) for h in (torch.zeros_like(mixed), by_change, mixed / mixed.norm() / fit.length)
-        )
-        sizes = (torch.linalg.vector_norm(u - nothing, dim=0) for u in (largest, usual))
-        return float(torch.div(*sizes).nan_to_num(0.0).max())
+        if self._amplified_of[0] is not self.best:
+            fit, generator = self.best.fit, torch.Generator().manual_seed(0)
+            change, mixed = (
+                torch.randn(len(fit.length), dtype=torch.float64, generator=generator).to(self.device) for _ in range(2)
+            )
+            by_change = fit.solve(change / self.system.size**0.5)
+            both = torch.stack([by_change, mixed / mixed.norm() / fit.length])
+            largest, usual = self._places().changes(self.best.rows, self.best.frame, both, _FEWER).norm(dim=1)
+            self._amplified_of = self.best, float((largest / usual).nan_to_num(0.0).max())
+        return self._amplified_of[1]
 
-    def _with(self, inner: Tensor, x: Tensor) -> Tensor:
-        """u [n, K] at ``x`` with other amplitudes."""
-        rows = self.best.rows.clone()
-        amplitudes = rows[:, self.net.layout.amplitude]
-        amplitudes.copy_(inner[: amplitudes.numel()].view_as(amplitudes))
-        return self._values(self._net_of(rows, self.best.frame), x)
+
+class Seen:
+    """u at some points, for many bases and amplitudes: what the points alone say is known.
+
+    Parameters
+    ----------
+    problem, boundary
+        As for :func:`~bumpnet_fast.solvers.solve`.
+    maps : Maps or None
+        Of the coordinates of the bumps.
+    x : Tensor
+        [n, d].
+    """
+
+    def __init__(self, problem: Problem, boundary: str, maps: Maps | None, x: Tensor):
+        hard = boundary == "hard"
+        self.x, self.outputs = x, problem.outputs
+        self.compose = problem.compose(x, "value") if hard else lambda v: v
+        places = [x + x.new_tensor(shift) for shift in problem.shifts()] if hard else [x]
+        self.xi = places if maps is None else [maps.at(place).xi for place in places]
+
+    def u(self, rows: Tensor, frame: Tensor) -> Tensor:
+        """u [n, K] of bumps."""
+        return self.compose(*(bump_jet(xi, rows, frame, "value") for xi in self.xi)).value
+
+    def changes(self, rows: Tensor, frame: Tensor, inner: Tensor, few: int) -> Tensor:
+        """What u changes by at the first ``few`` points, [k, few, K], if amplitudes and unknowns change by ``inner``.
+
+        ``inner`` is [k, M K + T].
+        """
+        amplitudes = inner[:, : len(rows) * self.outputs].unflatten(1, (len(rows), self.outputs))
+        by_place = [torch.zeros(len(inner), *self.x.shape[:1], self.outputs).to(self.x) for _ in self.xi]
+        for change, xi in zip(by_place, self.xi, strict=True):
+            change[:, :few] = bump_basis(xi[:few], rows, frame).value @ amplitudes
+
+        def composed(parts: Sequence[Tensor]) -> Tensor:
+            return self.compose(*(Jet("value", part) for part in parts)).value[:few]
+
+        nothing = composed([torch.zeros_like(self.x[:, :1]) for _ in self.xi])
+        return torch.stack([composed(parts) - nothing for parts in zip(*by_place, strict=True)])
 
 
 def _framed(system: System, frame: Tensor) -> System:
