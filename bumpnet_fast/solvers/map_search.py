@@ -25,7 +25,7 @@ from .residual import Block, blocks, bumps_of
 Fit = Callable[[Maps | None], tuple[float, BumpNet]]
 
 #: Widths of layers that are tried at faces, in lengths of the axis, and the even share of all first maps there.
-_LAYERS, _SHARE = (10**-1.5, 10**-2.5, 10**-3.5), 0.2
+_LAYERS, _SHARE = (10**-1.5, 10**-2.5, 10**-3.5), 0.1
 #: Places along an axis, and along each of the others, where variation is looked for.
 _ALONG, _ACROSS = 240, 7
 #: Half of the variation along an axis is within this share of it, or there is no feature.
@@ -272,12 +272,13 @@ class _Search:
         features = [[_of_solution(self.problem, self.boundary, None, self.identity, j) for j in self.axes]]
         features.append([_of_data(self.problem, j) for j in self.axes])
         features.append(self._of_best())
-        if not any(any(fs) for fs in features) and held_out <= _SOLVED * self._nothing(net):
+        solved = _SOLVED * self._nothing(net)
+        if not any(any(fs) for fs in features) and held_out <= solved:
             return None
         for fs in features:
             self._consider_features(fs)
         for _ in range(_FACES):
-            if not self._layers_at_faces():
+            if self.best.held_out <= solved or not self._layers_at_faces():
                 break
         for _ in range(_ROUNDS):
             before = self.best.held_out
@@ -389,7 +390,9 @@ def _moves(maps: Maps) -> list[Callable[[float], tuple[Maps, float]]]:
     moves: list[Callable[[float], tuple[Maps, float]]] = []
     for axis, old in enumerate(maps.axes):
         for k in range(len(old.centres)):
-            moves += [_mover(maps, axis, k, _moved_centre), _mover(maps, axis, k, _moved_width)]
+            if old.lo < old.centres[k] < old.hi:  # the layer of a face stays there
+                moves.append(_mover(maps, axis, k, _moved_centre))
+            moves.append(_mover(maps, axis, k, _moved_width))
         if old.centres:
             moves.append(_mover(maps, axis, 0, _moved_share))
     return moves

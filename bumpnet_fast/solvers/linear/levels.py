@@ -20,7 +20,8 @@ from ...nets.bumpnet import BumpNet
 from ...nets.smooth import Shape
 from ..estimate import ErrorEstimate
 from ..loop import Method, StopReason
-from ..map_search import HeldOut, search
+from ..map_search import Fit, HeldOut, search
+from .mapped_fits import MappedFits
 from .task import Candidate, FrozenTask
 
 #: Sharpness of the first basis, relative to that of a net to be trained, and the limits of all others.
@@ -212,7 +213,17 @@ class Levels(Method, listed=False):
         """Look for maps of the coordinates; begin again with them if they are worth it."""
         work, self.searched = self.work, True
         shape, bumps = self.shape, work.bumps  # what suited what was not resolved says nothing
-        counts = shape.counts(bumps, work.widths)
+        maps = search(work.problem, shape.counts(bumps, work.widths), self._fits(shape), boundary=work.boundary)
+        work.remap(maps, bumps)
+        self._begin()
+        self._sizes = [bumps]
+        return True
+
+    def _fits(self, shape: Shape) -> Fit:
+        """The best amplitudes over mapped bases of a shape, as the search for maps wants them."""
+        work, bumps = self.work, self.work.bumps
+        if work.is_linear():
+            return MappedFits(work, shape)
         held_out = HeldOut(work.problem, work.boundary)
 
         def fit(maps: Maps | None) -> tuple[float, BumpNet]:
@@ -220,11 +231,7 @@ class Levels(Method, listed=False):
             work.take(work.candidate(shape))
             return held_out(work.net), work.net
 
-        maps = search(work.problem, counts, fit, boundary=work.boundary)
-        work.remap(maps, bumps)
-        self._begin()
-        self._sizes = [bumps]
-        return True
+        return fit
 
     def _next(self) -> int:
         """The next size: twice the present one, or less if that will do; errors fall with the bumps along an axis."""

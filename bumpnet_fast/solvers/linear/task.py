@@ -87,7 +87,7 @@ class FrozenTask(Task):
     ):  # fmt: skip
         self.widths, self.ridge, self.start = alike(problem), ridge, start
         self.bumps, self.best = bumps, None
-        self._basis_seed, self._factor = seed, float(condition_weight)
+        self.basis_seed, self._factor = seed, float(condition_weight)
         counts = shape.counts(bumps, self.widths)
         net = smooth_net(counts, problem.domain, problem.outputs, shape.sharpness, seed, torch.device(device))
         super().__init__(problem, net, boundary, group)
@@ -113,7 +113,7 @@ class FrozenTask(Task):
         """Take points for so many bumps."""
         self.bumps, self.problem = bumps, self.posed
         points = POINTS * bumps if self.problem.points is None else None
-        self.collocate(points, "sobol", self._factor, seed=self._basis_seed + 1)
+        self.collocate(points, "sobol", self._factor, seed=self.basis_seed + 1)
         if self.maps is not None:
             x = self.maps.inverse(self.x)
             x = x[arguments.inside(self.problem, x)]
@@ -131,9 +131,9 @@ class FrozenTask(Task):
             return self.system
         if self._held_out_at is None:
             few = (1,) * (self.net.layout.dim - 1)
-            x = sampling.interior(problem.domain, (_HELD_OUT, *few), "sobol", self._basis_seed + 2)
+            x = sampling.interior(problem.domain, (_HELD_OUT, *few), "sobol", self.basis_seed + 2)
             x = x[arguments.inside(problem, x)].to(self.device)
-            peaked = refine.where_data_peak(problem, self.net, named, _PEAKED, _HELD_OUT // 2, self._basis_seed)
+            peaked = refine.where_data_peak(problem, self.net, named, _PEAKED, _HELD_OUT // 2, self.basis_seed)
             self._held_out_at, self._held_out_weights = torch.cat([x, peaked]), None
             if self.maps is not None:
                 dense = self.maps.inverse(x)
@@ -169,7 +169,7 @@ class FrozenTask(Task):
 
     def _solved(self, shape: Shape) -> Candidate:
         layout, domain = self.net.layout, self.problem.domain
-        basis = smooth_rows(shape.counts(self.bumps, self.widths), domain, layout, shape.sharpness, self._basis_seed)
+        basis = smooth_rows(shape.counts(self.bumps, self.widths), domain, layout, shape.sharpness, self.basis_seed)
         rows, frame = (part.to(self.device) for part in basis)
         system = _framed(self.system, frame)
         if self.best is None and not self.is_linear():
@@ -270,7 +270,7 @@ class FrozenTask(Task):
     def _places(self) -> Seen:
         if self._seen is None:
             few = (_COMPARED,) + (1,) * (self.net.layout.dim - 1)
-            x = sampling.interior(self.problem.domain, few, "sobol", self._basis_seed + 4)
+            x = sampling.interior(self.problem.domain, few, "sobol", self.basis_seed + 4)
             x = x[arguments.inside(self.problem, x)].to(self.device)
             self._seen = Seen(self.problem, self.boundary, self.maps, torch.cat([x, self.held.blocks[0].x]))
         return self._seen
