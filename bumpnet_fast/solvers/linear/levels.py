@@ -21,7 +21,7 @@ from ...nets.smooth import Shape
 from ..estimate import ErrorEstimate
 from ..loop import Method, StopReason
 from ..map_search import Fit, HeldOut, search
-from .mapped_fits import MappedFits
+from .mapped_fits import MappedFits, denser_where_mapped
 from .task import Candidate, FrozenTask
 
 #: Sharpness of the first basis, relative to that of a net to be trained, and the limits of all others.
@@ -38,6 +38,8 @@ _DENSER_FIRST, _DENSER, _SHARPER = 1.0, 0.5, 1.4
 _BETTER = 0.97
 #: Growth of the size, at most and at least, and how many times smaller than what is wanted the error shall be.
 _GROWTH, _LEAST_GROWTH, _SAFETY = 2.0, 1.25, 2.0
+#: The cells of a basis may be so many times as many as its points are for.
+_ROUNDED_UP = 1.3
 #: As long as the held-out residual is a larger share of that of u = 0, the shape may be quite wrong.
 _RESOLVED = 0.1
 #: So many sizes that leave it so large are enough to look for maps of the coordinates, in so many dimensions at most.
@@ -164,7 +166,7 @@ class Levels(Method, listed=False):
     def start(self, work: FrozenTask, iterations: int) -> None:
         self.work, self.shape = work, self.shape or first_shape(work.net.layout.dim)
         self.levels: list[Level] = []
-        self._sizes, self.searched = [work.bumps], False
+        self._sizes, self.searched, self._moves = [work.bumps], False, self._first_moves()
         self.floor = _NO_RESIDUAL * math.sqrt(work.reference_loss())
 
     def loss(self) -> float:
@@ -174,7 +176,7 @@ class Levels(Method, listed=False):
     def step(self, most: int) -> int:
         work = self.work
         if not self.levels:
-            self._begin()
+            self._begin(self.shape)
             return 1
         resolved = self.levels[-1].held_out < _RESOLVED * math.sqrt(work.reference_loss())
         if not resolved and self._mapping() and self._mapped():
@@ -186,17 +188,16 @@ class Levels(Method, listed=False):
             best = work.polished(self._searched(work.best, *looks))
             work.take(best)
             self.levels[-1] = replace(self.levels[-1], parts=best.parts, u=work.u())
-        before = self.levels[-1]
-        work.resize(following)
-        best = work.polished(work.candidate(work.best.shape))
+        before, shape = self.levels[-1], self._grown(now, following)
+        best = work.polished(work.candidate(shape))
         work.take(best)
         self.levels.append(Level.after(before, len(best.rows), best.parts, work.u(), self.floor))
         return 1
 
-    def _begin(self) -> None:
-        """Solve over the first basis, of the best shape that is found."""
+    def _begin(self, shape: Shape) -> None:
+        """Solve over the first basis, of the best shape that is found near one."""
         work = self.work
-        work.take(work.candidate(self.shape))
+        work.take(work.candidate(shape))
         best = work.polished(self._searched(work.best, _DENSER_FIRST, _LOOKS_FIRST))
         work.take(best)
         self.levels = [Level(len(best.rows), best.parts, work.u())]
@@ -215,7 +216,7 @@ class Levels(Method, listed=False):
         shape, bumps = self.shape, work.bumps  # what suited what was not resolved says nothing
         maps = search(work.problem, shape.counts(bumps, work.widths), self._fits(shape), boundary=work.boundary)
         work.remap(maps, bumps)
-        self._begin()
+        self._begin(denser_where_mapped(shape, maps))
         self._sizes = [bumps]
         return True
 
@@ -245,24 +246,52 @@ class Levels(Method, listed=False):
         self._sizes.append(min(self.most, max(math.ceil(_LEAST_GROWTH * now), round(size))))
         return self._sizes[-1]
 
+    def _grown(self, now: int, following: int) -> Shape:
+        """Take the next size, and its shape: with more cells along every axis, or the change of u is not its error."""
+        work, shape = self.work, self.work.best.shape
+        if not self.fixed:
+            pairs = zip(shape.counts(following, work.widths), shape.counts(now, work.widths), strict=True)
+            counts = [max(then, before + 1) for then, before in pairs]
+            following, shape = math.prod(counts), Shape.of_counts(shape.sharpness, counts, work.widths)
+        self._sizes[-1] = following
+        work.resize(following)
+        return shape
+
     def _searched(self, best: Candidate, denser: float, looks: int) -> Candidate:
-        """The best shape near that of ``best``, by steps along one coordinate after the other."""
-        dim = self.work.net.layout.dim
-        moves: list[tuple[int | None, float]] = [(None, 1 / _SHARPER), (None, _SHARPER)]
-        if dim > 1 and not self.fixed:
-            moves += [(axis, sign * denser) for axis in range(dim) for sign in (1, -1)]
-        refused: set = set()
-        while looks and (left := [move for move in moves if move not in refused]):
-            for axis, by in left:
-                shape = best.shape.sharper(by) if axis is None else best.shape.denser(axis, by)
-                refused.add((axis, by))
-                if not looks or not _FLATTEST <= shape.sharpness <= _SHARPEST:
+        """The best shape near that of ``best``, by steps along one coordinate after the other.
+
+        What helped last is tried first, and what has just been tried last.
+        """
+        refused: set[tuple[int, int, int]] = set()
+        while looks and (left := [move for move in self._moves if move not in refused]):
+            for move in left:
+                axis, more, sharper = move
+                shape = best.shape.denser(axis, more * denser).sharper(_SHARPER**sharper)
+                refused.add(move)
+                if not looks or not self._allowed(shape):
                     continue
                 looks -= not self.work.tried(shape)
                 found = self.work.candidate(shape)
-                if found.key() < _BETTER * best.key():
-                    best, refused = found, {(axis, 1 / by if axis is None else -by)}
+                better = found.key() < _BETTER * best.key()
+                self._moves.remove(move)
+                self._moves.insert(0 if better else len(self._moves), move)
+                if better:
+                    best, refused = found, {(axis, -more, -sharper)}
         return best
+
+    def _allowed(self, shape: Shape) -> bool:
+        """Whether a shape can be tried: few cells along an axis are rounded up, and make too many in all."""
+        number = math.prod(shape.counts(self.work.bumps, self.work.widths))
+        return _FLATTEST <= shape.sharpness <= _SHARPEST and number <= _ROUNDED_UP * self.work.bumps
+
+    def _first_moves(self) -> list[tuple[int, int, int]]:
+        """Steps of the search: an axis with more or fewer cells, and flatter or sharper bumps.
+
+        With fewer cells along an axis bumps must be flatter: that is a step, too.
+        """
+        dim = self.work.net.layout.dim
+        cells = [(axis, sign) for axis in range(dim) for sign in (1, -1)] if dim > 1 and not self.fixed else []
+        return [(0, 0, -1), (0, 0, 1), *((*cell, 0) for cell in cells), *((*cell, -1) for cell in cells)]
 
     def over(self, history: Sequence[dict[str, Any]]) -> StopReason | None:
         last = self.levels[-1] if self.levels else None

@@ -47,19 +47,10 @@ class MappedFits:
         self.even = uniform(self.domain, half, 7).to(work.device)
         self._inverted: dict[tuple[int, AxisMap], Tensor] = {}
 
-    def counts(self, maps: Maps | None) -> tuple[int, ...]:
-        """Cells along the axes."""
-        shape, axes = self.shape, [] if maps is None else maps.axes
-        mapped = [j for j, axis in enumerate(axes) if axis.kind != "identity"]
-        if len(mapped) < len(self.domain[0]):
-            for axis in mapped:
-                shape = shape.denser(axis, _DENSER)
-        return shape.counts(self.bumps, self.work.widths)
-
     def __call__(self, maps: Maps | None) -> tuple[float, BumpNet]:
         maps = None if maps is None or all(axis.kind == "identity" for axis in maps.axes) else maps
         work, n = self.work, self.number
-        layout, counts = work.net.layout, self.counts(maps)
+        layout, counts = work.net.layout, denser_where_mapped(self.shape, maps).counts(self.bumps, work.widths)
         rows, frame = smooth_rows(counts, self.domain.cpu(), layout, self.shape.sharpness, work.basis_seed)
         net = BumpNet.from_rows(rows.to(work.device), frame.to(work.device), self.problem.domain, maps=maps)
         moved = self.xi if maps is None else self._moved(maps)
@@ -76,7 +67,9 @@ class MappedFits:
         solved = torch.arange(system.size, device=x.device)
         solved = torch.cat([solved[:own].view(-1, len(x))[:, :n].flatten(), solved[own:]])
         factors = torch.cat([weights.repeat(system.equations[0]), weights.new_ones(others)])
-        h, _ = triangular_solve(A[:, solved] * factors, -offset[solved] * factors, work.ridge, kinds=kinds_of(system, len(A)))
+        h, _ = triangular_solve(
+            A[:, solved] * factors, -offset[solved] * factors, work.ridge, kinds=kinds_of(system, len(A))
+        )
         net.rows.data[:, layout.amplitude] = h.view(len(rows), -1)
         left = (h @ A + offset).square()
         squares = left[:own].view(-1, len(x)).sum(0) * len(x)
@@ -97,4 +90,14 @@ class MappedFits:
         return torch.stack(columns, 1)
 
 
-__all__ = ["MappedFits"]
+def denser_where_mapped(shape: Shape, maps: Maps | None) -> Shape:
+    """A shape with more cells along axes with a map than along those without: there is more to be resolved."""
+    axes = () if maps is None else maps.axes
+    mapped = [j for j, axis in enumerate(axes) if axis.kind != "identity"]
+    if len(mapped) < len(axes):
+        for axis in mapped:
+            shape = shape.denser(axis, _DENSER)
+    return shape
+
+
+__all__ = ["MappedFits", "denser_where_mapped"]
