@@ -29,6 +29,10 @@ from .method import POINTS
 
 #: Points of the held-out residual; of these at most a half where sources peak, found among so many.
 _HELD_OUT, _PEAKED = 600, 8192
+#: Steps of Newton's method at most, halvings of one, and a gain that is none.
+_STEPS, _HALVINGS, _GAIN = 30, 8, 1e-9
+#: It ends where the rows are as predicted up to this factor, if the loss is at most this share of that of u = 0.
+_AS_PREDICTED, _NEAR = 1.05, 0.1
 #: Points at which two solutions are compared, and at fewer it is seen whether u is determined.
 _COMPARED, _FEWER = 600, 256
 
@@ -192,30 +196,73 @@ class FrozenTask(Task):
         if self.is_linear():
             offset, coefficients = self.system.linearise()
             return -offset, coefficients, offset.new_empty(0, len(offset))
-        rows = self.best.rows
-        jets = _framed(self.system, self.best.frame).jets(rows)
+        jets = _framed(self.system, self.best.frame).jets(self.best.rows)
         offset, coefficients = self.system.linearise(jets, self.unknowns)
-        A, _ = _framed(self.system, self.best.frame).design(rows, coefficients)
-        own = rows[:, self.net.layout.amplitude].flatten() @ A
-        return own - offset, coefficients, self.system.sensitivity(jets, self.unknowns)
+        sensitivity = self.system.sensitivity(jets, self.unknowns)
+        return self.system.applied(coefficients, jets) - offset, coefficients, sensitivity
 
     @torch.no_grad()
     def polished(self, candidate: Candidate) -> Candidate:
-        """A candidate of a nonlinear problem after Newton steps of its own; the same one if the problem is linear."""
+        """A candidate of a nonlinear problem after Newton steps of its own; the same one if they would gain nothing."""
         if self.is_linear():
             return candidate
         self.unknowns = candidate.unknowns
+        left = self._loss(_framed(self.system, candidate.frame), candidate.rows)
+        if not self.problem.unknowns and left <= _AS_PREDICTED * candidate.fit.left:
+            return candidate
         found = self._by_newton(candidate.shape, candidate.rows, candidate.frame)
         return found if found.key() <= candidate.key() else candidate
 
     def _by_newton(self, shape: Shape, rows: Tensor, frame: Tensor) -> Candidate:
         system, rows = _framed(self.system, frame), rows.clone()
+        if not self.problem.unknowns:
+            return self._measured(shape, rows, frame, self.unknowns, self._newton(system, rows))
         system.guesses = self.unknowns
         model = Projected(system, self.ridge)
         point = model.start(rows)
         amplitudes = rows[:, self.net.layout.amplitude]
         amplitudes.copy_(point.inner[: amplitudes.numel()].view_as(amplitudes))
         return self._measured(shape, rows, frame, model.unknowns(point), point.fit)
+
+    def _newton(self, system: System, rows: Tensor) -> Fit:
+        """Give the rows, in place, the best amplitudes for their shapes, by Gauss-Newton steps from those they have."""
+        amplitudes = rows[:, self.net.layout.amplitude]
+        loss, enough, fit = self._loss(system, rows), _NEAR * self.reference_loss(), None
+        for _ in range(_STEPS):
+            jets = system.jets(rows)
+            offset, coefficients = system.linearise(jets, self.unknowns)
+            A, _ = system.design(rows, coefficients)
+            if not self.ranks.every(bool(torch.isfinite(A).all() & torch.isfinite(offset).all())):
+                break
+            target = system.applied(coefficients, jets) - offset
+            inner, fit = triangular_solve(A, target, self.ridge, self.ranks, kinds_of(system, len(A)))
+            before, step = amplitudes.clone(), inner.view_as(amplitudes) - amplitudes
+            if not fit.left < loss * (1 - _GAIN):
+                break
+            found, best = 0.0, loss
+            for halving in range(_HALVINGS):
+                torch.add(before, step, alpha=0.5**halving, out=amplitudes)
+                there = self._loss(system, rows)
+                if there < best:
+                    found, best = 0.5**halving, there
+                elif found:
+                    break
+                if best <= _AS_PREDICTED * fit.left:
+                    break
+            torch.add(before, step, alpha=found, out=amplitudes)
+            loss = best
+            if not found or (loss <= _AS_PREDICTED * fit.left and loss <= enough):
+                break
+        if fit is None:  # nothing is finite there
+            n = amplitudes.numel()
+            fit = Fit(amplitudes.new_empty(0, n), torch.eye(n).to(rows), rows.new_ones(n), self.ranks)
+        return fit
+
+    def _loss(self, system: System, rows: Tensor) -> float:
+        """Sum of squares of all rows, for the bumps ``rows``; infinite if it is not finite."""
+        residual = system.residual(system.jets(rows), self.unknowns)
+        found = float(self.ranks.total(residual @ residual))
+        return found if math.isfinite(found) else math.inf
 
     def _measured(self, shape: Shape, rows: Tensor, frame: Tensor, unknowns: Tensor, fit: Fit) -> Candidate:
         held = _framed(self.held, frame)
