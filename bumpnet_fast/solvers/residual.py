@@ -382,11 +382,11 @@ class System(TrainedShapes):
     def applied(coefficients, jets: list[tuple[Jet, ...]]) -> Tensor:
         """The linearised rows [R] of a net, without their offset, from its jets."""
         rows = []
-        for by_equation, arguments in zip(coefficients, jets, strict=True):
+        for by_equation, of_block in zip(coefficients, jets, strict=True):
             for by_argument in by_equation:
                 parts = [
                     (c * part[:, k]).reshape(len(part), -1).sum(1)
-                    for by_output, jet in zip(by_argument, arguments, strict=True)
+                    for by_output, jet in zip(by_argument, of_block, strict=True)
                     for k, cs in enumerate(by_output)
                     for c, part in zip(cs, jet.parts(), strict=True)
                     if c is not None and part is not None

@@ -31,8 +31,8 @@ from .method import POINTS
 _HELD_OUT, _PEAKED = 600, 8192
 #: Steps of Newton's method at most, halvings of one, and a gain that is none.
 _STEPS, _HALVINGS, _GAIN = 30, 8, 1e-9
-#: It ends where the rows are as predicted up to this factor, if the loss is at most this share of that of u = 0.
-_AS_PREDICTED, _NEAR = 1.05, 0.1
+#: It ends where the rows differ from the predicted ones by no larger share: that share squared is left to be gained.
+_AS_PREDICTED = 0.1
 #: Points at which two solutions are compared, and at fewer it is seen whether u is determined.
 _COMPARED, _FEWER = 600, 256
 
@@ -47,6 +47,7 @@ class Candidate:
     unknowns: Tensor
     parts: tuple[float, ...]  # root mean squares of the weighted residual, by block, at points not solved on
     fit: Fit
+    predicted: Tensor | None = None  # [R], the rows that the linearised equations leave, of a nonlinear problem
 
     @property
     def held_out(self) -> float:
@@ -186,7 +187,8 @@ class FrozenTask(Task):
         inner, fit = triangular_solve(A, target, self.ridge, self.ranks, kinds_of(system, len(A)))
         amplitudes = rows[:, layout.amplitude]
         amplitudes.copy_(inner[: amplitudes.numel()].view_as(amplitudes))
-        return self._measured(shape, rows, frame, self.unknowns + inner[amplitudes.numel() :], fit)
+        found = self._measured(shape, rows, frame, self.unknowns + inner[amplitudes.numel() :], fit)
+        return found if self.is_linear() else replace(found, predicted=inner @ A - target)
 
     def _linearise(self) -> tuple[Tensor, list, Tensor]:
         """Rows [R] that the linearised equations have to give, their coefficients, and derivatives by the unknowns.
@@ -207,9 +209,10 @@ class FrozenTask(Task):
         if self.is_linear():
             return candidate
         self.unknowns = candidate.unknowns
-        left = self._loss(_framed(self.system, candidate.frame), candidate.rows)
-        if not self.problem.unknowns and left <= _AS_PREDICTED * candidate.fit.left:
-            return candidate
+        if candidate.predicted is not None:
+            residual, _ = self._residual(_framed(self.system, candidate.frame), candidate.rows)
+            if self._as_predicted(residual, candidate.predicted):
+                return candidate
         found = self._by_newton(candidate.shape, candidate.rows, candidate.frame)
         return found if found.key() <= candidate.key() else candidate
 
@@ -227,7 +230,7 @@ class FrozenTask(Task):
     def _newton(self, system: System, rows: Tensor) -> Fit:
         """Give the rows, in place, the best amplitudes for their shapes, by Gauss-Newton steps from those they have."""
         amplitudes = rows[:, self.net.layout.amplitude]
-        loss, enough, fit = self._loss(system, rows), _NEAR * self.reference_loss(), None
+        fit, (_, loss) = None, self._residual(system, rows)
         for _ in range(_STEPS):
             jets = system.jets(rows)
             offset, coefficients = system.linearise(jets, self.unknowns)
@@ -236,33 +239,40 @@ class FrozenTask(Task):
                 break
             target = system.applied(coefficients, jets) - offset
             inner, fit = triangular_solve(A, target, self.ridge, self.ranks, kinds_of(system, len(A)))
-            before, step = amplitudes.clone(), inner.view_as(amplitudes) - amplitudes
             if not fit.left < loss * (1 - _GAIN):
                 break
-            found, best = 0.0, loss
+            before, step = amplitudes.clone(), inner.view_as(amplitudes) - amplitudes
+            found, best, done = 0.0, loss, False
             for halving in range(_HALVINGS):
                 torch.add(before, step, alpha=0.5**halving, out=amplitudes)
-                there = self._loss(system, rows)
+                residual, there = self._residual(system, rows)
+                done = not halving and self._as_predicted(residual, inner @ A - target)
                 if there < best:
                     found, best = 0.5**halving, there
                 elif found:
                     break
-                if best <= _AS_PREDICTED * fit.left:
+                if done:
                     break
-            torch.add(before, step, alpha=found, out=amplitudes)
+            amplitudes.copy_(before + found * step)
             loss = best
-            if not found or (loss <= _AS_PREDICTED * fit.left and loss <= enough):
+            if done or not found:
                 break
         if fit is None:  # nothing is finite there
             n = amplitudes.numel()
-            fit = Fit(amplitudes.new_empty(0, n), torch.eye(n).to(rows), rows.new_ones(n), self.ranks)
+            fit = Fit(rows.new_empty(0, n), torch.eye(n).to(rows), rows.new_ones(n), self.ranks)
         return fit
 
-    def _loss(self, system: System, rows: Tensor) -> float:
-        """Sum of squares of all rows, for the bumps ``rows``; infinite if it is not finite."""
+    def _as_predicted(self, residual: Tensor, predicted: Tensor) -> bool:
+        """Whether rows differ so little from what was predicted that another step of Newton's would gain nothing."""
+        sizes = torch.stack([(residual - predicted).square().sum(), predicted.square().sum()])
+        off, size = self.ranks.total(sizes).tolist()
+        return off <= _AS_PREDICTED**2 * size
+
+    def _residual(self, system: System, rows: Tensor) -> tuple[Tensor, float]:
+        """All rows for the bumps ``rows``, and the sum of their squares; infinite if it is not finite."""
         residual = system.residual(system.jets(rows), self.unknowns)
         found = float(self.ranks.total(residual @ residual))
-        return found if math.isfinite(found) else math.inf
+        return residual, found if math.isfinite(found) else math.inf
 
     def _measured(self, shape: Shape, rows: Tensor, frame: Tensor, unknowns: Tensor, fit: Fit) -> Candidate:
         held = _framed(self.held, frame)
