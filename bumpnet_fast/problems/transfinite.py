@@ -125,11 +125,14 @@ def interpolated_jet(
     held = [dict(term) for term in (*whole, *corners)]
     axes = [_factors(x[:, j], lo[j], hi[j], sides(faces, j), [by.get(j) for by in held], blend) for j in range(d)]
     signs = x.new_tensor([(-1.0) ** (len(by) + (not rest)) for by in held])[:, None]
+    products: dict[tuple[int, ...], Tensor] = {}
 
     def summed(part: Tensor, *orders: int) -> Tensor:
         """The sum over the terms of a part [terms, N, K], times the factors, differentiated by some axes."""
-        factors = [axis[orders.count(j)] for j, axis in enumerate(axes)]
-        return ((signs * math.prod(factors))[..., None] * part).sum(0)
+        if orders not in products:
+            factors = [axis[orders.count(j)] for j, axis in enumerate(axes)]
+            products[orders] = (signs * math.prod(factors))[..., None]
+        return (products[orders] * part).sum(0)
 
     gradient = torch.stack([summed(values, j) + summed(slopes[..., j]) for j in range(d)], -1)
     found = [summed(values), gradient]
@@ -142,7 +145,9 @@ def interpolated_jet(
         rows = [torch.stack([mixed(i, j) for j in range(d)], -1) for i in range(d)]
         found.append(torch.stack(rows, -2))
     elif bends:  # no axis is held and free at once
-        second = [summed(values, j, j) + summed(bends[0][..., j]) for j in range(d)]
+        second = [summed(bends[0][..., j]) for j in range(d)]
+        if blend is not None:  # that of two faces is linear
+            second = [along + summed(values, j, j) for j, along in enumerate(second)]
         found.append(sum(second[1:], second[0]) if want == "laplacian" else torch.stack(second, -1))
     return Jet(want, *found)
 

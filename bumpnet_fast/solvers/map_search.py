@@ -39,7 +39,7 @@ _ROUNDS, _FACES, _STEPS = 3, 3, 8
 #: Points of the polish and of :func:`held_out`.
 _POINTS, _HELD_OUT = 300, 400
 #: First damping of the polish, its changes, and the gain of a step that ends it.
-_DAMPING, _EASED, _HARDER, _TRIES, _GAINED = 1e-2, 0.2, 8.0, 4, 0.9
+_DAMPING, _EASED, _HARDER, _TRIES, _GAINED = 1e-2, 0.2, 8.0, 4, 0.7
 #: Step of the differences, in units of a width or of a logarithm.
 _DIFFERENCE = 1e-2
 
@@ -76,6 +76,14 @@ def search(
     if len(bumps) != len(problem.lower):
         raise ValueError(f"bumps must be {len(problem.lower)} numbers, one for every axis, got {bumps!r}")
     return _Search(problem, fit, boundary).run(solution)
+
+
+def polished(problem: Problem, maps: Maps, fit: Fit, boundary: str = "hard") -> Maps:
+    """Maps that were found with few bumps, polished with those of another ``fit``; arguments as for :func:`search`."""
+    looked = _Search(problem, fit, boundary)
+    looked.best = Found(maps, *fit(maps))
+    looked._polish()
+    return looked.best.maps
 
 
 class Places:
@@ -426,4 +434,4 @@ def _moved_share(old: AxisMap, _: int, by: float) -> AxisMap:
     return replace(old, share=_share(odds / (1 + odds)))
 
 
-__all__ = ["Feature", "Fit", "HeldOut", "Places", "feature", "search"]
+__all__ = ["Feature", "Fit", "HeldOut", "Places", "feature", "polished", "search"]

@@ -20,7 +20,7 @@ from ...nets.bumpnet import BumpNet
 from ...nets.smooth import Shape
 from ..estimate import ErrorEstimate
 from ..loop import Method, StopReason
-from ..map_search import Fit, HeldOut, search
+from ..map_search import Fit, HeldOut, polished, search
 from .mapped_fits import MappedFits, denser_where_mapped
 from .task import Candidate, FrozenTask
 
@@ -44,6 +44,8 @@ _ROUNDED_UP = 1.3
 _RESOLVED = 0.1
 #: So many sizes that leave it so large are enough to look for maps of the coordinates, in so many dimensions at most.
 _UNRESOLVED, _MAPPED_DIM = 2, 3
+#: Maps that leave a larger share of the residual of u = 0 are polished with twice the bumps, up to so many.
+_SEEN, _POLISHED = 0.02, 300
 #: Sizes do not help any more if the held-out residual fell no further than to this share, so many times.
 _STALLED, _TIMES = 0.7, 2
 #: That may be seen from so many bumps on.
@@ -214,7 +216,12 @@ class Levels(Method, listed=False):
         """Look for maps of the coordinates; begin again with them if they are worth it."""
         work, self.searched = self.work, True
         shape, bumps = self.shape, work.bumps  # what suited what was not resolved says nothing
-        maps = search(work.problem, shape.counts(bumps, work.widths), self._fits(shape), boundary=work.boundary)
+        fits = self._fits(shape)
+        maps = search(work.problem, shape.counts(bumps, work.widths), fits, boundary=work.boundary)
+        if isinstance(fits, MappedFits):  # a feature that so few bumps hardly see is not yet where it seems to be
+            while maps is not None and fits.left(maps) > _SEEN and 2 * fits.bumps <= _POLISHED:
+                fits = MappedFits(work, shape, 2 * fits.bumps)
+                maps = polished(work.problem, maps, fits, work.boundary)
         work.remap(maps, bumps)
         self._begin(denser_where_mapped(shape, maps))
         self._sizes = [bumps]

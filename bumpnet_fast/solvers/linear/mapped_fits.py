@@ -35,17 +35,20 @@ class MappedFits:
         A linear problem on a box, in one process.
     shape : Shape
         Of the basis, before there are more cells along axes with maps.
+    bumps : int, optional
+        Of the basis, about; by default the present size of ``work``.
     """
 
-    def __init__(self, work: FrozenTask, shape: Shape):
-        self.work, self.shape, self.bumps = work, shape, work.bumps
+    def __init__(self, work: FrozenTask, shape: Shape, bumps: int | None = None):
+        self.work, self.shape, self.bumps = work, shape, bumps or work.bumps
         self.problem, self.domain = work.problem, work.problem.domain.double()
-        counts = (POINTS * work.bumps,) + (1,) * (len(self.domain[0]) - 1)
+        counts = (POINTS * self.bumps,) + (1,) * (len(self.domain[0]) - 1)
         solved = sampling.interior(self.domain, counts, "sobol", work.basis_seed + 1)
         self.number, half = len(solved), _HELD_OUT // 2
         self.xi = torch.cat([solved, uniform(self.domain, half, 8)]).to(work.device)
         self.even = uniform(self.domain, half, 7).to(work.device)
         self._inverted: dict[tuple[int, AxisMap], Tensor] = {}
+        self._shares: dict[Maps | None, float] = {}
 
     def __call__(self, maps: Maps | None) -> tuple[float, BumpNet]:
         maps = None if maps is None or all(axis.kind == "identity" for axis in maps.axes) else maps
@@ -71,14 +74,22 @@ class MappedFits:
             A[:, solved] * factors, -offset[solved] * factors, work.ridge, kinds=kinds_of(system, len(A))
         )
         net.rows.data[:, layout.amplitude] = h.view(len(rows), -1)
-        left = (h @ A + offset).square()
-        squares = left[:own].view(-1, len(x)).sum(0) * len(x)
-        square = squares[len(moved) :].mean()
-        if maps is not None:
-            shares = 1 / density[n : len(moved)]
-            square = torch.maximum(square, (squares[n : len(moved)] * shares).sum() / shares.sum())
-        found = float((square + left[own:].sum()).sqrt())
+        found, nothing = (self._held_out(part, own, len(x), density) for part in (h @ A + offset, offset))
+        self._shares[maps] = found / nothing if nothing > 0 else math.inf
         return (found if math.isfinite(found) else math.inf), net
+
+    def left(self, maps: Maps | None) -> float:
+        """The held-out residual with maps that were tried, relative to that of no bumps at all."""
+        return self._shares[maps]
+
+    def _held_out(self, rows: Tensor, own: int, points: int, density: Tensor) -> float:
+        """Root mean square of rows [R], those of the equation first: over x, the larger one by both kinds of points."""
+        squares = rows[:own].view(-1, points).square().sum(0) * points
+        moved = len(self.xi)
+        by_x = squares[moved:].mean()
+        shares = 1 / density[self.number : moved]
+        by_xi = (squares[self.number : moved] * shares).sum() / shares.sum()
+        return float((torch.maximum(by_x, by_xi) + rows[own:].square().sum()).sqrt())
 
     def _moved(self, maps: Maps) -> Tensor:
         """The points that are mapped to :attr:`xi`."""
