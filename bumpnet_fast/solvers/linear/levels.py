@@ -56,6 +56,8 @@ _CONVERGED, _FALLEN = 0.1, 0.5
 _FALL_TRUSTED = 1e-3
 #: A held-out residual that is a smaller share of that of u = 0 is rounding.
 _NO_RESIDUAL = 1e-12
+#: So is one that is no more times as large as what amplitudes that cancel leave of one unit of rounding each.
+_ROUNDED = 100.0
 #: An output that is smaller relative to the largest has no size.
 _NO_SIZE = 1e-12
 #: The largest number of amplitudes that is tried unless it is said.
@@ -92,6 +94,8 @@ class Level:
         u by a solution of the equation alone, such as a slope, shows in the conditions.
     changes : Tensor
         [2, K], of u by this size: relative in the mean square, and the largest in the units of u.
+    rounded : bool
+        Whether rounding is all that is left of the residual: then it does not fall any more.
     """
 
     bumps: int
@@ -99,6 +103,7 @@ class Level:
     u: Tensor
     fall: float = math.nan
     changes: Tensor | None = None
+    rounded: bool = False
 
     @classmethod
     def after(cls, before: Level, bumps: int, parts: tuple[float, ...], u: Tensor, floor: float) -> Level:
@@ -122,7 +127,8 @@ class Level:
     @property
     def converged(self) -> bool:
         """Whether the last change tells how large the error is."""
-        return self.change <= _CONVERGED and (self.fall <= _FALLEN or self.change <= _ROUNDING)
+        settled = self.fall <= _FALLEN or self.change <= _ROUNDING or self.rounded
+        return self.change <= _CONVERGED and settled
 
     @property
     def predicted(self) -> tuple[float, ...]:
@@ -193,7 +199,10 @@ class Levels(Method, listed=False):
         before, shape = self.levels[-1], self._grown(now, following)
         best = work.polished(work.candidate(shape))
         work.take(best)
-        self.levels.append(Level.after(before, len(best.rows), best.parts, work.u(), self.floor))
+        level = Level.after(before, len(best.rows), best.parts, work.u(), self.floor)
+        if level.change <= _CONVERGED and level.fall > _FALLEN:
+            level = replace(level, rounded=level.held_out <= _ROUNDED * work.rounding())
+        self.levels.append(level)
         return 1
 
     def _begin(self, shape: Shape) -> None:
@@ -336,8 +345,11 @@ class Levels(Method, listed=False):
             share = f"fell to {last.fall:.0%} only" if last.fall < 1 else "did not fall"
             reason = f"the residual between the points {share} with the last size of the basis"
         else:
-            reason = (
-                f"the last size of the basis changed u by {last.change:.1g}, and the residual fell to {last.fall:.1g}"
+            left = (
+                "rounding is all that is left of the residual"
+                if last.rounded
+                else f"the residual fell to {last.fall:.1g}"
             )
+            reason = f"the last size of the basis changed u by {last.change:.1g}, and {left}"
             return ErrorEstimate(rel_l2, largest, True, reason, {}, last.fall)
         return ErrorEstimate(rel_l2, largest, False, reason, {}, last.fall)

@@ -312,6 +312,16 @@ class FrozenTask(Task):
 
     # --- what is compared ------------------------------------------------------------------------
 
+    def rounding(self) -> float:
+        """What rounding leaves of the held-out residual, about: amplitudes cancel, and so do the terms of a lift."""
+        assert self.best is not None
+        rows, system = self.best.rows, _framed(self.held, self.best.frame)
+        jets = None if self.is_linear() else system.jets(rows)
+        offset, coefficients = system.linearise(jets, self.unknowns)
+        A, _ = system.design(rows, coefficients)
+        sizes = rows[:, self.net.layout.amplitude].flatten().abs() @ A.abs_() + offset.abs()
+        return torch.finfo(torch.float64).eps * float(self.ranks.total(sizes @ sizes)) ** 0.5
+
     def u(self) -> Tensor:
         """The present solution [n, K] at :meth:`places_to_compare`."""
         assert self.best is not None

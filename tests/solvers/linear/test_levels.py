@@ -1,15 +1,18 @@
 """Sizes and shapes of bases: what is solved over, and in which order."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 from bumpnet_fast.nets.smooth import Shape
-from bumpnet_fast.problems import get
+from bumpnet_fast.problems import Problem, get
 from bumpnet_fast.solvers import solve
 from bumpnet_fast.solvers.linear import levels
 from bumpnet_fast.solvers.linear.levels import Levels
 from bumpnet_fast.solvers.linear.mapped_fits import MappedFits
 from bumpnet_fast.solvers.linear.task import FrozenTask
+from bumpnet_fast.solvers.loop import StopReason
 
 
 class Watched(FrozenTask):
@@ -70,6 +73,34 @@ def test_where_cells_are_even_along_an_axis_the_error_is_not_taken_for_reached()
     for seed in (2, 3):
         solution = solve(get("convection-diffusion"), error=1e-6, seed=seed)
         assert solution.rel_l2 <= 3e-6 or solution.stop.value != "error reached"
+
+
+@dataclass
+class Bilinear(Problem):
+    """Laplace's equation whose lift solves it: the residual is rounding from the start."""
+
+    name, want = "bilinear", "laplacian"
+
+    def residual(self, x, u):
+        return u.laplacian[:, 0]
+
+    def exact(self, x):
+        return 0.04 * x[:, 0] * x[:, 1] + 0.2
+
+
+def test_a_residual_that_is_rounding_need_not_fall():
+    solution = solve(Bilinear(), error=1e-6)
+    assert solution.stop is StopReason.REACHED and solution.method == "linear" and solution.rel_l2 < 1e-8
+    assert solution.error_estimate.reliable
+
+
+@torch.no_grad()
+def test_rounding_is_what_amplitudes_that_cancel_leave():
+    stage, work = begun(get("poisson"), 196)
+    stage.step(1)
+    assert 1e-16 < work.rounding() < 0.1 * stage.levels[-1].held_out
+    work.best.rows[:, work.net.layout.amplitude] *= 1e9
+    assert work.rounding() > 1e-8
 
 
 def test_fits_of_maps_have_more_cells_where_there_is_one():
