@@ -306,10 +306,14 @@ def grid_centres(bumps: int | tuple[int, ...], lo: Tensor, hi: Tensor) -> tuple[
 
 
 def _rows_of_cells(bumps: int, lo: Tensor, hi: Tensor, counts: tuple[int, ...]) -> Tensor:
-    n = counts[0] if len(counts) > 1 else bumps
-    ticks = lo[0] + (hi[0] - lo[0]) * (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    def along(axis: int, n: int) -> Tensor:
+        return lo[axis] + (hi[axis] - lo[axis]) * (torch.arange(n, dtype=torch.float64) + 0.5) / n
+
     if len(counts) == 1:
-        return ticks[:, None]
+        return along(0, bumps)[:, None]
+    if bumps == math.prod(counts):  # all rows are alike
+        return torch.cartesian_prod(*(along(axis, n) for axis, n in enumerate(counts)))
+    n, ticks = counts[0], along(0, counts[0])
     blocks = []
     for i in range(n):
         share = bumps * (i + 1) // n - bumps * i // n

@@ -20,11 +20,12 @@ from torch import Tensor
 from ..core import checking
 from ..core.jet import Jet
 from ..core.types import Want
-from . import sampling
+from . import sampling, transfinite
 from .condition import Condition as Condition
 from .condition import call_residual as call_residual
 from .condition import required as required
 from .condition import taken as taken
+from .transfinite import Faces, Factor, sides, smooth_step
 
 #: Half width, in periods, of the region in which the two ends of a periodic function are blended.
 SEAM = 0.1
@@ -34,9 +35,6 @@ RIM = 0.1
 _ROUNDING = 1e-10
 #: Points at which that is looked at.
 _PROBES = 256
-
-#: Faces of the box: the axis, and 0 for its lower or 1 for its upper face.
-Faces = Sequence[tuple[int, int]]
 
 
 @dataclass
@@ -258,8 +256,8 @@ class Problem:
         return self._all_faces() if isinstance(faces, str) else tuple((axis, side) for axis, side in faces)
 
     def _all_faces(self) -> tuple[tuple[int, int], ...]:
-        sides = itertools.product(range(len(self.lower)), (0, 1))
-        return tuple((j, k) for j, k in sides if j not in self.periodic and (j, k) != (self.time, 1))
+        both = itertools.product(range(len(self.lower)), (0, 1))
+        return tuple((j, k) for j, k in both if j not in self.periodic and (j, k) != (self.time, 1))
 
     def distance(self, x: Tensor) -> Tensor:
         """A smooth function that is zero on the given faces and positive elsewhere in the box.
@@ -275,7 +273,7 @@ class Problem:
         lo, hi = self.domain.to(x)
         factors = [torch.ones_like(x[:, 0])]
         for axis, side in faces:
-            width = (hi - lo)[axis] / len(_sides(faces, axis))
+            width = (hi - lo)[axis] / len(sides(faces, axis))
             factor = (hi[axis] - x[:, axis] if side else x[:, axis] - lo[axis]) / width
             factors.append(factor**self.time_order if axis == self.time else factor)
         return torch.prod(torch.stack(factors), dim=0)
@@ -288,53 +286,41 @@ class Problem:
         boundary values.
         """
 
-        def share(t: Tensor, side: int, single: bool) -> Tensor | None:
-            return None if single else t if side else 1 - t
+        given = [
+            transfinite.interpolated(self.domain, x, faces, function) for _, faces, function in self._given_values()
+        ]
+        return self._by_output(given) if isinstance(self.dirichlet, Mapping) else given[0]
 
-        if isinstance(self.dirichlet, Mapping):
-            outputs = range(self.outputs)
-            parts = [
-                self._interpolated(self.faces_of(k), self._output(self.boundary_values, k), x, share) for k in outputs
-            ]
-            return torch.stack(parts, 1)
-        return self._interpolated(self.faces, self.boundary_values, x, share)
+    def _given_values(self) -> list[tuple[list[int], Faces, Callable[[Tensor], Tensor]]]:
+        """Outputs with the same faces, these faces, and the values there: [n], or [n, outputs]."""
+        if not isinstance(self.dirichlet, Mapping):
+            return [([*range(self.outputs)], self.faces, self.boundary_values)]
+        return [(ks, faces, self._outputs(self.boundary_values, ks)) for faces, ks in self._alike()]
 
-    def _interpolated(
-        self, given: Faces, function: Callable[[Tensor], Tensor], x: Tensor, share: Callable[..., Tensor | None]
-    ) -> Tensor:
-        """The values of ``function`` on the ``given`` faces, continued into the box.
+    def _alike(self) -> list[tuple[tuple[tuple[int, int], ...], list[int]]]:
+        """Faces, and the outputs that are given there, for all outputs."""
+        found: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        for k in range(self.outputs):
+            found.setdefault(self.faces_of(k), []).append(k)
+        return [*found.items()]
 
-        ``share(t, side, single)`` is the factor of the value on a face, at a place t in [0, 1] along its axis.
-        """
-        corners = self.domain.to(x)
-        t = ((x - corners[0]) / (corners[1] - corners[0])).unbind(1)
-        total = None
-        for faces in itertools.product(*((None, *_sides(given, j)) for j in range(len(t)))):  # None: a free axis
-            held = [(j, face) for j, face in enumerate(faces) if face is not None]
-            if held:
-                at = list(x.unbind(1))
-                for j, face in held:
-                    at[j] = corners[face, j].expand(len(x))
-                values = function(torch.stack(at, 1))
-                if not values.requires_grad and not values.any():
-                    continue  # nothing, and nothing to differentiate
-                shares = (share(t[j], face, len(_sides(given, j)) == 1) for j, face in held)
-                blend = math.prod(part for part in shares if part is not None)
-                if isinstance(blend, Tensor):
-                    blend = blend.reshape(-1, *(1,) * (values.dim() - 1))
-                part = -((-1) ** len(held)) * blend * values
-                total = part if total is None else total + part
-        return torch.zeros_like(x[:, 0]) if total is None else total
+    def _by_output(self, parts: Sequence[Tensor]) -> Tensor:
+        """Parts [N, 1 or outputs with the same faces, ...] as one [N, K, ...]."""
+        groups = [ks for _, ks in self._alike()]
+        parts = [part[:, None] if part.dim() == 1 else part for part in parts]
+        wide = [part.expand(-1, len(ks), *part.shape[2:]) for part, ks in zip(parts, groups, strict=True)]
+        order = torch.tensor([k for ks in groups for k in ks]).argsort()
+        return torch.cat(wide, 1)[:, order.to(wide[0].device)]
 
     @staticmethod
-    def _output(function: Callable[[Tensor], Tensor], k: int) -> Callable[[Tensor], Tensor]:
-        """Output k [N] of a function with values [N] or [N, K]; it does not depend on the others."""
+    def _outputs(function: Callable[[Tensor], Tensor], ks: Sequence[int]) -> Callable[[Tensor], Tensor]:
+        """Some outputs [N, k] of a function with values [N] or [N, K]; they do not depend on the others."""
 
-        def one(x: Tensor) -> Tensor:
-            values = function(x)
-            return values if values.dim() == 1 else values[:, k if values.shape[1] > 1 else 0]
+        def some(x: Tensor) -> Tensor:
+            values = function(x).reshape(len(x), -1)
+            return values.expand(-1, len(ks)) if values.shape[1] == 1 else values[:, list(ks)]
 
-        return one
+        return some
 
     # --- the velocity at the start ------------------------------------------------------------------
 
@@ -371,18 +357,48 @@ class Problem:
         lift = self.lift(x)
         if not self._lacks_velocity():
             return lift
-
-        def rim(t: Tensor, side: int, single: bool) -> Tensor:
-            return 1 - _smooth_step((1 - t if side else t) / RIM)
-
         parts = []
-        for k in range(self.outputs):
-            faces, lacking = self.faces_of(k), self._output(self.lacking_velocity, k)
-            sides = [face for face in faces if face[0] != self.time]
+        for beside, lacking in self._moving():
             # Where sides and velocity agree, nothing is lacking at the sides, and what is subtracted is zero.
-            inner = lacking(x) - self._interpolated(sides, lacking, x, rim)
-            parts.append(inner if (self.time, 0) in faces else torch.zeros_like(inner))
-        return lift.reshape(len(x), -1) + (x[:, self.time] - self.lower[self.time])[:, None] * torch.stack(parts, 1)
+            inside = transfinite.interpolated(self.domain, x, beside, lacking, _rim)
+            parts.append(lacking(x) - inside.reshape(len(x), -1))
+        return lift.reshape(len(x), -1) + (x[:, self.time] - self.lower[self.time])[:, None] * self._by_output(parts)
+
+    def _moving(self) -> list[tuple[Faces, Callable[[Tensor], Tensor]]]:
+        """Sides, and what velocity is lacking at the start, [n, outputs], for all outputs with the same faces."""
+        found: list[tuple[Faces, Callable[[Tensor], Tensor]]] = []
+        for faces, ks in self._alike():
+            starts = (self.time, 0) in faces
+            lacking = self._outputs(self.lacking_velocity, ks) if starts else _zeros(len(ks))
+            found.append(([face for face in faces if face[0] != self.time], lacking))
+        return found
+
+    def _lift_jet(self, x: Tensor, want: Want) -> Jet:
+        """The jet of :meth:`_lift_with_velocity`; of a lift of the user's own by automatic differentiation."""
+        if want == "value" or type(self).lift is not Problem.lift or "lift" in vars(self):
+            return self.jet_of(self._lift_with_velocity, x, want)
+        try:
+            about = self.domain, x, want
+            given = [transfinite.interpolated_jet(*about, *terms) for _, *terms in self._given_values()]
+            lift = self._joined(given, want) if isinstance(self.dirichlet, Mapping) else given[0]
+            if not self._lacks_velocity():
+                return lift
+            lacking = [transfinite.interpolated_jet(*about, *terms, _rim, rest=True) for terms in self._moving()]
+            return self._ramp(x, want) * self._joined(lacking, want) + lift
+        except Exception:  # values that are known for just so many points
+            return self.jet_of(self._lift_with_velocity, x, want)
+
+    def _joined(self, jets: Sequence[Jet], want: Want) -> Jet:
+        """The jets of outputs with the same faces as one."""
+        parts = zip(*(jet.parts() for jet in jets), strict=True)
+        return Jet(want, *(None if part[0] is None else self._by_output(part) for part in parts))
+
+    def _ramp(self, x: Tensor, want: Want) -> Jet:
+        """The time since the start, with one output."""
+        one, zero = torch.ones_like(x[:, 0]), torch.zeros_like(x[:, 0])
+        axes = [(one, zero, zero)] * x.shape[1]
+        axes[self.time] = (x[:, self.time] - self.lower[self.time], one, zero)
+        return transfinite.product_jet(axes, want)
 
     def _lacks_velocity(self) -> bool:
         """Whether the lift does not start with the given velocity."""
@@ -391,13 +407,14 @@ class Problem:
         x = sampling.interior(self.domain, (_PROBES,) + (1,) * (len(self.lower) - 1), "sobol")
         x[:, self.time] = self.lower[self.time]
         with torch.no_grad():
+            velocity, lift, rate = (
+                part.reshape(len(x), -1).expand(-1, self.outputs)
+                for part in (self.velocity(x), self.lift(x), self._rate(self.lift, x))
+            )
             lasts = self.upper[self.time] - self.lower[self.time]
-            sizes = [
-                [float(self._output(function, k)(x).abs().max()) for k in range(self.outputs)]
-                for function in (self.lacking_velocity, self.velocity, self.lift)
-            ]
+            sizes = [part.abs().amax(0).tolist() for part in (velocity - rate, velocity, lift / lasts)]
         starting = [k for k in range(self.outputs) if (self.time, 0) in self.faces_of(k)]
-        return any(sizes[0][k] > _ROUNDING * max(sizes[1][k], sizes[2][k] / lasts) for k in starting)
+        return any(sizes[0][k] > _ROUNDING * max(sizes[1][k], sizes[2][k]) for k in starting)
 
     # --- u from the bumps ---------------------------------------------------------------------------
 
@@ -415,7 +432,7 @@ class Problem:
         >>> get("poisson").compose(edge, "value")(v).value.abs().item() < 1e-6
         True
         """
-        distance, lift = self._distance_jet(x, want), self.jet_of(self._lift_with_velocity, x, want)
+        distance, lift = self._distance_jet(x, want), self._lift_jet(x, want)
         wrap = self.wrap(x, want)
         return lambda *v: distance * wrap(*v) + lift
 
@@ -433,28 +450,13 @@ class Problem:
         (lo, hi), one, zero = self.domain.to(x), torch.ones_like(x[:, 0]), torch.zeros_like(x[:, 0])
         axes = [(one, zero, zero)] * len(lo)  # value, slope and bend of the factor of every axis
         for axis, side in faces:
-            width = float(hi[axis] - lo[axis]) / len(_sides(faces, axis))
+            width = float(hi[axis] - lo[axis]) / len(sides(faces, axis))
             t = (hi[axis] - x[:, axis] if side else x[:, axis] - lo[axis]) / width
             slope = (-1.0 if side else 1.0) / width
             for _ in range(self.time_order if axis == self.time else 1):
                 f, f1, f2 = axes[axis]
                 axes[axis] = (f * t, f1 * t + f * slope, f2 * t + 2 * f1 * slope)
-
-        def product(orders: Sequence[int]) -> Tensor:
-            return math.prod(factor[order] for factor, order in zip(axes, orders, strict=True))
-
-        unit = torch.eye(len(lo), dtype=torch.long).tolist()
-        value = product([0] * len(lo))
-        gradient = torch.stack([product(e) for e in unit], 1)
-        second = None
-        if want in ("laplacian", "diagonal"):
-            second = torch.stack([product([2 * k for k in e]) for e in unit], 1)
-            second = second.sum(1) if want == "laplacian" else second
-        elif want == "hessian":
-            rows = [[product([a + b for a, b in zip(d, e, strict=True)]) for e in unit] for d in unit]
-            second = torch.stack([torch.stack(row, 1) for row in rows], 1)
-        parts = (value, gradient.detach(), None if second is None else second.detach())
-        return Jet(want, *(None if part is None else part[:, None] for part in parts))
+        return transfinite.product_jet(axes, want)
 
     @staticmethod
     def jet_of(function: Callable[[Tensor], Tensor], x: Tensor, want: Want) -> Jet:
@@ -475,16 +477,20 @@ class Problem:
         """
         if not self.periodic:
             return lambda v: v
-        lo, hi = self.domain.to(x)
-
-        def weight(x: Tensor) -> Tensor:
-            reach = SEAM * (hi - lo)
-            rise = [_smooth_step(0.5 + 0.5 * (x[:, j] - lo[j]) / reach[j]) for j in self.periodic]
-            fall = [_smooth_step(0.5 + 0.5 * (hi[j] - x[:, j]) / reach[j]) for j in self.periodic]
-            return math.prod(rise) * math.prod(fall)
-
-        weights = [self.jet_of(weight, x + x.new_tensor(shift), want) for shift in self.shifts()]
+        weights = [self._seam_jet(x + x.new_tensor(shift), want) for shift in self.shifts()]
         return lambda *v: functools.reduce(Jet.__add__, (w * jet for w, jet in zip(weights, v, strict=True)))
+
+    def _seam_jet(self, x: Tensor, want: Want) -> Jet:
+        """The weight w of :meth:`wrap`, with one output."""
+        (lo, hi), one, zero = self.domain.to(x), torch.ones_like(x[:, 0]), torch.zeros_like(x[:, 0])
+        axes = [(one, zero, zero)] * x.shape[1]
+        for j in self.periodic:
+            scale = 0.5 / (SEAM * (hi[j] - lo[j]))
+            f, f1, f2 = smooth_step(0.5 + scale * (x[:, j] - lo[j]))
+            g, g1, g2 = smooth_step(0.5 + scale * (hi[j] - x[:, j]))
+            bend = f2 * g - 2 * f1 * g1 + f * g2
+            axes[j] = (f * g, scale * (f1 * g - f * g1), scale * scale * bend)
+        return transfinite.product_jet(axes, want)
 
     def extend(self, jet: Callable[[Tensor], Jet], x: Tensor, want: str, boundary: str = "hard") -> Jet:
         """The jet of u at ``x`` [N, d], from the jet of the bumps, ``jet(x)``; with a soft boundary they are the same.
@@ -577,10 +583,6 @@ class Problem:
         return Condition(f"period of axis {axis}", points, residual, "gradient", period=period)
 
 
-def _sides(faces: Faces, axis: int) -> list[int]:
-    return [side for j, side in faces if j == axis]
-
-
 def _check_dirichlet(dirichlet: Any, dim: int, outputs: int, periodic: Sequence[int]) -> None:
     """Raise TypeError or ValueError unless ``dirichlet`` names faces and outputs that there are."""
     if dirichlet is None:
@@ -611,10 +613,15 @@ def _check_dirichlet(dirichlet: Any, dim: int, outputs: int, periodic: Sequence[
             raise ValueError(f"dirichlet{of} must name every face once, got {faces!r}")
 
 
-def _smooth_step(t: Tensor) -> Tensor:
-    """From 0 at t = 0 to 1 at t = 1, with two continuous derivatives; ``f(t) + f(1 - t) = 1``."""
-    t = t.clamp(0, 1)
-    return t**3 * (10 - 15 * t + 6 * t * t)
+def _rim(t: Tensor, side: int) -> Factor:
+    """From 1 on a face to 0 at a distance of :data:`RIM`."""
+    sign = -1.0 if side else 1.0
+    f, f1, f2 = smooth_step((1 - t if side else t) / RIM)
+    return 1 - f, -sign / RIM * f1, -f2 / RIM**2
+
+
+def _zeros(outputs: int) -> Callable[[Tensor], Tensor]:
+    return lambda x: x.new_zeros(len(x), outputs)
 
 
 def choose(registry: dict[str, type[Problem]], name: str, settings: dict[str, Any]) -> Problem:

@@ -68,6 +68,7 @@ class Fit:
     length: Tensor  # [n] of the columns of A^T
     ranks: Any  # that share the basis
     reach: Tensor | None = None  # [P, n]: the part of the shape Jacobian within the basis
+    left: float = math.nan  # sum of squares of the residual and the ridge rows, where it is known
 
     def solve(self, projection: Tensor) -> Tensor:
         """Inner parameters, from the products of a right-hand side with the basis."""
@@ -427,7 +428,7 @@ def triangular_solve(
     augmented[n, :R] = target
     augmented[:n, R:].diagonal().fill_(math.sqrt(max(ridge, _LEAST_RIDGE)) if ranks.rank == 0 else 0.0)
     upper = ranks.triangle(augmented.T)
-    fit = Fit(A.new_empty(0, n), upper[:n, :n], length, ranks)
+    fit = Fit(A.new_empty(0, n), upper[:n, :n], length, ranks, left=float(upper[n, n]) ** 2)
     return fit.solve(upper[:n, n]), fit
 
 

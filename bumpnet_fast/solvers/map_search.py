@@ -25,7 +25,7 @@ from .residual import Block, blocks, bumps_of
 Fit = Callable[[Maps | None], tuple[float, BumpNet]]
 
 #: Widths of layers that are tried at faces, in lengths of the axis, and the even share of all first maps there.
-_LAYERS, _SHARE = (10**-1.5, 10**-2.5, 10**-3.5), 0.2
+_LAYERS, _SHARE = (10**-1.5, 10**-2.5, 10**-3.5), 0.1
 #: Places along an axis, and along each of the others, where variation is looked for.
 _ALONG, _ACROSS = 240, 7
 #: Half of the variation along an axis is within this share of it, or there is no feature.
@@ -39,7 +39,7 @@ _ROUNDS, _FACES, _STEPS = 3, 3, 8
 #: Points of the polish and of :func:`held_out`.
 _POINTS, _HELD_OUT = 300, 400
 #: First damping of the polish, its changes, and the gain of a step that ends it.
-_DAMPING, _EASED, _HARDER, _TRIES, _GAINED = 1e-2, 0.2, 8.0, 4, 0.9
+_DAMPING, _EASED, _HARDER, _TRIES, _GAINED = 1e-2, 0.2, 8.0, 4, 0.7
 #: Step of the differences, in units of a width or of a logarithm.
 _DIFFERENCE = 1e-2
 
@@ -76,6 +76,14 @@ def search(
     if len(bumps) != len(problem.lower):
         raise ValueError(f"bumps must be {len(problem.lower)} numbers, one for every axis, got {bumps!r}")
     return _Search(problem, fit, boundary).run(solution)
+
+
+def polished(problem: Problem, maps: Maps, fit: Fit, boundary: str = "hard") -> Maps:
+    """Maps that were found with few bumps, polished with those of another ``fit``; arguments as for :func:`search`."""
+    looked = _Search(problem, fit, boundary)
+    looked.best = Found(maps, *fit(maps))
+    looked._polish()
+    return looked.best.maps
 
 
 class Places:
@@ -272,12 +280,13 @@ class _Search:
         features = [[_of_solution(self.problem, self.boundary, None, self.identity, j) for j in self.axes]]
         features.append([_of_data(self.problem, j) for j in self.axes])
         features.append(self._of_best())
-        if not any(any(fs) for fs in features) and held_out <= _SOLVED * self._nothing(net):
+        solved = _SOLVED * self._nothing(net)
+        if not any(any(fs) for fs in features) and held_out <= solved:
             return None
         for fs in features:
             self._consider_features(fs)
         for _ in range(_FACES):
-            if not self._layers_at_faces():
+            if self.best.held_out <= solved or not self._layers_at_faces():
                 break
         for _ in range(_ROUNDS):
             before = self.best.held_out
@@ -389,7 +398,9 @@ def _moves(maps: Maps) -> list[Callable[[float], tuple[Maps, float]]]:
     moves: list[Callable[[float], tuple[Maps, float]]] = []
     for axis, old in enumerate(maps.axes):
         for k in range(len(old.centres)):
-            moves += [_mover(maps, axis, k, _moved_centre), _mover(maps, axis, k, _moved_width)]
+            if old.lo < old.centres[k] < old.hi:  # the layer of a face stays there
+                moves.append(_mover(maps, axis, k, _moved_centre))
+            moves.append(_mover(maps, axis, k, _moved_width))
         if old.centres:
             moves.append(_mover(maps, axis, 0, _moved_share))
     return moves
@@ -423,4 +434,4 @@ def _moved_share(old: AxisMap, _: int, by: float) -> AxisMap:
     return replace(old, share=_share(odds / (1 + odds)))
 
 
-__all__ = ["Feature", "Fit", "HeldOut", "Places", "feature", "search"]
+__all__ = ["Feature", "Fit", "HeldOut", "Places", "feature", "polished", "search"]

@@ -378,6 +378,22 @@ class System(TrainedShapes):
                 D = d.movedim(0, -1) if D is None else D.add_(d.movedim(0, -1))
         return Phi, D
 
+    @staticmethod
+    def applied(coefficients, jets: list[tuple[Jet, ...]]) -> Tensor:
+        """The linearised rows [R] of a net, without their offset, from its jets."""
+        rows = []
+        for by_equation, of_block in zip(coefficients, jets, strict=True):
+            for by_argument in by_equation:
+                parts = [
+                    (c * part[:, k]).reshape(len(part), -1).sum(1)
+                    for by_output, jet in zip(by_argument, of_block, strict=True)
+                    for k, cs in enumerate(by_output)
+                    for c, part in zip(cs, jet.parts(), strict=True)
+                    if c is not None and part is not None
+                ]
+                rows.append(sum(parts[1:], parts[0]))
+        return torch.cat(rows)
+
     def shape_jacobian(self, D: list, amplitudes: Tensor, out: Tensor | None = None) -> Tensor:
         """Derivatives [M Q, R] of the rows by the Q shape columns of every bump, from ``amplitudes`` [M, K].
 

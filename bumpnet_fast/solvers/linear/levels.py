@@ -20,7 +20,8 @@ from ...nets.bumpnet import BumpNet
 from ...nets.smooth import Shape
 from ..estimate import ErrorEstimate
 from ..loop import Method, StopReason
-from ..map_search import HeldOut, search
+from ..map_search import Fit, HeldOut, polished, search
+from .mapped_fits import MappedFits, denser_where_mapped
 from .task import Candidate, FrozenTask
 
 #: Sharpness of the first basis, relative to that of a net to be trained, and the limits of all others.
@@ -29,16 +30,22 @@ _FIRST, _FLATTEST, _SHARPEST = 0.3, 0.05, 1.2
 _BUMPS, _MORE_BUMPS = (16, 64, 125, 256), 512
 #: Solves that look for a shape: at the first size, and at every other one.
 _LOOKS_FIRST, _LOOKS = 12, 5
+#: They shall not take a larger share of the time of the next size, where a solve takes the more by the third power.
+_SEARCH = 0.5
 #: Steps of the search: logarithm of a ratio of cells at the first and at other sizes; factor of a sharpness.
 _DENSER_FIRST, _DENSER, _SHARPER = 1.0, 0.5, 1.4
 #: A shape is better if its held-out residual is a smaller share than this of that of another.
 _BETTER = 0.97
 #: Growth of the size, at most and at least, and how many times smaller than what is wanted the error shall be.
 _GROWTH, _LEAST_GROWTH, _SAFETY = 2.0, 1.25, 2.0
+#: The cells of a basis may be so many times as many as its points are for.
+_ROUNDED_UP = 1.3
 #: As long as the held-out residual is a larger share of that of u = 0, the shape may be quite wrong.
 _RESOLVED = 0.1
 #: So many sizes that leave it so large are enough to look for maps of the coordinates, in so many dimensions at most.
 _UNRESOLVED, _MAPPED_DIM = 2, 3
+#: Maps that leave a larger share of the residual of u = 0 are polished with twice the bumps, up to so many.
+_SEEN, _POLISHED = 0.02, 300
 #: Sizes do not help any more if the held-out residual fell no further than to this share, so many times.
 _STALLED, _TIMES = 0.7, 2
 #: That may be seen from so many bumps on.
@@ -49,6 +56,8 @@ _CONVERGED, _FALLEN = 0.1, 0.5
 _FALL_TRUSTED = 1e-3
 #: A held-out residual that is a smaller share of that of u = 0 is rounding.
 _NO_RESIDUAL = 1e-12
+#: So is one that is no more times as large as what amplitudes that cancel leave of one unit of rounding each.
+_ROUNDED = 100.0
 #: An output that is smaller relative to the largest has no size.
 _NO_SIZE = 1e-12
 #: The largest number of amplitudes that is tried unless it is said.
@@ -85,6 +94,8 @@ class Level:
         u by a solution of the equation alone, such as a slope, shows in the conditions.
     changes : Tensor
         [2, K], of u by this size: relative in the mean square, and the largest in the units of u.
+    rounded : bool
+        Whether rounding is all that is left of the residual: then it does not fall any more.
     """
 
     bumps: int
@@ -92,6 +103,7 @@ class Level:
     u: Tensor
     fall: float = math.nan
     changes: Tensor | None = None
+    rounded: bool = False
 
     @classmethod
     def after(cls, before: Level, bumps: int, parts: tuple[float, ...], u: Tensor, floor: float) -> Level:
@@ -115,7 +127,8 @@ class Level:
     @property
     def converged(self) -> bool:
         """Whether the last change tells how large the error is."""
-        return self.change <= _CONVERGED and (self.fall <= _FALLEN or self.change <= _ROUNDING)
+        settled = self.fall <= _FALLEN or self.change <= _ROUNDING or self.rounded
+        return self.change <= _CONVERGED and settled
 
     @property
     def predicted(self) -> tuple[float, ...]:
@@ -161,9 +174,8 @@ class Levels(Method, listed=False):
     def start(self, work: FrozenTask, iterations: int) -> None:
         self.work, self.shape = work, self.shape or first_shape(work.net.layout.dim)
         self.levels: list[Level] = []
-        self._sizes, self.searched = [work.bumps], False
+        self._sizes, self.searched, self._moves = [work.bumps], False, self._first_moves()
         self.floor = _NO_RESIDUAL * math.sqrt(work.reference_loss())
-        self.x = work.places_to_compare()
 
     def loss(self) -> float:
         return self.levels[-1].held_out ** 2 if self.levels else self.work.reference_loss()
@@ -172,38 +184,63 @@ class Levels(Method, listed=False):
     def step(self, most: int) -> int:
         work = self.work
         if not self.levels:
-            work.take(work.candidate(self.shape))
-            best = work.polished(self._searched(work.best, _DENSER_FIRST, _LOOKS_FIRST))
-            work.take(best)
-            self.levels.append(Level(len(best.rows), best.parts, work.u(self.x)))
+            self._begin(self.shape)
             return 1
         resolved = self.levels[-1].held_out < _RESOLVED * math.sqrt(work.reference_loss())
         if not resolved and self._mapping() and self._mapped():
             return 1
-        looks = (_DENSER, _LOOKS) if resolved else (_DENSER_FIRST, _LOOKS_FIRST)
-        best = work.polished(self._searched(work.best, *looks))
+        now, following = work.bumps, self._next()
+        if len(self.levels) > 1:  # at the first size it was looked for
+            worth = max(1, min(_LOOKS, round(_SEARCH * (following / now) ** 3)))
+            looks = (_DENSER, worth) if resolved else (_DENSER_FIRST, _LOOKS_FIRST)
+            best = work.polished(self._searched(work.best, *looks))
+            work.take(best)
+            self.levels[-1] = replace(self.levels[-1], parts=best.parts, u=work.u())
+        before, shape = self.levels[-1], self._grown(now, following)
+        best = work.polished(work.candidate(shape))
         work.take(best)
-        before = self.levels[-1] = replace(self.levels[-1], parts=best.parts, u=work.u(self.x))
-        work.resize(self._next())
-        best = work.polished(work.candidate(best.shape))
-        work.take(best)
-        self.levels.append(Level.after(before, len(best.rows), best.parts, work.u(self.x), self.floor))
+        level = Level.after(before, len(best.rows), best.parts, work.u(), self.floor)
+        if level.change <= _CONVERGED and level.fall > _FALLEN:
+            level = replace(level, rounded=level.held_out <= _ROUNDED * work.rounding())
+        self.levels.append(level)
         return 1
+
+    def _begin(self, shape: Shape) -> None:
+        """Solve over the first basis, of the best shape that is found near one."""
+        work = self.work
+        work.take(work.candidate(shape))
+        best = work.polished(self._searched(work.best, _DENSER_FIRST, _LOOKS_FIRST))
+        work.take(best)
+        self.levels = [Level(len(best.rows), best.parts, work.u())]
 
     def _mapping(self) -> bool:
         """Whether maps of the coordinates are to be looked for, which is done once, for boxes."""
         work = self.work
         if self.searched or self.fixed or len(self.levels) < _UNRESOLVED or not work.ranks.alone:
             return False
-        return (
-            work.net.layout.dim <= _MAPPED_DIM and bool(work.problem.inside(self.x).all()) and not work.problem.periodic
-        )
+        box = bool(work.problem.inside(work.places_to_compare()).all())
+        return work.net.layout.dim <= _MAPPED_DIM and box and not work.problem.periodic
 
     def _mapped(self) -> bool:
         """Look for maps of the coordinates; begin again with them if they are worth it."""
         work, self.searched = self.work, True
         shape, bumps = self.shape, work.bumps  # what suited what was not resolved says nothing
-        counts = shape.counts(bumps, work.widths)
+        fits = self._fits(shape)
+        maps = search(work.problem, shape.counts(bumps, work.widths), fits, boundary=work.boundary)
+        if isinstance(fits, MappedFits):  # a feature that so few bumps hardly see is not yet where it seems to be
+            while maps is not None and fits.left(maps) > _SEEN and 2 * fits.bumps <= _POLISHED:
+                fits = MappedFits(work, shape, 2 * fits.bumps)
+                maps = polished(work.problem, maps, fits, work.boundary)
+        work.remap(maps, bumps)
+        self._begin(denser_where_mapped(shape, maps))
+        self._sizes = [bumps]
+        return True
+
+    def _fits(self, shape: Shape) -> Fit:
+        """The best amplitudes over mapped bases of a shape, as the search for maps wants them."""
+        work, bumps = self.work, self.work.bumps
+        if work.is_linear():
+            return MappedFits(work, shape)
         held_out = HeldOut(work.problem, work.boundary)
 
         def fit(maps: Maps | None) -> tuple[float, BumpNet]:
@@ -211,15 +248,7 @@ class Levels(Method, listed=False):
             work.take(work.candidate(shape))
             return held_out(work.net), work.net
 
-        maps = search(work.problem, counts, fit, boundary=work.boundary)
-        work.remap(maps, bumps)
-        self.x = work.places_to_compare()
-        work.take(work.candidate(shape))
-        found = work.polished(self._searched(work.best, _DENSER_FIRST, _LOOKS_FIRST))
-        work.take(found)
-        self.levels = [Level(len(found.rows), found.parts, work.u(self.x))]
-        self._sizes = [bumps]
-        return True
+        return fit
 
     def _next(self) -> int:
         """The next size: twice the present one, or less if that will do; errors fall with the bumps along an axis."""
@@ -233,24 +262,52 @@ class Levels(Method, listed=False):
         self._sizes.append(min(self.most, max(math.ceil(_LEAST_GROWTH * now), round(size))))
         return self._sizes[-1]
 
+    def _grown(self, now: int, following: int) -> Shape:
+        """Take the next size, and its shape: with more cells along every axis, or the change of u is not its error."""
+        work, shape = self.work, self.work.best.shape
+        if not self.fixed:
+            pairs = zip(shape.counts(following, work.widths), shape.counts(now, work.widths), strict=True)
+            counts = [max(then, before + 1) for then, before in pairs]
+            following, shape = math.prod(counts), Shape.of_counts(shape.sharpness, counts, work.widths)
+        self._sizes[-1] = following
+        work.resize(following)
+        return shape
+
     def _searched(self, best: Candidate, denser: float, looks: int) -> Candidate:
-        """The best shape near that of ``best``, by steps along one coordinate after the other."""
-        dim = self.work.net.layout.dim
-        moves: list[tuple[int | None, float]] = [(None, 1 / _SHARPER), (None, _SHARPER)]
-        if dim > 1 and not self.fixed:
-            moves += [(axis, sign * denser) for axis in range(dim) for sign in (1, -1)]
-        refused: set = set()
-        while looks and (left := [move for move in moves if move not in refused]):
-            for axis, by in left:
-                shape = best.shape.sharper(by) if axis is None else best.shape.denser(axis, by)
-                refused.add((axis, by))
-                if not looks or not _FLATTEST <= shape.sharpness <= _SHARPEST:
+        """The best shape near that of ``best``, by steps along one coordinate after the other.
+
+        What helped last is tried first, and what has just been tried last.
+        """
+        refused: set[tuple[int, int, int]] = set()
+        while looks and (left := [move for move in self._moves if move not in refused]):
+            for move in left:
+                axis, more, sharper = move
+                shape = best.shape.denser(axis, more * denser).sharper(_SHARPER**sharper)
+                refused.add(move)
+                if not looks or not self._allowed(shape):
                     continue
-                looks -= 1
+                looks -= not self.work.tried(shape)
                 found = self.work.candidate(shape)
-                if found.key() < _BETTER * best.key():
-                    best, refused = found, {(axis, 1 / by if axis is None else -by)}
+                better = found.key() < _BETTER * best.key()
+                self._moves.remove(move)
+                self._moves.insert(0 if better else len(self._moves), move)
+                if better:
+                    best, refused = found, {(axis, -more, -sharper)}
         return best
+
+    def _allowed(self, shape: Shape) -> bool:
+        """Whether a shape can be tried: few cells along an axis are rounded up, and make too many in all."""
+        number = math.prod(shape.counts(self.work.bumps, self.work.widths))
+        return _FLATTEST <= shape.sharpness <= _SHARPEST and number <= _ROUNDED_UP * self.work.bumps
+
+    def _first_moves(self) -> list[tuple[int, int, int]]:
+        """Steps of the search: an axis with more or fewer cells, and flatter or sharper bumps.
+
+        With fewer cells along an axis bumps must be flatter: that is a step, too.
+        """
+        dim = self.work.net.layout.dim
+        cells = [(axis, sign) for axis in range(dim) for sign in (1, -1)] if dim > 1 and not self.fixed else []
+        return [(0, 0, -1), (0, 0, 1), *((*cell, 0) for cell in cells), *((*cell, -1) for cell in cells)]
 
     def over(self, history: Sequence[dict[str, Any]]) -> StopReason | None:
         last = self.levels[-1] if self.levels else None
@@ -288,8 +345,11 @@ class Levels(Method, listed=False):
             share = f"fell to {last.fall:.0%} only" if last.fall < 1 else "did not fall"
             reason = f"the residual between the points {share} with the last size of the basis"
         else:
-            reason = (
-                f"the last size of the basis changed u by {last.change:.1g}, and the residual fell to {last.fall:.1g}"
+            left = (
+                "rounding is all that is left of the residual"
+                if last.rounded
+                else f"the residual fell to {last.fall:.1g}"
             )
+            reason = f"the last size of the basis changed u by {last.change:.1g}, and {left}"
             return ErrorEstimate(rel_l2, largest, True, reason, {}, last.fall)
         return ErrorEstimate(rel_l2, largest, False, reason, {}, last.fall)
