@@ -346,7 +346,7 @@ class FrozenTask(Task):
         """Why no estimate can be relied upon, in words; empty if nothing speaks against it."""
         if self.problem.points is not None:
             return "the equation holds at given points only, and says nothing about u between them"
-        if not bool(self.u(self.places_to_compare()).any()):
+        if not bool(self.u().any()):
             return "u is zero everywhere: another solution may exist, or a source that no point meets"
         return self.doubts or (UNDETERMINED if self._amplified() > AMPLIFIED else "")
 
