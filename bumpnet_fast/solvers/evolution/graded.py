@@ -180,6 +180,10 @@ class GradedBasis(FixedBasis):
         size = float((self.root**2 * slopes**2).sum())
         return -float((self.root**2 * rate * slopes).sum()) / size if size > 0 else 0.0
 
+    def rms_of_outputs(self, values: Tensor) -> Tensor:
+        """[K], the root mean squares over the domain of values [N, K]."""
+        return torch.linalg.vector_norm(self.root * values, dim=0)
+
     # --- u elsewhere ------------------------------------------------------------------------------
 
     def fine(self, y: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

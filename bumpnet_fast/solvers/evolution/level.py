@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ...core import checking
+from ...core.jet import Jet
+from ...core.reference import DIAGONAL, WANTS, second_shape
 from ...problems.evolution.base import EvolutionProblem
 from ..loop import StopReason
 from . import grading
@@ -24,15 +26,19 @@ from .integrators import Rosenbrock, StepTooSmall, within_step
 from .models import Report
 
 #: The error of a level is about this times ``exp(-_DECAY / kappa)``.
-_FACTOR, _DECAY = 0.32, 2.5
-#: The smallest and the largest size of bumps relative to the needed one.
-_FINEST, _COARSEST = 0.08, 0.4
+_FACTOR, _DECAY = 0.06, 2.9
+#: The smallest size of bumps relative to the needed one.
+_FINEST = 0.08
 #: The error of a step relative to that of the level.
-_PER_STEP = 0.02
+_PER_STEP = 0.3
 #: Smallest tolerance of a step: rounding.
 _LEAST_TOLERANCE = 1e-14
+#: The largest error for which there is a level.
+COARSEST = 5e-4
 #: Points at which the start is looked at, and how often bumps are placed anew for it.
-_SAMPLES, _TRIED = 4096, 5
+_SAMPLES, _TRIED = 2048, 5
+#: Points at which it is looked at again.
+_BETWEEN = 5003
 #: A step after which the bumps are so many times too wide is repeated with narrower ones.
 _TOO_WIDE = 1.25
 #: Bumps are placed anew where so many times fewer would do.
@@ -67,13 +73,13 @@ class Fineness:
 
     @classmethod
     def of(cls, error: float) -> Fineness:
-        """What usually has about this error.
+        """What usually has about this error, :data:`COARSEST` at most.
 
         >>> Fineness.of(1e-6).kappa < Fineness.of(1e-3).kappa
         True
         """
-        kappa = _DECAY / math.log(_FACTOR / min(error, 0.1 * _FACTOR))
-        return cls(error, min(max(kappa, _FINEST), _COARSEST), max(_PER_STEP * error, _LEAST_TOLERANCE))
+        kappa = _DECAY / math.log(_FACTOR / error)
+        return cls(error, max(kappa, _FINEST), max(_PER_STEP * error, _LEAST_TOLERANCE))
 
 
 @dataclass
@@ -126,6 +132,13 @@ class Sizes:
         return torch.where(self.largest > _ZERO * top, size, max(top, 1e-290))
 
 
+def jet_of(problem: EvolutionProblem, part: Callable[[tuple[int, ...]], Tensor], n: int = _SAMPLES) -> Jet:
+    """A jet at ``n`` points, whose parts are made by their shape."""
+    k, level = problem.outputs, WANTS.index(problem.want)
+    shapes = [(n, k), (n, k, 1), (n, k, *second_shape(level, 1))][: min(level, DIAGONAL) + 1]
+    return Jet(problem.want, *(part(shape).expand(shape) for shape in shapes))
+
+
 class Level:
     """A level, solved from the start to the last output time by :meth:`follow`.
 
@@ -171,6 +184,7 @@ class Level:
         self.moving = self.axis.periodic and problem.want != "value"
         self.reason, self.message = StopReason.FINISHED, ""
         self.stretches: list[Stretch] = []
+        self.places = self._of_places()
         self.model = self._started(sizes)
         self.fit_error = self.model.fit_error
         self.times, self.reports = [0.0], [self.model.report(0.0, self.model.state)]
@@ -191,7 +205,7 @@ class Level:
             moved = 0.1 * self.horizon * (model.root * model.rhs(0.0, model.jet(model.state))).square().sum(0).sqrt()
             self.sizes.largest = torch.where(self.sizes.largest > 0, self.sizes.largest, moved)
         for _ in range(_TRIED):
-            want = self._needed(model, model.state)
+            want = self._needed(model, model.state, 0.0)
             if not float(np.max(model.grid.offered / want)) > self.fineness.kappa:
                 break
             model = self._placed(model.grid.fine, want, 0.0, None)
@@ -205,17 +219,37 @@ class Level:
         largest = self.sizes.largest.numpy()
         return np.where(largest > _ZERO * max(float(largest.max()), 1e-290), unit, 0.0)
 
-    def _wanted(self, x: np.ndarray, jet: tuple, rms: Tensor) -> np.ndarray:
-        return grading.wanted(self.axis, x, jet, self._unit(jet[0], rms))
+    def _wanted(self, x: np.ndarray, jet: tuple, rms: Tensor, stride: int = 1, moved: float = 0.0) -> np.ndarray:
+        size = grading.wanted(self.axis, x, jet, self._unit(jet[0], rms), stride)
+        if self.places is None:
+            return size
+        at = self.axis.wrapped(x + moved) if self.axis.periodic else x
+        return np.minimum(size, np.interp(at, *self.axis.extended(*self.places)))
 
-    def _needed(self, model: GradedBasis, y: Tensor) -> np.ndarray:
+    def _of_places(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The size that the coefficients and sources of the equation need, at points; None if there are none."""
+        if not self.by_place:
+            return None
+        x = grading.sampled(self.axis, _SAMPLES)
+        points, found = torch.from_numpy(x)[:, None], None
+        for t in (0.0, 0.5 * self.horizon, self.horizon):
+            for constant in (0.0, 1.0):
+                part = torch.full((_SAMPLES, self.problem.outputs), constant, dtype=torch.float64)
+                u = jet_of(self.problem, lambda shape, part=part: part.reshape(shape[:2] + (1,) * (len(shape) - 2)))
+                rate = self.problem.rhs(points, u, t).reshape(_SAMPLES, -1).numpy()
+                unit = np.maximum(0.5 * np.ptp(rate, axis=0), 1e-6 * np.abs(rate).max())
+                size = grading.wanted(self.axis, x, grading.jet_of_samples(self.axis, x, rate), unit)
+                found = size if found is None else np.minimum(found, size)
+        return x, found
+
+    def _needed(self, model: GradedBasis, y: Tensor, t: float) -> np.ndarray:
         """The size that a state needs at the fine points."""
-        return self._wanted(model.grid.fine, model.fine(y), self._rms(model, y))
+        fine, rms = model.grid.fine, self._rms(model, y)
+        return self._wanted(fine, model.fine(y), rms, grading.STRIDE, model.moved(t) if model.speed else 0.0)
 
     @staticmethod
     def _rms(model: GradedBasis, y: Tensor) -> Tensor:
-        u = model.basis.value @ y.view(model.rank, -1) + model.lift.value
-        return torch.linalg.vector_norm(model.root * u, dim=0)
+        return model.rms_of_outputs(model.basis.value @ y.view(model.rank, -1) + model.lift.value)
 
     def _placed(self, x: np.ndarray, want: np.ndarray, t: float, start: Callable[[Tensor], Tensor] | None):
         """New bumps for a wanted size; ``start`` gives u at points, by default the initial values."""
@@ -267,11 +301,11 @@ class Level:
                 if h < _SHORTEST * self.horizon:
                     raise StepTooSmall(self._lost(t, y, "no step is small enough to go on"))
                 continue
-            want = self._needed(model, new)
+            want = self._needed(model, new, t + step)
             ratio = float(np.max(model.grid.offered / want)) / self.fineness.kappa
             if ratio > _TOO_WIDE and narrower < 3:
                 narrower += 1
-                want = np.minimum(want, self._needed(model, y))
+                want = np.minimum(want, self._needed(model, y, t))
                 y = self._rebuilt(model.grid.fine + model.moved(t), want, t, y)
                 known, h, since_moved = None, step if narrower < 2 else 0.5 * step, 0
                 continue
@@ -339,6 +373,13 @@ class Level:
         where = f"t = {t:.4g}, x = {float(model.points_at(t)[worst, 0]):.4g}"
         return f"unstable at {where}: {what}; u is {float(u[worst].abs().max()):.3g} there; {advice}"
 
+    def missed_start(self) -> float:
+        """What the bumps miss of the start at points that were not looked at, relative to it."""
+        x = torch.from_numpy(self.axis.lo + self.axis.width * (np.arange(_BETWEEN) + 0.37) / _BETWEEN)
+        start = self.problem.initial(x[:, None]).reshape(_BETWEEN, -1).double()
+        off = (self.values(x, 0.0) - start).square().mean(0).sqrt()
+        return float((off / self.sizes.at(start.square().mean(0).sqrt())).max())
+
     # --- afterwards -------------------------------------------------------------------------------
 
     @property
@@ -357,4 +398,4 @@ class Level:
         return stretch.model.values(x, t, stretch.state(t))
 
 
-__all__ = ["LEAST_SIZE", "MOST", "Fineness", "Level", "Sizes", "Stretch", "Unresolved"]
+__all__ = ["COARSEST", "LEAST_SIZE", "MOST", "Fineness", "Level", "Sizes", "Stretch", "Unresolved", "jet_of"]
