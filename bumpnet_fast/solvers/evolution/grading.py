@@ -26,7 +26,7 @@ _PASSES = 3
 #: A grid is so much finer than needed, so that it serves for a while.
 _MARGIN = 0.85
 #: Fewest bumps in the domain, and bumps beyond each end of an axis that is not periodic.
-_LEAST, _BEYOND = 16, 5
+_LEAST, _BEYOND = 16, 6
 #: Points for every bump: of the quadrature along a periodic axis, along others, and to look at sizes.
 _POINTS, _POINTS_HELD, _FINE = 2, 3, 6
 
@@ -88,35 +88,29 @@ def wanted(axis: Axis, x: Array, jet: tuple[Array, Array, Array], unit: Array, s
     Higher derivatives are differences between every so many points: those of close ones are mostly errors of u.
     """
     u, first, second = jet
-    tiny, coarse = 1e-290, x[::stride]
-    size = np.full(len(x), _LARGEST * axis.width)
+    tiny, size = 1e-290, np.full(len(x), _LARGEST * axis.width)
+    few = slice(None, None, stride) if axis.periodic else slice(stride, -stride, stride)  # at the ends u is less known
     for k in range(u.shape[1]):
         if not unit[k] > 0:
             continue
-        fourth = second_differences(axis, coarse, second[::stride, k])
         size = np.minimum(size, unit[k] / np.maximum(np.abs(first[:, k]), tiny))
         size = np.minimum(size, np.sqrt(unit[k] / np.maximum(np.abs(second[:, k]), tiny)))
-        sixth = second_differences(axis, coarse, fourth)
-        by_fourth = (_FOURTH * unit[k] / np.maximum(np.abs(fourth), tiny)) ** 0.25
-        by_sixth = (_SIXTH * unit[k] / np.maximum(np.abs(sixth), tiny)) ** (1 / 6)
-        size = np.minimum(size, _between(axis, x, coarse, np.minimum(by_fourth, by_sixth)))
+        at, values = x[few], second[few, k]
+        for order, factor in ((4, _FOURTH), (6, _SIXTH)):
+            at, values = second_differences(axis, at, values)
+            needed = (factor * unit[k] / np.maximum(np.abs(values), tiny)) ** (1 / order)
+            size = np.minimum(size, np.interp(x, *axis.extended(at, needed)))
     return _smooth(axis, x, _limited(axis, x, size))
 
 
-def _between(axis: Axis, x: Array, at: Array, values: Array) -> Array:
-    """Values known at some ascending points, at others."""
-    return values if len(at) == len(x) else np.interp(x, *axis.extended(at, values))
-
-
-def second_differences(axis: Axis, x: Array, values: Array) -> Array:
-    """The second derivative at ascending points by differences of three; at an end that of its neighbour."""
+def second_differences(axis: Axis, x: Array, values: Array) -> tuple[Array, Array]:
+    """Ascending points and the second derivative there, by differences of three; without those at the ends."""
     if axis.periodic:
         x = np.concatenate([x[-1:] - axis.width, x, x[:1] + axis.width])
         values = np.concatenate([values[-1:], values, values[:1]])
     apart = np.diff(x)
     slopes = np.diff(values) / apart
-    inner = 2 * np.diff(slopes) / (apart[1:] + apart[:-1])
-    return inner if axis.periodic else np.concatenate([inner[:1], inner, inner[-1:]])
+    return x[1:-1], 2 * np.diff(slopes) / (apart[1:] + apart[:-1])
 
 
 def _limited(axis: Axis, x: Array, size: Array) -> Array:
@@ -195,8 +189,8 @@ def sampled(axis: Axis, n: int) -> Array:
 
 def jet_of_samples(axis: Axis, x: Array, u: Array) -> tuple[Array, Array, Array]:
     """u [n, K] at ascending points with its first two derivatives, by differences."""
-    second = np.stack([second_differences(axis, x, part) for part in u.T], 1)
-    xx, values = (axis.extended(x, u)) if axis.periodic else (x, u)
+    second = np.stack([np.interp(x, *second_differences(axis, x, part)) for part in u.T], 1)
+    xx, values = axis.extended(x, u)
     first = np.gradient(values, xx, axis=0)
     return u, first[len(x) : 2 * len(x)] if axis.periodic else first, second
 
