@@ -81,11 +81,14 @@ class Grid:
     offered: Array
 
 
-def wanted(axis: Axis, x: Array, jet: tuple[Array, Array, Array], unit: Array, stride: int = 1) -> Array:
+def wanted(
+    axis: Axis, x: Array, jet: tuple[Array, Array, Array], unit: Array, stride: int = 1,
+    at_ends: tuple[float, float] = (np.inf, np.inf),
+) -> Array:  # fmt: skip
     """The size [n] that u needs at ascending points ``x`` [n], up to a factor that is the accuracy.
 
     ``jet`` is u and its first two derivatives, each [n, K]; ``unit`` [K] is what counts as a change of each output.
-    Higher derivatives are differences between every so many points: those of close ones are mostly errors of u.
+    It is at most ``at_ends`` at the ends.  Higher derivatives are differences between every so many points: those of close ones are mostly errors of u.
     """
     u, first, second = jet
     tiny, size = 1e-290, np.full(len(x), _LARGEST * axis.width)
@@ -100,6 +103,7 @@ def wanted(axis: Axis, x: Array, jet: tuple[Array, Array, Array], unit: Array, s
             at, values = second_differences(axis, at, values)
             needed = (factor * unit[k] / np.maximum(np.abs(values), tiny)) ** (1 / order)
             size = np.minimum(size, np.interp(x, *axis.extended(at, needed)))
+    size[0], size[-1] = min(size[0], at_ends[0]), min(size[-1], at_ends[1])
     return _smooth(axis, x, _limited(axis, x, size))
 
 

@@ -20,6 +20,7 @@ from ...core.jet import Jet
 from ...core.reference import DIAGONAL, WANTS, second_shape
 from ...problems.evolution.base import EvolutionProblem
 from ..loop import StopReason
+from ..residual import Block, linearise
 from . import grading
 from .graded import GradedBasis, axis_of
 from .integrators import Rosenbrock, StepTooSmall, within_step
@@ -37,6 +38,8 @@ _LEAST_TOLERANCE = 1e-14
 COARSEST = 5e-4
 #: Points at which the start is looked at, and how often bumps are placed anew for it.
 _SAMPLES, _TRIED = 2048, 5
+#: Width of a layer that begins at an end, in square roots of its rate and time.
+_SPREAD = 0.7
 #: Points at which it is looked at again.
 _BETWEEN = 5003
 #: A step after which the bumps are so many times too wide is repeated with narrower ones.
@@ -199,6 +202,7 @@ class Level:
         checking.check_finite(checking.called("initial(x)", problem), start, points)
         rms = start.square().mean(0).sqrt()
         self.sizes = Sizes(rms if sizes is None else torch.maximum(sizes, rms))
+        self.layers = self._layers(self.sizes.at(rms))
         want = self._wanted(x, grading.jet_of_samples(axis, x, start.numpy()), rms)
         model = self._placed(x, want, 0.0, None)
         if sizes is None:  # an output that starts at zero is as large as its rate makes it
@@ -212,6 +216,37 @@ class Level:
         self.bound = _MARGIN * problem.growth * model.size if model.size > 0 else math.inf
         return model
 
+    def _layers(self, size: Tensor) -> list[tuple[float, float]]:
+        """Sizes at the ends for the layers that begin there, and the rates at which these spread.
+
+        A start that does not agree with steady values at an end, as the equation moves u there, has such a layer: it
+        grows with the square root of time, and before it is as wide as the bumps the error is about that of u_xx
+        times their size to the power 2.5.
+        """
+        problem, none = self.problem, [(math.inf, 0.0)] * 2
+        if self.axis.periodic or WANTS.index(problem.want) < DIAGONAL:
+            return none
+        x = torch.tensor([[self.axis.lo], [self.axis.hi]], dtype=torch.float64)
+        try:
+            u = Jet.of(problem.initial, x, problem.want)
+            block = Block(problem.name, x, problem.want, lambda u: problem.rhs(x, u, 0.0), 1.0)
+            rates, coefficients = linearise(block, (u,), {})
+        except RuntimeError:  # the start cannot be differentiated
+            return none
+        found = []
+        for end in range(2):
+            sizes, fastest = [], 0.0
+            for k, (by_output,) in enumerate(coefficients):
+                second = by_output[k][2]
+                spread = 0.0 if second is None else float(second[end].reshape(-1)[0])
+                if spread > 0:
+                    wrong = abs(float(rates[k, end])) / spread
+                    share = self.fineness.error * float(size[k]) * math.sqrt(self.axis.width)
+                    sizes.append((share / wrong) ** 0.4 if wrong > 0 else math.inf)
+                    fastest = max(fastest, spread)
+            found.append((min(sizes, default=math.inf), fastest))
+        return found
+
     def _unit(self, u: np.ndarray, rms: Tensor) -> np.ndarray:
         """[K], what counts as a change of each output; 0 for one that is zero."""
         size = self.sizes.at(rms).numpy()
@@ -219,8 +254,11 @@ class Level:
         largest = self.sizes.largest.numpy()
         return np.where(largest > _ZERO * max(float(largest.max()), 1e-290), unit, 0.0)
 
-    def _wanted(self, x: np.ndarray, jet: tuple, rms: Tensor, stride: int = 1, moved: float = 0.0) -> np.ndarray:
-        size = grading.wanted(self.axis, x, jet, self._unit(jet[0], rms), stride)
+    def _wanted(
+        self, x: np.ndarray, jet: tuple, rms: Tensor, t: float = 0.0, stride: int = 1, moved: float = 0.0
+    ) -> np.ndarray:
+        at_ends = tuple(size + _SPREAD * math.sqrt(rate * t) for size, rate in self.layers)
+        size = grading.wanted(self.axis, x, jet, self._unit(jet[0], rms), stride, at_ends)
         if self.places is None:
             return size
         at = self.axis.wrapped(x + moved) if self.axis.periodic else x
@@ -245,7 +283,8 @@ class Level:
     def _needed(self, model: GradedBasis, y: Tensor, t: float) -> np.ndarray:
         """The size that a state needs at the fine points."""
         fine, rms = model.grid.fine, self._rms(model, y)
-        return self._wanted(fine, model.fine(y), rms, grading.STRIDE, model.moved(t) if model.speed else 0.0)
+        moved = model.moved(t) if model.speed else 0.0
+        return self._wanted(fine, model.fine(y), rms, t, grading.STRIDE, moved)
 
     @staticmethod
     def _rms(model: GradedBasis, y: Tensor) -> Tensor:
