@@ -11,7 +11,7 @@ import argparse
 import functools
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -219,6 +219,65 @@ class Switch(EvolutionProblem):
         return 5e-3 * u.laplacian + 4 * (u.value - u.value**3) + 0.5 * (1 - u.value**2)
 
 
+@dataclass
+class Insulated(EvolutionProblem):
+    """Heat between insulated ends."""
+
+    name, want, periodic = "insulated", "laplacian", False
+    lower: tuple = (0.0,)
+    final_time: float = 0.2
+
+    def boundary_slopes(self, x):
+        return 0 * x[:, 0]
+
+    def rhs(self, x, u, t):
+        return u.laplacian
+
+    def exact(self, x, t):
+        s, w = math.pi * x[:, 0], math.pi**2 * t
+        return 1 + math.exp(-w) * torch.cos(s) + 0.5 * math.exp(-16 * w) * torch.cos(4 * s)
+
+
+@dataclass
+class Free(EvolutionProblem):
+    """Burgers' equation between ends of given slopes, with a source."""
+
+    name, want, periodic = "free", "laplacian", False
+    nu: float = 0.05
+
+    def boundary_slopes(self, x):
+        return 0.5 + 0 * x[:, 0]
+
+    def rhs(self, x, u, t):
+        s, e, w = math.pi * x[:, 0], math.exp(-t), math.pi
+        own, slope, second = 0.5 * x[:, 0] + e * torch.cos(s), 0.5 - e * w * torch.sin(s), -e * w**2 * torch.cos(s)
+        source = -e * torch.cos(s) + own * slope - self.nu * second
+        return self.nu * u.laplacian[:, 0] - u.value[:, 0] * u.d(0)[:, 0] + source
+
+    def exact(self, x, t):
+        return 0.5 * x[:, 0] + math.exp(-t) * torch.cos(math.pi * x[:, 0])
+
+
+@dataclass
+class Spreading(EvolutionProblem):
+    """A front that runs into an insulated end; its mirror image is periodic."""
+
+    name, want = "spreading", "laplacian"
+    lower: tuple = (0.0,)
+    upper: tuple = (10.0,)
+    final_time: float = 5.0
+    periodic: bool = False
+
+    def boundary_slopes(self, x):
+        return 0 * x[:, 0]
+
+    def initial(self, x):
+        return torch.exp(20 * (torch.cos(0.1 * math.pi * x[:, 0]) - 1))
+
+    def rhs(self, x, u, t):
+        return u.laplacian + 2 * u.value * (1 - u.value)
+
+
 #: Problems, and nodes of their references; None where the exact solution is known.
 LIBRARY = {
     "heat": (Heat(), None), "heat, held": (Heat(periodic=False), None), "advection": (Advection(), None),
@@ -229,7 +288,8 @@ OTHERS = {
     "meeting": (Meeting(), 768), "travelling": (Travelling(), 2048), "held": (Held(), 400),
     "vanishing": (Vanishing(), 512), "fisher": (Fisher(), 256), "soliton": (Soliton(), None),
     "waves": (Waves(), None), "nerve": (Nerve(), 512), "layer": (Layer(), 96), "beating": (Beating(), None),
-    "porous": (Porous(), 192), "switch": (Switch(), 320),
+    "porous": (Porous(), 192), "switch": (Switch(), 320), "insulated": (Insulated(), None), "free": (Free(), None),
+    "spreading": (Spreading(), 256),
 }  # fmt: skip
 
 
@@ -245,10 +305,14 @@ def times_of(problem: EvolutionProblem) -> list[float]:
 def _reference(name: str, finer: float = 1.0) -> Tensor:
     """u [T, n, K] of a problem by a spectral method."""
     problem, nodes = (LIBRARY | OTHERS)[name]
+    points = _points(problem)[:, 0]
+    if problem.sloped:  # the mirror images make it periodic
+        (lo,), (hi,) = problem.lower, problem.upper
+        problem = replace(problem, lower=(lo - (hi - lo),), periodic=True)
     grid, times = _Grid(problem, (round(finer * nodes),)), times_of(problem)
     if problem.periodic_axes:
         grid.start = problem.initial(grid.x).reshape(len(grid.x), -1).flatten()
-    seen = grid.seen_from([_points(problem)[:, 0]])
+    seen = grid.seen_from([points])
     if problem.periodic_axes:
         def slope(t, y):
             return grid.slope(t, torch.from_numpy(y)).numpy()

@@ -184,6 +184,9 @@ def evolve(
             }  # fmt: skip
             check_error(problem, error, given)
             return evolve_to(problem, error, ends, stop, _all(callbacks, callback), started)
+        if problem.sloped:
+            given = f"problem {problem.name!r} gives slopes at its ends (boundary_slopes)"
+            raise ValueError(f"{given}, which evolve can impose only where error is given")
         settings = {
             "method": method, "step": step, "tolerance": tolerance, "times": ends, "points": points, "shapes": shapes,
             "initial_shapes": _initial(shapes) if initial_shapes is None else initial_shapes, "ridge": ridge,

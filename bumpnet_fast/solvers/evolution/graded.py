@@ -101,13 +101,22 @@ class GradedBasis(FixedBasis):
         super().__init__(space_of(problem, grid, kappa, frame), rows, points[:, None], weights, start=start)
         self._fine: Jet | None = None
 
-    def _factorised(self, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        columns, upper = torch.linalg.qr(weighted)
+    def _factorised(self, unit: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        columns, upper = torch.linalg.qr(unit)
         diagonal = upper.diagonal().abs()
-        if not float(diagonal.min()) > _DEPENDENT * float(diagonal.max()):
-            return super()._factorised(weighted)
-        inverse = torch.linalg.solve_triangular(upper, torch.eye(len(upper), dtype=upper.dtype), upper=True)
-        return columns, inverse, upper
+        if float(diagonal.min()) > _DEPENDENT * float(diagonal.max()):
+            inverse = torch.linalg.solve_triangular(upper, torch.eye(len(upper), dtype=upper.dtype), upper=True)
+            found = columns, inverse / length[:, None], upper * length
+        else:
+            found = super()._factorised(unit, length)
+        return self._flat(*found) if self.problem.sloped else found
+
+    def _flat(self, columns: Tensor, to_amplitudes: Tensor, to_coordinates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The part of a basis without slope at the ends: the lift has the slopes that are given there."""
+        slopes = self.space.basis(self.problem.domain.double(), self.start_rows, "gradient").gradient[..., 0]
+        all_of_it, _ = torch.linalg.qr((slopes @ to_amplitudes).T, mode="complete")
+        flat = all_of_it[:, 2:]
+        return columns @ flat, to_amplitudes @ flat, flat.T @ to_coordinates
 
     # --- while the bumps move ---------------------------------------------------------------------
 

@@ -224,7 +224,7 @@ class Level:
         times their size to the power 2.5.
         """
         problem, none = self.problem, [(math.inf, 0.0)] * 2
-        if self.axis.periodic or WANTS.index(problem.want) < DIAGONAL:
+        if not problem.held_axes or WANTS.index(problem.want) < DIAGONAL:
             return none
         x = torch.tensor([[self.axis.lo], [self.axis.hi]], dtype=torch.float64)
         try:

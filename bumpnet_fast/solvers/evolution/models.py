@@ -114,11 +114,9 @@ class FixedBasis(Model):
         weighted = self.root * basis.value
         length = torch.linalg.vector_norm(weighted, dim=0)
         length = length.clamp_min(1e-6 * float(length.max()))
-        left, to_amplitudes, to_coordinates = self._factorised(weighted / length)
+        left, self.to_amplitudes, self.to_coordinates = self._factorised(weighted / length, length)  # [M, r], [r, M]
         self.rank = left.shape[1]
         self.project = (self.root * left).T.contiguous()  # [r, N]
-        self.to_amplitudes = to_amplitudes / length[:, None]  # [M, r]
-        self.to_coordinates = to_coordinates * length  # [r, M]
         self.basis = basis.map(self._combined)
         self.stacked = _stack(self.basis)
         self.lifted, self.lift_size = bool(self.lift.value.any()), self.rms(self.lift.value)
@@ -126,11 +124,12 @@ class FixedBasis(Model):
         misfit = self.start - self.basis.value @ self.state.view(self.rank, -1)
         self.fit_error = self.rms(misfit) / (self.size or 1.0)
 
-    def _factorised(self, weighted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Orthonormal columns [N, r], and the matrices from and to their coordinates: ``weighted @ from = columns``."""
-        left, singular, right = torch.linalg.svd(weighted, full_matrices=False)
+    def _factorised(self, unit: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Orthonormal columns [N, r] from the bumps at the points, ``unit * length``; coordinates to amplitudes, back."""
+        left, singular, right = torch.linalg.svd(unit, full_matrices=False)
         keep = singular > _CUT * singular[0]
-        return left[:, keep], right[keep].T / singular[keep], singular[keep, None] * right[keep]
+        to_amplitudes = (right[keep].T / singular[keep]) / length[:, None]
+        return left[:, keep], to_amplitudes, singular[keep, None] * right[keep] * length
 
     def _combined(self, part: Tensor) -> Tensor:
         """The bumps' [N, M, ...] in the orthonormal basis, [N, r, ...]."""

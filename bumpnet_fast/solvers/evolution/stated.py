@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.jet import Jet
 from ...nets.bumpnet import BumpNet
 from ...problems.evolution.base import EvolutionProblem
 from ...problems.sampling import lattice
@@ -39,6 +40,8 @@ _LEAST_AIM, _PAIRS = 1e-12, 5
 _COMPARED = 48
 #: A finer level whose aim is larger by this factor still serves.
 _SERVES = 1.25
+#: Points at which slopes of the start are looked at, and the share of the largest up to which two agree.
+_ALONG, _SLOPES_AGREE = 512, 1e-6
 #: Points at which the right-hand side is looked at for places.
 _PLACES = 64
 #: Changes relative to u below this are rounding.
@@ -70,11 +73,32 @@ def check_error(problem: EvolutionProblem, error: float, given: dict[str, Any]) 
             f"error is for problems in one space dimension, and problem {problem.name!r} has {d}: give the number of"
             " bumps instead"
         )
+    _check_slopes(problem)
     jumps = [one for one in contradictions(problem) if one.kind == "jump"]
     if jumps:
         raise ValueError(
             f"no u has a small error if the data of problem {problem.name!r} contradict one another at t = 0:"
             f" {jumps[0]}; correct them, or give the number of bumps instead of error"
+        )
+
+
+def _check_slopes(problem: EvolutionProblem) -> None:
+    """Raise ValueError if the start has other slopes at the ends than those that are given."""
+    if not problem.sloped:
+        return
+    ends = problem.domain.double()
+    x = torch.from_numpy(sampled(axis_of(problem), _ALONG))[:, None]
+    try:
+        slope, along = (Jet.of(problem.initial, at, "gradient").d(0) for at in (ends, x))
+    except RuntimeError:  # the start cannot be differentiated
+        return
+    given = problem.boundary_slopes(ends).reshape(2, -1).to(slope)
+    apart = (slope - given).abs() - _SLOPES_AGREE * along.abs().amax(0) - 1e-9
+    end, output = divmod(int(apart.argmax()), apart.shape[1])
+    if float(apart[end, output]) > 0:
+        raise ValueError(
+            f"the start of problem {problem.name!r} contradicts its slopes at t = 0, x = {float(ends[end, 0]):g}: initial"
+            f" has {float(slope[end, output]):.4g} there and boundary_slopes {float(given[end, output]):.4g}"
         )
 
 
