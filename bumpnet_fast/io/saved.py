@@ -70,11 +70,13 @@ UNKNOWN = "Unknown"
 _SLACK = 1_000_000
 #: Fields of a result that are made from other entries of its file.
 _MADE = {
-    "net", "problem", "boundary", "parts", "places", "space", "data", "test", "times", "states", "rates", "stretches", "estimate",
+    "net", "problem", "boundary", "parts", "places", "space", "data", "test", "times", "states", "rates",
+    "stretches", "estimate",
 }  # fmt: skip
 #: Fields of a result that are not numbers, and their types.
 _KINDS = {
-    "history": list, "warnings": list, "events": list, "levels": list, "unknowns": dict, "stop": str, "method": str, "shapes": str,
+    "history": list, "warnings": list, "events": list, "levels": list, "unknowns": dict, "stop": str, "method": str,
+    "shapes": str,
     "physics": bool, "errors": Tensor,
 }  # fmt: skip
 
@@ -428,8 +430,8 @@ def _graded(evolution: dict[str, Any], stretches: list[dict[str, Any]], estimate
     bumps = [Bumps(**one) for one in stretches]
     for one in bumps:
         one.check(net.layout.columns, net.layout.outputs)
-    begun = [float(one.times[0]) for one in bumps]
-    if not bumps or begun[0] != 0 or begun != sorted(begun) or float(bumps[-1].times[-1]) < float(evolution["times"][-1]):
+    begun, last = [float(one.times[0]) for one in bumps], float(evolution["times"][-1])
+    if not bumps or begun[0] != 0 or begun != sorted(begun) or float(bumps[-1].times[-1]) < last:
         raise ValueError("its bumps do not cover its times")
     known = EvolutionEstimate(**estimate | {name: tuple(estimate[name]) for name in several})
     return GradedEvolution(**evolution, stretches=bumps, estimate=known)

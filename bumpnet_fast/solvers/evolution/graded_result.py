@@ -1,4 +1,4 @@
-"""The result of an evolution to a stated error: an :class:`Evolution` whose bumps are others from stretch to stretch."""
+"""The result of an evolution to a stated error: an :class:`Evolution` whose bumps change from stretch to stretch."""
 
 from __future__ import annotations
 

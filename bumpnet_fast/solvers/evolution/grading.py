@@ -29,6 +29,8 @@ _MARGIN = 0.85
 _LEAST, _BEYOND = 16, 6
 #: Points for every bump: of the quadrature along a periodic axis, along others, and to look at sizes.
 _POINTS, _POINTS_HELD, _FINE = 2, 3, 6
+#: Fine points between which the higher derivatives of bumps are differences.
+STRIDE = 3
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def wanted(
     """The size [n] that u needs at ascending points ``x`` [n], up to a factor that is the accuracy.
 
     ``jet`` is u and its first two derivatives, each [n, K]; ``unit`` [K] is what counts as a change of each output.
-    It is at most ``at_ends`` at the ends.  Higher derivatives are differences between every so many points: those of close ones are mostly errors of u.
+    It is at most ``at_ends`` at the ends.  Higher derivatives are differences between every so many points: those of
+    close ones are mostly errors of u.
     """
     u, first, second = jet
     tiny, size = 1e-290, np.full(len(x), _LARGEST * axis.width)
@@ -135,7 +138,7 @@ def _smooth(axis: Axis, x: Array, size: Array) -> Array:
     return size
 
 
-def number(axis: Axis, x: Array, size: Array, kappa: float) -> float:
+def _number(axis: Axis, x: Array, size: Array, kappa: float) -> float:
     """How many bumps of ``kappa`` times the wanted size fill the domain."""
     seam = 0.5 * (1 / size[0] + 1 / size[-1]) * (x[0] + axis.width - x[-1]) if axis.periodic else 0.0
     return float(np.sum(0.5 * (1 / size[1:] + 1 / size[:-1]) * np.diff(x)) + seam) / kappa
@@ -143,7 +146,7 @@ def number(axis: Axis, x: Array, size: Array, kappa: float) -> float:
 
 def count(axis: Axis, x: Array, size: Array, kappa: float) -> int:
     """The number of bumps of the grid that :func:`placed` makes, with those beyond the ends."""
-    inside = max(_LEAST, int(np.ceil(number(axis, x, size, kappa * _MARGIN))))
+    inside = max(_LEAST, int(np.ceil(_number(axis, x, size, kappa * _MARGIN))))
     return inside + (0 if axis.periodic else 2 * _BEYOND)
 
 
@@ -209,8 +212,4 @@ def slope_of_shape(kappa: float) -> float:
     return 0.25 * (0.2 + 0.57 * kappa)
 
 
-#: Fine points between which the higher derivatives of bumps are differences.
-STRIDE = 3
-
-
-__all__ = ["STRIDE", "Axis", "Grid", "count", "jet_of_samples", "number", "placed", "sampled", "slope_of_shape", "wanted"]
+__all__ = ["STRIDE", "Axis", "Grid", "count", "jet_of_samples", "placed", "sampled", "slope_of_shape", "wanted"]

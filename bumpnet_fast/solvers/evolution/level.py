@@ -24,7 +24,6 @@ from ..residual import Block, linearise
 from . import grading
 from .graded import GradedBasis, axis_of
 from .integrators import Rosenbrock, StepTooSmall, within_step
-from .models import Report
 
 #: The error of a level is about this times ``exp(-_DECAY / kappa)``.
 _FACTOR, _DECAY = 0.06, 2.9

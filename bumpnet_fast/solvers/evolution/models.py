@@ -125,7 +125,7 @@ class FixedBasis(Model):
         self.fit_error = self.rms(misfit) / (self.size or 1.0)
 
     def _factorised(self, unit: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Orthonormal columns [N, r] from the bumps at the points, ``unit * length``; coordinates to amplitudes, back."""
+        """Orthonormal columns [N, r] of bumps ``unit * length`` at the points; from coordinates to amplitudes; back."""
         left, singular, right = torch.linalg.svd(unit, full_matrices=False)
         keep = singular > _CUT * singular[0]
         to_amplitudes = (right[keep].T / singular[keep]) / length[:, None]

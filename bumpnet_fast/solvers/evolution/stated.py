@@ -62,7 +62,7 @@ def check_error(problem: EvolutionProblem, error: float, given: dict[str, Any]) 
     """Raise ValueError if the arguments do not go with a stated error, or the problem cannot be solved to one."""
     wrong = [name for name, default in CHOSEN.items() if given[name] is not default and given[name] != default]
     if "checkpoint" in wrong:
-        raise ValueError("checkpoint cannot be given with error: such an evolution is not resumed; leave out one of them")
+        raise ValueError("checkpoint cannot be given with error: such an evolution is not resumed")
     if wrong:
         raise ValueError(f"error chooses {wrong[0]} itself: leave out {wrong[0]}, or error")
     if not (isinstance(error, (int, float)) and not isinstance(error, bool) and 0 < error < 1):
@@ -97,8 +97,8 @@ def _check_slopes(problem: EvolutionProblem) -> None:
     end, output = divmod(int(apart.argmax()), apart.shape[1])
     if float(apart[end, output]) > 0:
         raise ValueError(
-            f"the start of problem {problem.name!r} contradicts its slopes at t = 0, x = {float(ends[end, 0]):g}: initial"
-            f" has {float(slope[end, output]):.4g} there and boundary_slopes {float(given[end, output]):.4g}"
+            f"the start of problem {problem.name!r} contradicts its slopes at t = 0, x = {float(ends[end, 0]):g}:"
+            f" initial has {float(slope[end, output]):.4g} there and boundary_slopes {float(given[end, output]):.4g}"
         )
 
 
@@ -159,8 +159,8 @@ class _Search:
         """Solve levels until the error is reached, or as far as it goes."""
         best, estimate = None, None
         try:
-            for best, estimate in self._pairs():
-                pass
+            for pair in self._pairs():
+                best, estimate = pair
         except KeyboardInterrupt:
             if not self.solved:
                 raise
