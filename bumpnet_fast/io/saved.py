@@ -9,7 +9,8 @@ model     its ``state_dict``
 problem   ``{"name": ..., "settings": {...}}``, or None
 boundary  "hard", "soft", or None
 windows   one ``state_dict`` for every window of a march
-evolution times, states and rates of all rows, and how the evolution was computed
+evolution times, states and rates of all rows, and how the evolution was computed; one to a stated error has its bumps
+          from stretch to stretch, too
 pairs     the functions that an operator was trained and tested on
 result    how any other result was computed: history, errors, seconds, why the run ended
 ========= ==========================================================================
@@ -45,6 +46,8 @@ from ..problems.operators import Operator, OperatorData, get_operator
 from ..solvers import run_state
 from ..solvers.arguments import BOUNDARIES, check_net, choice
 from ..solvers.evolution.basis import IMAGES_MOST, Space
+from ..solvers.evolution.estimate import EvolutionEstimate
+from ..solvers.evolution.graded_result import Bumps, GradedEvolution
 from ..solvers.evolution.result import Evolution
 from ..solvers.loop import StopReason
 from ..solvers.marching import March, Part, chain
@@ -66,10 +69,14 @@ UNKNOWN = "Unknown"
 #: A file's arguments may ask for this many numbers more than it has; beyond, the net says what is wrong.
 _SLACK = 1_000_000
 #: Fields of a result that are made from other entries of its file.
-_MADE = {"net", "problem", "boundary", "parts", "places", "space", "data", "test", "times", "states", "rates"}
+_MADE = {
+    "net", "problem", "boundary", "parts", "places", "space", "data", "test", "times", "states", "rates",
+    "stretches", "estimate",
+}  # fmt: skip
 #: Fields of a result that are not numbers, and their types.
 _KINDS = {
-    "history": list, "warnings": list, "events": list, "unknowns": dict, "stop": str, "method": str, "shapes": str,
+    "history": list, "warnings": list, "events": list, "levels": list, "unknowns": dict, "stop": str, "method": str,
+    "shapes": str,
     "physics": bool, "errors": Tensor,
 }  # fmt: skip
 
@@ -137,7 +144,7 @@ def save(
         net = what.at(float(what.times[-1]))
         tensors = {name: getattr(what, name).cpu() for name in ("times", "states", "rates")}
         space = {"frame": what.space.frame.cpu(), "images": list(what.space.images)}
-        more = {"evolution": more.pop("result") | tensors | space}
+        more = {"evolution": more.pop("result") | tensors | space | _graded_content(what)}
     if isinstance(what, OperatorSolution):
         pairs = {"data": what.data, "test": what.test}
         more["pairs"] = run_state.plain({key: value and value._asdict() for key, value in pairs.items()})
@@ -400,11 +407,34 @@ def _evolution(file: Path, content: dict[str, Any], problem: Any) -> Evolution:
         evolution["stop"] = evolution.pop("stop_reason", evolution.get("stop"))  # as older versions called it
         tensors = {name: evolution.pop(name) for name in ("times", "states", "rates")}
         frame, images = evolution.pop("frame"), tuple(evolution.pop("images"))
+        stretches, estimate = evolution.pop("stretches", None), evolution.pop("estimate", None)
         last = _rebuilt(BumpNet, content["kwargs"], content["model"])
         evolution = _checked(evolution) | tensors
         _check_states(evolution, last, images)
         net = BumpNet.from_rows(evolution["states"][0].to(last.rows), frame.to(last.rows), last.domain, last.tied)
-        return Evolution(problem=problem, net=net, space=Space(problem, frame, last.tied, images), **evolution)
+        evolution |= {"problem": problem, "net": net, "space": Space(problem, frame, last.tied, images)}
+        return Evolution(**evolution) if stretches is None else _graded(evolution, stretches, estimate)
+
+
+def _graded_content(run: Evolution) -> dict[str, Any]:
+    """What only an evolution to a stated error has."""
+    if not isinstance(run, GradedEvolution):
+        return {}
+    estimate = {field.name: getattr(run.estimate, field.name) for field in dataclasses.fields(EvolutionEstimate)}
+    estimate.pop("enriched")
+    return run_state.plain({"stretches": [vars(bumps) for bumps in run.stretches], "estimate": estimate})
+
+
+def _graded(evolution: dict[str, Any], stretches: list[dict[str, Any]], estimate: dict[str, Any]) -> GradedEvolution:
+    net, several = evolution["net"], ("rel_l2", "max", "times", "over_time")
+    bumps = [Bumps(**one) for one in stretches]
+    for one in bumps:
+        one.check(net.layout.columns, net.layout.outputs)
+    begun, last = [float(one.times[0]) for one in bumps], float(evolution["times"][-1])
+    if not bumps or begun[0] != 0 or begun != sorted(begun) or float(bumps[-1].times[-1]) < last:
+        raise ValueError("its bumps do not cover its times")
+    known = EvolutionEstimate(**estimate | {name: tuple(estimate[name]) for name in several})
+    return GradedEvolution(**evolution, stretches=bumps, estimate=known)
 
 
 def _check_states(evolution: dict[str, Any], net: BumpNet, images: tuple[int, ...]) -> None:

@@ -35,7 +35,8 @@ class EvolutionProblem(Problem):
     A subclass is a dataclass: its fields, with defaults, are what a user may set.  It must define
     :meth:`rhs`, and :meth:`initial` or :meth:`exact`.  Each axis is periodic, or u is prescribed on its
     two faces by :meth:`~bumpnet_fast.problems.Problem.boundary_values`.  These values are steady, and zero by
-    default.  They hold exactly through ``u = lift + distance * net``, as in every other problem.
+    default.  They hold exactly through ``u = lift + distance * net``, as in every other problem.  In one dimension a
+    problem with :meth:`boundary_slopes` has these slopes at the ends instead.
 
     Parameters
     ----------
@@ -97,6 +98,8 @@ class EvolutionProblem(Problem):
             if getattr(type(self), name) is not getattr(Problem, name):
                 raise ValueError(f"{name} is not for an evolution problem, and would be ignored: {instead}")
         super().__post_init__()
+        if self.sloped and len(self.lower) != 1:
+            raise ValueError(f"boundary_slopes is for one space dimension, and the problem has {len(self.lower)}")
         if not self.final_time > 0:
             raise ValueError(f"final_time must be positive, got {self.final_time!r}")
 
@@ -114,8 +117,16 @@ class EvolutionProblem(Problem):
         return tuple(j for j in range(d) if (flags * d)[j])
 
     @property
+    def sloped(self) -> bool:
+        """Whether the slope of u is prescribed at the ends, and not u."""
+        given = type(self).boundary_slopes is not EvolutionProblem.boundary_slopes
+        return given and len(self.periodic_axes) < len(self.lower)
+
+    @property
     def held_axes(self) -> tuple[int, ...]:
-        """The axes on whose faces u is prescribed: those that are not periodic."""
+        """The axes on whose faces u is prescribed: those that are not periodic, unless the slope of u is prescribed."""
+        if self.sloped:
+            return ()
         return tuple(j for j in range(len(self.lower)) if j not in self.periodic_axes)
 
     # --- the equation: what a subclass writes ------------------------------------------------------
@@ -153,7 +164,7 @@ class EvolutionProblem(Problem):
         if t is None:  # a solver without time asks
             return self.residual(x, None)
         exact = self.exact(x, t)
-        if exact is None and not self.held_axes:
+        if exact is None and len(self.periodic_axes) == len(self.lower):
             return fourier_solution(self, x, t)
         return exact
 
@@ -175,6 +186,24 @@ class EvolutionProblem(Problem):
     def boundary_values(self, x: Tensor) -> Tensor:
         """Steady Dirichlet data, [N] or [N, K], at points of the faces that are not periodic: zero by default."""
         return torch.zeros_like(x[:, 0])
+
+    def boundary_slopes(self, x: Tensor) -> Tensor:
+        """Steady Neumann data: u_x, [N] or [N, K], at the ends of an axis that is not periodic.
+
+        If a subclass defines it, the slopes of u are given there and not its values.  This is for one space dimension,
+        and for ``evolve(problem, error=...)``.
+        """
+        return torch.zeros_like(x[:, 0])
+
+    def lift(self, x: Tensor) -> Tensor:
+        """A smooth function with the values on the faces, or with the slopes at the ends where those are given."""
+        if not self.sloped:
+            return super().lift(x)
+        ends = self.domain.to(x)
+        first, last = self.boundary_slopes(ends).reshape(2, -1)
+        s, width = x - ends[0], ends[1] - ends[0]
+        values = first * s + 0.5 * (last - first) * s * s / width
+        return values[:, 0] if self.outputs == 1 else values
 
     def residual(self, x: Tensor, u: Jet) -> Tensor:
         name = self.name or type(self).__name__

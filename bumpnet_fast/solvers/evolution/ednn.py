@@ -37,6 +37,7 @@ from .models import FixedBasis, MovingBasis, Report, fitted_shapes
 from .older import from_version_2
 from .report import ADVICE, POOR_RESIDUAL, by_error, doubts, missed
 from .result import ROUNDING, Evolution
+from .stated import check_error, evolve_to
 from .task import Evolving
 
 SHAPES = ("frozen", "evolve")
@@ -65,6 +66,7 @@ def evolve(
     problem: EvolutionProblem,
     net: BumpNet | int | tuple[int, ...] | None = None,
     *,
+    error: float | None = None,
     method: str = "auto",
     step: float | None = None,
     tolerance: float | None = None,
@@ -94,6 +96,11 @@ def evolve(
     net : BumpNet, int or tuple of int, optional
         A net, whose shapes are the basis and which is not changed; or the number of bumps for :func:`uniform_net`.
         Bumps must not be rotated if an axis is periodic.
+    error : float, optional
+        In one space dimension: the relative L2 error that u may have at any time.  Bumps, their places and widths, the
+        integrator and its tolerance are then chosen, as u changes, and the bumps follow it.  Finer and finer levels are
+        solved until the change to the next one says that the error is reached.  ``stop`` says whether it was.  Only
+        ``times``, ``stop``, ``max_seconds`` and callbacks can be given beside it.
     method : str
         "auto" chooses by linearity and stiffness.  "expm" is exact, for linear problems constant in time; "cn",
         Crank-Nicolson, is for linear ones; "rk4" and "dop853" are explicit; "etdrk4" is for a stiff linear part;
@@ -157,6 +164,12 @@ def evolve(
     ('expm', 'finished', True)
     >>> run.predict(torch.zeros(3, 1), 0.25).shape
     torch.Size([3, 1])
+
+    To a stated error:
+
+    >>> run = evolve(Heat(), error=1e-6)
+    >>> run.stop_reason, run.rel_l2 < 1e-6
+    ('error reached', True)
     """
     started = time.perf_counter()
     with torch.no_grad():
@@ -164,6 +177,16 @@ def evolve(
             raise TypeError(f"problem must be an EvolutionProblem, got {type(problem).__name__}")
         stop = _stop(stop, max_seconds)
         ends = _times(times, problem.final_time)
+        if error is not None:
+            given = {
+                "net": net, "method": method, "step": step, "tolerance": tolerance, "points": points,
+                "shapes": shapes, "initial_shapes": initial_shapes, "checkpoint": checkpoint,
+            }  # fmt: skip
+            check_error(problem, error, given)
+            return evolve_to(problem, error, ends, stop, _all(callbacks, callback), started)
+        if problem.sloped:
+            given = f"problem {problem.name!r} gives slopes at its ends (boundary_slopes)"
+            raise ValueError(f"{given}, which evolve can impose only where error is given")
         settings = {
             "method": method, "step": step, "tolerance": tolerance, "times": ends, "points": points, "shapes": shapes,
             "initial_shapes": _initial(shapes) if initial_shapes is None else initial_shapes, "ridge": ridge,
@@ -184,7 +207,7 @@ def evolve(
         stop.limits([advance])
         content = functools.partial(run_state.content, "evolve", problem, net, settings)
         store = run_state.opened(checkpoint, every_seconds, content)
-        callbacks = (*callbacks, *([] if callback is None else [callback]))
+        callbacks = _all(callbacks, callback)
         with store, few_threads(len(x) * len(net.rows)):
             net, model = _begun(problem, net, x, weights, settings, store)
             work = Evolving(model, net, ends, started)
@@ -193,6 +216,10 @@ def evolve(
                 raise CheckpointError(f"{store.path} is damaged: its times and its history do not fit together")
             reason = run.follow()
             return _evolution(run, reason, measure)
+
+
+def _all(callbacks: Iterable[Callback], callback: Callback | None) -> tuple[Callback, ...]:
+    return (*callbacks, *([] if callback is None else [callback]))
 
 
 def _initial(shapes: str) -> str:

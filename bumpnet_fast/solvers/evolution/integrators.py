@@ -302,6 +302,15 @@ _TIMES = (0.0, 0.6358126895828704, 0.4095798393397535, 0.9769306725060716, 0.428
 _BY_TIME = (
     0.21193756319429014, -0.42387512638858027, -0.3384627126235924, 1.8046452872882734, 2.325825639765069, 0.0, 0.0, 0.0
 )  # fmt: skip
+#: The states within a step, from the stages.
+_WITHIN = (
+    (25.948786856663858, -2.5579724845846235, 10.433815404888879, -2.3679251022685204, 0.524948541321073,
+     1.1241088310450404, 0.4272876194431874, -0.17202221070155493),
+    (-9.91568850695171, -0.9689944594115154, 3.0438037242978453, -24.495224566215796, 20.176138334709044,
+     15.98066361424651, -6.789040303419874, -6.710236069923372),
+    (11.419903575922262, 2.8879645146136994, 72.92137995996029, 80.12511834622643, -52.072871366152654,
+     -59.78993625266729, -0.15582684282751913, 4.883087185713722),
+)  # fmt: skip
 
 
 class Rosenbrock:
@@ -331,8 +340,9 @@ class Rosenbrock:
             h, rest = self.last, until - t
             ending = h >= rest * (1 - 1e-9)
             h = rest if ending else h
-            known = known or (self.slope(t, y), self._by_time(t, y), self.jacobian(t, y))
-            new, error = self._step(t, y, h, *known)
+            known = known or (self.slope(t, y), self.by_time(t, y), self.jacobian(t, y))
+            new, stages = self.attempt(t, y, h, *known)
+            error = float(torch.linalg.vector_norm(stages[-1])) / math.sqrt(len(y)) / self.tolerance
             factor = 0.9 * max(error, 1e-8) ** -0.2 if math.isfinite(error) else 0.0
             if error <= 1:
                 t, y, known = until if ending else t + h, new, None
@@ -344,12 +354,15 @@ class Rosenbrock:
             self.last = max(self.last, proposed) if ending and error <= 1 else proposed
         return y
 
-    def _by_time(self, t: float, y: Tensor) -> Tensor:
+    def by_time(self, t: float, y: Tensor) -> Tensor:
+        """The derivative of the slope by t alone."""
         later = 1e-7 * self.horizon
         return (self.slope(t + later, y) - self.slope(t, y)) / later
 
-    def _step(self, t, y, h, slope, by_time, jacobian) -> tuple[Tensor, float]:
-        """The state a step later, and its error relative to the tolerance."""
+    def attempt(
+        self, t: float, y: Tensor, h: float, slope: Tensor, by_time: Tensor | None, jacobian: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The state a step later, and the stages [8, n]; the last one is the embedded estimate of the error."""
         matrix = -jacobian
         matrix.diagonal().add_(1 / (_GAMMA * h))
         factors = torch.linalg.lu_factor(matrix)
@@ -357,10 +370,20 @@ class Rosenbrock:
         a, c = (_lower(rows).to(y) for rows in (_STAGES, _COMBINED))
         for i, (at, by) in enumerate(zip(_TIMES, _BY_TIME, strict=True)):
             right = slope if i == 0 else self.slope(t + at * h, y + a[i, :i] @ k[:i]) + (c[i, :i] / h) @ k[:i]
-            right = torch.add(right, by_time, alpha=by * h) if by else right
+            right = right if by_time is None or not by else torch.add(right, by_time, alpha=by * h)
             k[i] = torch.linalg.lu_solve(*factors, right[:, None])[:, 0]
-        new = y + a[-1, :-1] @ k[:-1] + k[-1]
-        return new, float(torch.linalg.vector_norm(k[-1])) / math.sqrt(len(y)) / self.tolerance
+        return y + a[-1, :-1] @ k[:-1] + k[-1], k
+
+    @staticmethod
+    def within(stages: Tensor) -> Tensor:
+        """Three vectors [3, n] that give the states within a step, see :func:`within_step`."""
+        return torch.tensor(_WITHIN, dtype=stages.dtype, device=stages.device) @ stages
+
+
+def within_step(start: Tensor, end: Tensor, within: Tensor, s: float) -> Tensor:
+    """The state at the share ``s`` of a step of :class:`Rosenbrock`, of order 4, from those at its ends."""
+    r = 1 - s
+    return r * start + s * (end + r * (within[0] + s * (within[1] + s * within[2])))
 
 
 @functools.cache
@@ -526,4 +549,5 @@ __all__ = [
     "StepTooSmall",
     "TorchdiffeqMarcher",
     "phi_functions",
+    "within_step",
 ]

@@ -59,15 +59,19 @@ class Report:
 
 
 class Model:
-    """What both models share: points, weights, right-hand side and initial values."""
+    """What all models share: points, weights, right-hand side and initial values.
 
-    def __init__(self, space: Space, rows: Tensor, x: Tensor, weights: Tensor):
+    ``start`` [N, K] is u at the points to begin with: by default the initial values.
+    """
+
+    def __init__(self, space: Space, rows: Tensor, x: Tensor, weights: Tensor, start: Tensor | None = None):
         self.space, self.problem, self.start_rows = space, space.problem, rows
         self.x, self.root, self.layout = x, weights.sqrt()[:, None], space.layout(rows)
         self.stages = 0
         self.lift = space.lift(x, self.problem.want)
-        start = self._values(self.problem.initial(x), "initial(x)")
-        checking.check_finite(checking.called("initial(x)", self.problem), start, x)
+        if start is None:
+            start = self._values(self.problem.initial(x), "initial(x)")
+            checking.check_finite(checking.called("initial(x)", self.problem), start, x)
         self.start = start - self.lift.value
         self.size = max(self.rms(start), self.rms(self.lift.value))
 
@@ -102,24 +106,30 @@ class FixedBasis(Model):
         Relative misfit of the initial values.
     """
 
-    def __init__(self, space: Space, rows: Tensor, x: Tensor, weights: Tensor, ridge: float = 0.0):
-        super().__init__(space, rows, x, weights)
+    def __init__(
+        self, space: Space, rows: Tensor, x: Tensor, weights: Tensor, ridge: float = 0.0, start: Tensor | None = None
+    ):
+        super().__init__(space, rows, x, weights, start)
         basis = space.basis(x, rows, self.problem.want)
         weighted = self.root * basis.value
         length = torch.linalg.vector_norm(weighted, dim=0)
         length = length.clamp_min(1e-6 * float(length.max()))
-        left, singular, right = torch.linalg.svd(weighted / length, full_matrices=False)
-        keep = singular > _CUT * singular[0]
-        self.rank = int(keep.sum())
-        self.project = (self.root * left[:, keep]).T.contiguous()  # [r, N]
-        self.to_amplitudes = (right[keep].T / singular[keep]) / length[:, None]  # [M, r]
-        self.to_coordinates = singular[keep, None] * right[keep] * length  # [r, M]
+        left, self.to_amplitudes, self.to_coordinates = self._factorised(weighted / length, length)  # [M, r], [r, M]
+        self.rank = left.shape[1]
+        self.project = (self.root * left).T.contiguous()  # [r, N]
         self.basis = basis.map(self._combined)
         self.stacked = _stack(self.basis)
         self.lifted, self.lift_size = bool(self.lift.value.any()), self.rms(self.lift.value)
         self.state = self.solve(self.start)
         misfit = self.start - self.basis.value @ self.state.view(self.rank, -1)
         self.fit_error = self.rms(misfit) / (self.size or 1.0)
+
+    def _factorised(self, unit: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Orthonormal columns [N, r] of bumps ``unit * length`` at the points; from coordinates to amplitudes; back."""
+        left, singular, right = torch.linalg.svd(unit, full_matrices=False)
+        keep = singular > _CUT * singular[0]
+        to_amplitudes = (right[keep].T / singular[keep]) / length[:, None]
+        return left[:, keep], to_amplitudes, singular[keep, None] * right[keep] * length
 
     def _combined(self, part: Tensor) -> Tensor:
         """The bumps' [N, M, ...] in the orthonormal basis, [N, r, ...]."""
