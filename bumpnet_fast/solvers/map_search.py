@@ -358,7 +358,7 @@ class _Search:
             r = self._vector(places, weights, start.net)
             columns = []
             for move in steps:
-                maps, sign = move(_DIFFERENCE)
+                maps, sign = _moved(start.maps, move, _DIFFERENCE)
                 columns.append((self._vector(places, weights, self.fit(maps)[1]) - r) / (sign * _DIFFERENCE))
             J = torch.stack(columns, 1)
             H, g = J.T @ J, J.T @ r
@@ -368,8 +368,8 @@ class _Search:
                 damped = H + torch.diag(damping * H.diagonal() + 1e-300)
                 change = -torch.linalg.lstsq(damped, g[:, None]).solution[:, 0].clamp(-1.0, 1.0)
                 maps = start.maps
-                for k, by in enumerate(change.tolist()):
-                    maps = _moves(maps)[k](by)[0]
+                for move, by in zip(steps, change.tolist(), strict=True):
+                    maps = _moved(maps, move, by)[0]
                 if self._consider(maps):
                     damping = max(damping * _EASED, 1e-4)
                     break
@@ -390,31 +390,33 @@ class _Search:
         return torch.cat([(places.residual(net) * weights).flatten(), places.conditions(net)]).detach()
 
 
-def _moves(maps: Maps) -> list[Callable[[float], tuple[Maps, float]]]:
-    """Changes of the parameters of maps by so many of their units, within the bounds; and the sign that was possible.
+#: A change of one parameter of the map of an axis: of a centre or a width k, or of the share.
+Move = tuple[int, int, Callable[[AxisMap, int, float], AxisMap]]
 
-    The unit of a centre is the width; widths change by a factor, and the share as a logit.
-    """
-    moves: list[Callable[[float], tuple[Maps, float]]] = []
+
+def _moves(maps: Maps) -> list[Move]:
+    """The parameters of maps that may change; the layer of a face stays there."""
+    moves: list[Move] = []
     for axis, old in enumerate(maps.axes):
-        for k in range(len(old.centres)):
-            if old.lo < old.centres[k] < old.hi:  # the layer of a face stays there
-                moves.append(_mover(maps, axis, k, _moved_centre))
-            moves.append(_mover(maps, axis, k, _moved_width))
+        for k, centre in enumerate(old.centres):
+            moves += [(axis, k, _moved_centre)] if old.lo < centre < old.hi else []
+            moves.append((axis, k, _moved_width))
         if old.centres:
-            moves.append(_mover(maps, axis, 0, _moved_share))
+            moves.append((axis, 0, _moved_share))
     return moves
 
 
-def _mover(maps: Maps, axis: int, k: int, change: Callable[[AxisMap, int, float], AxisMap]):
-    def move(by: float) -> tuple[Maps, float]:
-        old = maps.axes[axis]
-        new = change(old, k, by)
-        if new == old:  # at a bound
-            return maps.with_axis(axis, change(old, k, -by)), -1.0
-        return maps.with_axis(axis, new), 1.0
+def _moved(maps: Maps, move: Move, by: float) -> tuple[Maps, float]:
+    """Maps after a change by so many units of a parameter, within the bounds; and the sign that was possible.
 
-    return move
+    The unit of a centre is the width; widths change by a factor, and the share as a logit.
+    """
+    axis, k, change = move
+    old = maps.axes[axis]
+    new = change(old, k, by)
+    if new == old:  # at a bound
+        return maps.with_axis(axis, change(old, k, -by)), -1.0
+    return maps.with_axis(axis, new), 1.0
 
 
 def _moved_centre(old: AxisMap, k: int, by: float) -> AxisMap:

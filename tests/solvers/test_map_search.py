@@ -9,7 +9,7 @@ from bumpnet_fast import BumpNet, problems
 from bumpnet_fast.core.maps import AxisMap, Maps
 from bumpnet_fast.nets.smooth import smooth_net
 from bumpnet_fast.solvers.elimination import triangular_solve
-from bumpnet_fast.solvers.map_search import HeldOut, feature, search
+from bumpnet_fast.solvers.map_search import HeldOut, _moved, _moves, feature, polished, search
 from bumpnet_fast.solvers.residual import System, blocks
 
 
@@ -55,6 +55,23 @@ def test_a_smooth_problem_gets_none_at_once():
     fit, tried = fitter(problem, (8, 8))
     assert search(problem, (8, 8), fit) is None
     assert tried == [None]
+
+
+def test_a_polish_may_bring_a_centre_to_a_face():
+    """Then there is one parameter less, and the others are still what they were."""
+    problem = problems.get("convection-diffusion")
+    fit, tried = fitter(problem, (12, 5))
+    near = Maps(
+        (AxisMap(0.0, 1.0, "asinh", (0.999,), (0.05,), 0.3), AxisMap(0.0, 1.0, "logistic", (0.5,), (0.3,), 0.5))
+    )
+    before = fit(near)[0]
+    found = polished(problem, near, fit)
+    assert fit(found)[0] <= before and len(tried) > 4
+    assert len(_moves(near)) == 6
+    moved = near
+    for move in _moves(near):
+        moved, _ = _moved(moved, move, 1.0)
+    assert moved.axes[0].centres == (1.0,) and len(_moves(moved)) == 5
 
 
 def test_points_of_both_kinds_count():

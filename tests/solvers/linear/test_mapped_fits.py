@@ -33,9 +33,9 @@ def test_what_is_left_is_the_residual_of_the_net(maps):
     problem = get("convection-diffusion", eps=0.05)
     fit = fits(problem)
     held_out, net = fit(maps)
-    places = [fit.even] if maps is None else [fit.even, fit.xi[fit.number :]]
+    maps = Maps.identity(problem.domain) if maps is None else maps
     roots = []
-    for k, at in enumerate(places):
+    for k, at in enumerate([fit.even, fit.xi[fit.number :]]):
         x = at if k == 0 else maps.inverse(at)
         weights = torch.ones(len(x)).double() if k == 0 else 1 / maps.at(x).first.prod(-1)
         squares = Places(problem, "hard", x).residual(net).square().sum(0)
