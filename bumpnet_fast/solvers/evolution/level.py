@@ -48,7 +48,7 @@ _TOO_MANY = 1.7
 #: Steps after which the speed of moving bumps is chosen anew.
 _SAME_SPEED = 10
 #: Most unknowns.
-MOST = 1500
+MOST = 700
 #: Smallest step, as a fraction of the whole time; the first one.
 _SHORTEST, _FIRST = 2.0**-40, 1e-4
 #: Errors are relative to the size of an output, or to this share of its largest over time.
