@@ -44,7 +44,7 @@ def test_the_points_integrate(axis):
     grid = grading.placed(axis, *sizes(axis), 0.25)
     assert grid.weights.sum() == pytest.approx(1) and (grid.weights > 0).all()
     found = np.sum(grid.weights * np.exp(np.cos(np.pi * grid.points)))
-    assert found == pytest.approx(1.2660658777520084, abs=1e-8)  # the Bessel function I_0 at 1
+    assert found == pytest.approx(1.2660658777520084, abs=1e-6)  # the Bessel function I_0 at 1
     assert (np.diff(grid.fine) > 0).all() and axis.lo <= grid.fine[0] and grid.fine[-1] <= axis.hi
 
 
