@@ -283,7 +283,7 @@ class Spreading(EvolutionProblem):
 LIBRARY = {
     "heat": (Heat(), None), "heat, held": (Heat(periodic=False), None), "advection": (Advection(), None),
     "pulse": (Advection(narrow=20), None), "burgers, nu 0.02": (Burgers(), 512),
-    "burgers, nu 0.01/pi": (Burgers(nu=0.01 / math.pi), 2048), "allen-cahn": (AllenCahn(), 512),
+    "burgers, nu 0.01/pi": (Burgers(nu=0.01 / math.pi), 2048), "allen-cahn": (AllenCahn(), 1024),
 }  # fmt: skip
 OTHERS = {
     "meeting": (Meeting(), 768), "travelling": (Travelling(), 2048), "held": (Held(), 400),

@@ -122,8 +122,10 @@ class Evolve(Command):
         return lambda callback: evolve(problem, net, **choices, callback=callback)
 
     def entries(self, result: Evolution, arguments: argparse.Namespace) -> dict[str, Any]:
-        stated = {"bumps": max(entry["bumps"] for entry in result.history), "error": arguments.error}
-        return (stated if arguments.error is not None else {}) | {
+        stated: dict[str, Any] = {}
+        if arguments.error is not None:
+            stated = {"bumps": max(entry["bumps"] for entry in result.history), "error": arguments.error}
+        return stated | {
             "shapes": result.shapes,
             "parameters": result.net.rows.numel(),
             "time": float(result.times[-1]),

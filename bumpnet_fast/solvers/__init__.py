@@ -1,7 +1,7 @@
 """Solvers: train a net to solve a problem.  No solver knows a problem by name."""
 
 from .estimate import ErrorEstimate
-from .evolution import Evolution, EvolutionEstimate, EvolutionReport, evolve, uniform_net
+from .evolution import Evolution, EvolutionEstimate, EvolutionReport, GradedEvolution, evolve, uniform_net
 from .gradient import LBFGS, Adam, VarProAdam
 from .levenberg_marquardt import GaussNewton, LeastSquares, LevenbergMarquardt, VarPro
 from .linear import Linear
@@ -22,6 +22,7 @@ __all__ = [
     "EvolutionEstimate",
     "EvolutionReport",
     "GaussNewton",
+    "GradedEvolution",
     "LeastSquares",
     "LevenbergMarquardt",
     "Linear",

@@ -112,6 +112,46 @@ def test_moving_shapes(no_picture, tmp_path):
     assert (code, summary["shapes"], summary["method"]) == (0, "evolve", "rk4") and summary["rel_l2"] < 1e-2
 
 
+def stated(*arguments, problem="heat"):
+    """Exit code and summary of a run to a stated error."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = main(["evolve", problem, "--threads", "1", "--json", "-", "--quiet", *map(str, arguments)])
+    return code, json.loads(output.getvalue())
+
+
+def test_a_stated_error(no_picture, tmp_path):
+    (tmp_path / "run.pt").write_bytes(b"of an earlier run")
+    code, summary = stated("--error", "1e-4", "--set", "times=3", "--set", "nu=0.5", "--out", tmp_path)
+    assert code == 0 and summary["stop_reason"] == "error reached"
+    assert (summary["error"], summary["shapes"], summary["method"]) == (1e-4, "graded", "rodas5p")
+    assert summary["rel_l2"] < 1e-4 and summary["error_estimate"] < 1e-4 and summary["bumps"] >= 16
+    run = checkpoint.load(tmp_path)
+    assert run.problem.nu == 0.5 and len(run.times) == 4 and run.stop_reason == "error reached"
+    assert {path.name for path in tmp_path.iterdir()} == FILES - {"run.pt"}
+
+
+def test_a_stated_error_that_is_not_reached_has_exit_code_1(no_picture, tmp_path):
+    code, summary = stated("--error", "1e-14", "--set", "periodic=False", "--out", tmp_path)
+    assert code == 1 and summary["stop_reason"] == "error not reached" and "was not reached" in summary["warnings"][-1]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("heat", "--error", "1e-4", "--bumps", "20"), "--error chooses the bumps itself: leave out --bumps 20"),
+        (("heat", "--error", "1e-4", "--method", "rk4"), "--error chooses the method itself: leave out --method rk4"),
+        (("heat", "--error", "1e-4", "--dtype", "float32"), "--error is for --dtype float64, got float32"),
+        (("heat", "--error", "1e-4", "--set", "step=0.1"), "step"),
+        (("heat2d", "--error", "1e-4"), "one space dimension, and problem 'heat2d' has 2"),
+        (("heat", "--error", "2"), "error must be above 0 and below 1"),
+    ],
+)
+def test_what_does_not_go_with_a_stated_error(tmp_path, capsys, arguments, message):
+    assert main(["evolve", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_by_default_the_problem_names_the_directory(no_picture, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert evolve()[0] == 0

@@ -3,6 +3,7 @@
 from .basis import uniform_net
 from .ednn import Evolution, evolve
 from .estimate import EvolutionEstimate
+from .graded_result import GradedEvolution
 from .report import EvolutionReport
 
-__all__ = ["Evolution", "EvolutionEstimate", "EvolutionReport", "evolve", "uniform_net"]
+__all__ = ["Evolution", "EvolutionEstimate", "EvolutionReport", "GradedEvolution", "evolve", "uniform_net"]

@@ -101,14 +101,14 @@ class GradedBasis(FixedBasis):
         super().__init__(space_of(problem, grid, kappa, frame), rows, points[:, None], weights, start=start)
         self._fine: Jet | None = None
 
-    def _factorised(self, unit: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def factorised(self, unit: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         columns, upper = torch.linalg.qr(unit)
         diagonal = upper.diagonal().abs()
         if float(diagonal.min()) > _DEPENDENT * float(diagonal.max()):
             inverse = torch.linalg.solve_triangular(upper, torch.eye(len(upper), dtype=upper.dtype), upper=True)
             found = columns, inverse / length[:, None], upper * length
         else:
-            found = super()._factorised(unit, length)
+            found = super().factorised(unit, length)
         return self._flat(*found) if self.problem.sloped else found
 
     def _flat(self, columns: Tensor, to_amplitudes: Tensor, to_coordinates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,7 +131,7 @@ class GradedBasis(FixedBasis):
         return torch.from_numpy(self.axis.wrapped(self.x.numpy() + self.moved(t)))
 
     def rhs(self, t: float, u: Jet) -> Tensor:
-        return self._values(self.problem.rhs(self.points_at(t), u, t), "rhs(x, u, t)")
+        return self.shaped(self.problem.rhs(self.points_at(t), u, t), "rhs(x, u, t)")
 
     def slope(self, t: float, y: Tensor) -> Tensor:
         self.stages += 1
@@ -199,7 +199,7 @@ class GradedBasis(FixedBasis):
         """u and its first two derivatives, each [n, K], at the fine points of the grid."""
         if self._fine is None:
             x = torch.from_numpy(np.ascontiguousarray(self.grid.fine))[:, None]
-            basis = self.space.basis(x, self.start_rows, "laplacian").map(self._combined)
+            basis = self.space.basis(x, self.start_rows, "laplacian").map(self.combined)
             parts = torch.stack([basis.value, basis.gradient[..., 0], basis.second])
             self._fine = parts.flatten(0, 1), self.space.lift(x, "laplacian")
         parts, lift = self._fine

@@ -37,6 +37,8 @@ _LEAST_TOLERANCE = 1e-14
 COARSEST = 5e-4
 #: Points at which the start is looked at, and how often bumps are placed anew for it.
 _SAMPLES, _TRIED = 2048, 5
+#: The thinnest layer that is looked for, relative to the domain.
+_THINNEST = 1e-6
 #: Width of a layer that begins at an end, in square roots of its rate and time.
 _SPREAD = 0.7
 #: Points at which it is looked at again.
@@ -48,7 +50,7 @@ _TOO_MANY = 1.7
 #: Steps after which the speed of moving bumps is chosen anew.
 _SAME_SPEED = 10
 #: Most unknowns.
-MOST = 1500
+MOST = 700
 #: Smallest step, as a fraction of the whole time; the first one.
 _SHORTEST, _FIRST = 2.0**-40, 1e-4
 #: Errors are relative to the size of an output, or to this share of its largest over time.
@@ -201,12 +203,13 @@ class Level:
         checking.check_finite(checking.called("initial(x)", problem), start, points)
         rms = start.square().mean(0).sqrt()
         self.sizes = Sizes(rms if sizes is None else torch.maximum(sizes, rms))
-        self.layers = self._layers(self.sizes.at(rms))
+        self.layers = [(math.inf, 0.0)] * 2  # until the sizes are known
         want = self._wanted(x, grading.jet_of_samples(axis, x, start.numpy()), rms)
         model = self._placed(x, want, 0.0, None)
         if sizes is None:  # an output that starts at zero is as large as its rate makes it
             moved = 0.1 * self.horizon * (model.root * model.rhs(0.0, model.jet(model.state))).square().sum(0).sqrt()
             self.sizes.largest = torch.where(self.sizes.largest > 0, self.sizes.largest, moved)
+        self.layers = self._layers(self.sizes.at(rms))
         for _ in range(_TRIED):
             want = self._needed(model, model.state, 0.0)
             if not float(np.max(model.grid.offered / want)) > self.fineness.kappa:
@@ -241,7 +244,8 @@ class Level:
                 if spread > 0:
                     wrong = abs(float(rates[k, end])) / spread
                     share = self.fineness.error * float(size[k]) * math.sqrt(self.axis.width)
-                    sizes.append((share / wrong) ** 0.4 if wrong > 0 else math.inf)
+                    size_of_one = (share / wrong) ** 0.4 if wrong > 0 else math.inf
+                    sizes.append(max(size_of_one, _THINNEST * self.axis.width))
                     fastest = max(fastest, spread)
             found.append((min(sizes, default=math.inf), fastest))
         return found

@@ -70,7 +70,7 @@ class Model:
         self.stages = 0
         self.lift = space.lift(x, self.problem.want)
         if start is None:
-            start = self._values(self.problem.initial(x), "initial(x)")
+            start = self.shaped(self.problem.initial(x), "initial(x)")
             checking.check_finite(checking.called("initial(x)", self.problem), start, x)
         self.start = start - self.lift.value
         self.size = max(self.rms(start), self.rms(self.lift.value))
@@ -81,9 +81,9 @@ class Model:
 
     def rhs(self, t: float, u: Jet) -> Tensor:
         """[N, K]."""
-        return self._values(self.problem.rhs(self.x, u, t), "rhs(x, u, t)")
+        return self.shaped(self.problem.rhs(self.x, u, t), "rhs(x, u, t)")
 
-    def _values(self, values: Tensor, what: str) -> Tensor:
+    def shaped(self, values: Tensor, what: str) -> Tensor:
         n, k = len(self.x), self.layout.outputs
         what, wanted = checking.called(what, self.problem), f"[{n}, {k}]" if k > 1 else f"[{n}] or [{n}, 1]"
         checking.check_real(what, values, wanted)
@@ -114,24 +114,24 @@ class FixedBasis(Model):
         weighted = self.root * basis.value
         length = torch.linalg.vector_norm(weighted, dim=0)
         length = length.clamp_min(1e-6 * float(length.max()))
-        left, self.to_amplitudes, self.to_coordinates = self._factorised(weighted / length, length)  # [M, r], [r, M]
+        left, self.to_amplitudes, self.to_coordinates = self.factorised(weighted / length, length)  # [M, r], [r, M]
         self.rank = left.shape[1]
         self.project = (self.root * left).T.contiguous()  # [r, N]
-        self.basis = basis.map(self._combined)
+        self.basis = basis.map(self.combined)
         self.stacked = _stack(self.basis)
         self.lifted, self.lift_size = bool(self.lift.value.any()), self.rms(self.lift.value)
         self.state = self.solve(self.start)
         misfit = self.start - self.basis.value @ self.state.view(self.rank, -1)
         self.fit_error = self.rms(misfit) / (self.size or 1.0)
 
-    def _factorised(self, unit: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def factorised(self, unit: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Orthonormal columns [N, r] of bumps ``unit * length`` at the points; from coordinates to amplitudes; back."""
         left, singular, right = torch.linalg.svd(unit, full_matrices=False)
         keep = singular > _CUT * singular[0]
         to_amplitudes = (right[keep].T / singular[keep]) / length[:, None]
         return left[:, keep], to_amplitudes, singular[keep, None] * right[keep] * length
 
-    def _combined(self, part: Tensor) -> Tensor:
+    def combined(self, part: Tensor) -> Tensor:
         """The bumps' [N, M, ...] in the orthonormal basis, [N, r, ...]."""
         return torch.einsum("nm...,mr->nr...", part, self.to_amplitudes)
 
