@@ -21,13 +21,14 @@ from .grad_mode import differentiating
 from .levenberg_marquardt import LeastSquares
 from .linear import POINTS, Linear, solved
 from .loop import Callback, Method, Run, Stop, StopReason
-from .refine import ROUNDS, held_out_loss
+from .refine import ROUNDS
 from .report import at_the_start, doubts
 from .restarts import restarted
 from .solution import Solution
 from .starting import Start, check_start, first_rows, trivial
 from .task import Task
 from .threads import few_threads
+from .to_error import check_frozen, is_linear, trained_as_well
 
 #: Arguments of :func:`solve` beside a method's own options.
 _RULES = {
@@ -40,8 +41,6 @@ _RULES = {
 
 #: Change of the shapes of a new net, relative to their sizes.
 _TRACE = 1e-9
-#: Points at which solutions are compared.
-_COMPARED = 2048
 
 
 @differentiating
@@ -165,19 +164,19 @@ def solve(
     _RULES["restarts"].check("restarts", restarts)
     check_problem(problem)
     callbacks = (*callbacks, *([] if callback is None else [callback]))
-    if error is not None or (_is_linear(method) and not isinstance(net, BumpNet)):
+    if error is not None or (is_linear(method) and not isinstance(net, BumpNet)):
         given = {"method": method, "net": net, "points": points, "sampling": sampling, "refine": refine,
                  "restarts": restarts, "checkpoint": checkpoint}  # fmt: skip
         _RULES["condition_weight"].check("condition_weight", condition_weight)
         _RULES["seed"].check("seed", seed)
-        _check_frozen(error, given)
-        (linear,), limits = configured(method if _is_linear(method) else Linear.name, stop, options)
+        check_frozen(error, given)
+        (linear,), limits = configured(method if is_linear(method) else Linear.name, stop, options)
         about = {"boundary": boundary, "seed": seed, "start": start, "condition_weight": condition_weight}
         about |= {"callbacks": callbacks, "group": group}
         solution = solved(problem, linear, limits, error=error, bumps=net, started=started, **about)
         if solution.stop is not StopReason.NOT_REACHED:
             return solution
-        return _trained_as_well(solution, error, limits, about)
+        return trained_as_well(solve, solution, error, limits, about)
     if restarts:
         own = {"method": method, "boundary": boundary, "points": points, "sampling": sampling,
                "condition_weight": condition_weight, "refine": refine, "seed": seed}  # fmt: skip
@@ -283,59 +282,6 @@ def new_net(problem: Problem, bumps: int | tuple[int, ...] | None, **options: An
 
 def _broken(net: BumpNet) -> BumpNet:
     return net.perturb_(_TRACE, torch.Generator().manual_seed(0))
-
-
-def _is_linear(method: Any) -> bool:
-    return isinstance(method, Linear) or method == Linear.name
-
-
-def _trained_as_well(solution: Solution, error: float, limits: Stop, about: dict[str, Any]) -> Solution:
-    """The best of a solution over smooth bases that do not reach an error, a trained net, and that net enriched."""
-    before, left = solution, None
-    if limits.seconds is not None:
-        left = limits.seconds - before.seconds
-        if left <= 0:
-            return before
-    trained = solve(before.problem, max_seconds=left, **about)
-    candidates = [before, trained]
-    if trained.places is not None and trained.stop not in (StopReason.INTERRUPTED, StopReason.DIVERGED):
-        candidates.append(trained.enrich(seed=about["seed"]))
-    best = min(candidates, key=_worth)
-    estimate = best.error_estimate
-    reached = estimate.reliable and max(estimate.rel_l2) <= error
-    stop = trained.stop if trained.stop is StopReason.INTERRUPTED else StopReason.NOT_REACHED
-    history = [*before.history, *({**e, "iteration": e["iteration"] + before.iterations} for e in trained.history)]
-    spent = [sum(getattr(s, name) for s in (before, candidates[-1])) for name in ("seconds", "processor_seconds")]
-    found = dataclasses.replace(
-        best, history=history, iterations=before.iterations + trained.iterations, seconds=spent[0],
-        processor_seconds=spent[1], stop=StopReason.REACHED if reached else stop,
-    )  # fmt: skip
-    found.error_estimate = estimate
-    return found
-
-
-def _worth(solution: Solution) -> tuple[bool, float]:
-    """What tells which solution is the best: a reliable estimate, or else the residual between the points."""
-    estimate = solution.error_estimate
-    if estimate.reliable:
-        return False, max(estimate.rel_l2)
-    about = solution.problem, solution.net, solution.boundary, solution.unknowns
-    return True, held_out_loss(*about, _COMPARED, 0)
-
-
-def _check_frozen(error: float | None, given: dict[str, Any]) -> None:
-    """Raise ValueError for arguments of :func:`solve` that a solve over smooth bases cannot follow."""
-    what = f"method={Linear.name!r}" if error is None else "error"
-    if error is not None:
-        positive().check("error", error)
-        if given["method"] != "auto" and not _is_linear(given["method"]):
-            raise ValueError(f"method must be left out, as error chooses it, got {given['method']!r}")
-        if given["net"] is not None:
-            raise ValueError(f"net must be left out, as error chooses the bumps, got {given['net']!r}")
-    usual = {"points": None, "sampling": "grid", "refine": None, "restarts": 0, "checkpoint": None}
-    for name, value in usual.items():
-        if type(given[name]) is not type(value) or given[name] != value:
-            raise ValueError(f"{name} must be left out, as {what} chooses its points itself and is not trained")
 
 
 # --- methods -------------------------------------------------------------------------------------
