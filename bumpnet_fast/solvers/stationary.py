@@ -17,6 +17,7 @@ from ..problems.base import Problem
 from ..problems.sampling import KINDS
 from . import run_state
 from .arguments import check, check_fit, check_options, check_problem, choice, integer, positive
+from .enriched import check_enrich, enriched
 from .grad_mode import differentiating
 from .levenberg_marquardt import LeastSquares
 from .linear import POINTS, Linear, solved
@@ -59,6 +60,7 @@ def solve(
     start: Start | None = None,
     restarts: int = 0,
     error: float | None = None,
+    enrich: bool | int = False,
     checkpoint: str | os.PathLike | run_state.Store | None = None,
     every_seconds: float = run_state.EVERY,
     callbacks: Iterable[Callback] = (),
@@ -119,6 +121,11 @@ def solve(
         until the change of u from one to the next says that the error is smaller; where they do not get there, the
         problem's usual net is trained and enriched.  ``stop`` of the solution is "error reached" or "error not
         reached", and :attr:`~Solution.error_estimate` tells how good it is.
+    enrich : bool or int
+        Whether smooth bumps are added to the trained net, and all amplitudes and unknowns solved for once more, as by
+        :meth:`Solution.enrich`; or how many.  Twice as many are tried where more than 2 % of the residual between the
+        points is left, and none are kept, with a warning, where it does not fall to 40 %.  The net that was given has
+        the trained bumps alone.  Not part of the limits; not after an interrupted or diverged run.
     checkpoint : str or path, optional
         File for the state of the run; see :func:`bumpnet_fast.resume`.  Not for ``error``, whose runs are short.
     every_seconds : float
@@ -163,8 +170,9 @@ def solve(
     started = time.perf_counter()
     _RULES["restarts"].check("restarts", restarts)
     check_problem(problem)
+    check_enrich(enrich, None if error is None and not _over_smooth(method, net) else "error and method='linear'")
     callbacks = (*callbacks, *([] if callback is None else [callback]))
-    if error is not None or (is_linear(method) and not isinstance(net, BumpNet)):
+    if error is not None or _over_smooth(method, net):
         given = {"method": method, "net": net, "points": points, "sampling": sampling, "refine": refine,
                  "restarts": restarts, "checkpoint": checkpoint}  # fmt: skip
         _RULES["condition_weight"].check("condition_weight", condition_weight)
@@ -185,18 +193,21 @@ def solve(
         own |= {key: value for key, value in options.items() if key != "max_seconds"}
         own |= {"iterations": limits.iterations}
         settings = {key: value for key, value in own.items() if key in _RULES or key in ("boundary", "points")}
-        settings |= {"method": described(methods), "iterations": limits.iterations}
-        return restarted(
+        settings |= {"method": described(methods), "iterations": limits.iterations} | _said(enrich)
+        best = restarted(
             solve, problem, net if isinstance(net, BumpNet) else new_net(problem, net), restarts, start, settings,
             own | {"max_seconds": limits.seconds}, checkpoint, every_seconds, callbacks, group,
         )  # fmt: skip
+        return enriched(best, enrich, seed)
     with torch.no_grad():
         settings = {"boundary": boundary, "points": points, "sampling": sampling, "condition_weight": condition_weight,
-                    "refine": refine, "seed": seed}  # fmt: skip
+                    "refine": refine, "seed": seed} | _said(enrich)  # fmt: skip
 
         def prepared() -> tuple[list[Method], Stop, torch.Tensor | None]:
             """Check and interpret the arguments, before any work."""
-            check(_RULES, settings | {"restarts": 0})
+            check(_RULES, {key: value for key, value in settings.items() if key != "enrich"} | {"restarts": 0})
+            if enrich and task.ranks.count > 1:
+                raise ValueError(f"enrich is for one process, and this run has {task.ranks.count} ranks: leave it out")
             check_fit(problem, net, boundary)
             check_start(problem, start)
             methods, limits = configured(method, stop, options)
@@ -237,7 +248,7 @@ def solve(
         events=task.events, warnings=warnings, places=task.places(),
     )  # fmt: skip
     solution.warnings += at_the_start(solution)
-    return solution
+    return enriched(solution, enrich, seed)
 
 
 def train(
@@ -278,6 +289,16 @@ def new_net(problem: Problem, bumps: int | tuple[int, ...] | None, **options: An
     corners = domain[0] + (net.frame[:2].double().cpu() - domain[0]) * widths / alike
     frame = torch.cat([corners, net.frame[2:].double().cpu() * alike / widths]).to(net.frame)
     return _broken(BumpNet.from_rows(net.rows.detach(), frame, domain, net.tied, maps=maps))
+
+
+def _over_smooth(method: Any, net: Any) -> bool:
+    """Whether the method chooses its basis."""
+    return is_linear(method) and not isinstance(net, BumpNet)
+
+
+def _said(enrich: bool | int) -> dict[str, Any]:
+    """What a checkpoint says of the enrichment at the end."""
+    return {"enrich": enrich} if enrich else {}
 
 
 def _broken(net: BumpNet) -> BumpNet:
