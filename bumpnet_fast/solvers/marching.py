@@ -332,6 +332,7 @@ def march(
     store = run_state.opened(checkpoint, every_seconds, lambda: run_state.content("march", problem, None, settings))
     _check_later(problem, new_net(problem, bumps, **net), options)
     solutions: list[Solution] = []
+    trained: Solution | None = None
     worst = math.inf
     with store:
         log = _Log(Journal(solve, store, began), windows, (*callbacks, *([] if callback is None else [callback])))
@@ -345,9 +346,8 @@ def march(
             now, log.window = dict(options, seed=seed, callback=log, start=None if solutions else start), k
             if max_seconds is not None:
                 now["max_seconds"] = max(1e-9, max_seconds + began - time.perf_counter()) / (windows - k)
-            before = solutions[-1] if solutions else None
-            warm = before and BumpNet.from_rows(trained.net.rows, fresh.frame, part.domain, fresh.tied)
-            if before is None:
+            warm = trained and BumpNet.from_rows(trained.net.rows, fresh.frame, part.domain, fresh.tied)
+            if trained is None:
                 starts = [fresh]
             elif graded:
                 starts = [fresh, regular, warm] if perturb else [fresh, warm]
@@ -360,10 +360,8 @@ def march(
                     raise
                 solutions[-1] = replace(solutions[-1], stop=StopReason.INTERRUPTED)
                 break
-            trained, better = (
-                solution,
-                enriched(solution, enrich, seed),
-            )  # the next starts with the trained shapes alone
+            trained = solution  # with whose shapes alone the next starts
+            better = enriched(solution, enrich, seed)
             log.journal.processor_seconds += better.processor_seconds - solution.processor_seconds
             solutions.append(better)
             worst = _BAD_LOSS * loss

@@ -300,6 +300,7 @@ class Solution(FieldResult):
             return replace(self, warnings=[*self.warnings, f"{why}: they do not reach the features of u"])
         return replace(self.over(found, started, clock), stop=StopReason.SOLVED)
 
+    @torch.no_grad()
     def over(self, found: Joined, started: float, clock: float) -> Solution:
         """This solution over a larger net that was found since ``started`` of the processor, and ``clock``."""
         rel_l2, max_error = NetErrorMeasure(self.problem, found.net, self.boundary).of(found.net.rows.detach())
