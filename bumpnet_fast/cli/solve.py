@@ -29,7 +29,8 @@ def settable(problem: type[Problem], method: str = "auto", search: str | None = 
     from ..solvers import stationary, strategies
 
     solver = stationary.options_of(method) | keywords_of(stationary.solve)
-    solver.pop("error", None)  # --error
+    for name in ("error", "enrich"):  # --error, --enrich
+        solver.pop(name, None)
     if method == LINEAR:  # its basis and its points are chosen
         own = {*stationary.options_of(method), "condition_weight", "every_seconds"}
         return {"problem": problem.settings(), "solver": {key: value for key, value in solver.items() if key in own}}
@@ -85,7 +86,7 @@ class Solve(Command):
         "Ctrl-C ends the run early: the best solution so far is written, and the exit code is 130. "
         "It is 1 if --error or --reach did not reach the error, or if the loss became NaN or infinite."
     )
-    recorded = ("problem", "method", "dtype", "seed", "reach", "prune_to", "error", "animate")
+    recorded = ("problem", "method", "dtype", "seed", "reach", "prune_to", "error", "enrich", "animate")
     changeable = ("iterations", "max_seconds")
     allowed = ("no_estimate", "no_report")
     failures = ("diverged", "error not reached")
@@ -105,6 +106,8 @@ class Solve(Command):
         prune = "solve, then remove bumps and train on until N are left"
         few.add_argument("--prune-to", type=positive, metavar="N", help=prune)
         moving = "record the training, and draw training.gif: how bumps move, and are added and removed"
+        enrich = "add smooth bumps to the trained net, so many or as many as are usual, and solve for all amplitudes"
+        add("--enrich", type=positive, nargs="?", const=True, default=False, metavar="N", help=enrich)
         add("--animate", action="store_true", help=moving)
         add("--no-estimate", action="store_true", help="do not estimate the error, which takes a fraction of a second")
         add("--no-report", action="store_true", help="do not print how well the equations are solved")
@@ -133,6 +136,8 @@ class Solve(Command):
         stationary.options_of(arguments.method)  # is there such a method?
         if _method(arguments) == LINEAR:
             self._check_linear(arguments)
+        if arguments.enrich and _search(arguments) is not None:
+            raise UsageError("--enrich goes without --reach and --prune-to")
         if _search(arguments) is None:
             return
         flag = "--reach" if arguments.prune_to is None else "--prune-to"
@@ -146,6 +151,7 @@ class Solve(Command):
         """Raise UsageError for arguments that a solve over a chosen basis cannot follow."""
         flag = "--error" if arguments.error is not None else f"--method {LINEAR}"
         refused = {"--windows": arguments.windows, "--animate": arguments.animate or None}
+        refused |= {"--enrich": arguments.enrich or None}
         if arguments.error is not None:
             refused |= {"--bumps": arguments.bumps}
             if arguments.method not in ("auto", LINEAR):
@@ -190,6 +196,7 @@ class Solve(Command):
             return lambda callback: strategies.reach(problem, net, arguments.reach, callback=callback, **choices)
         if arguments.prune_to is not None:
             return lambda callback: strategies.prune(problem, net, arguments.prune_to, callback=callback, **choices)
+        choices |= {"enrich": arguments.enrich} if arguments.enrich else {}
         windows = arguments.windows
         if windows is None and _second_order(arguments.method):  # the problem's own are for least squares
             windows = problem.default_windows

@@ -21,6 +21,8 @@ _SHARPNESS = 0.3
 _USUAL = (0.5, 8.0)
 #: Bumps that are added by dimension, and in more dimensions.
 _BUMPS, _MORE_BUMPS = (40, 200, 300, 400), 500
+#: An enrichment after a training is kept if the held-out residual falls to this share, and is enough at that one.
+_ACCEPTED, _ENOUGH = 0.4, 0.02
 #: Points for every amplitude of an output.
 _POINTS = 3
 
@@ -40,9 +42,8 @@ class Joined:
 def joined(stage: Stage, bumps: int | None, seed: int) -> Joined:
     """The net of a solution with about ``bumps`` smooth bumps added to it; see :meth:`Solution.enrich`."""
     net = in_float64(stage.net)
-    dim, outputs = net.layout.dim, net.layout.outputs
-    bumps = bumps or (_BUMPS[dim - 1] if dim <= len(_BUMPS) else _MORE_BUMPS)
-    larger = with_smooth(net, bumps, seed)
+    outputs = net.layout.outputs
+    larger = with_smooth(net, bumps or usual_bumps(net.layout.dim), seed)
     unknowns = torch.tensor([*stage.unknowns.values()], dtype=torch.float64, device=net.rows.device)
     window = Window(stage.problem, net, stage.boundary, unknowns, stage.places, seed)
     with few_threads(_POINTS * len(larger.rows) ** 2 * outputs**2):
@@ -55,6 +56,25 @@ def joined(stage: Stage, bumps: int | None, seed: int) -> Joined:
     places = Places(*at, places.condition_weight, places.balance, places.reference_loss)
     fit.u.nets[0].trainable = larger.trainable
     return Joined(fit.u.nets[0], named, places, fit.norms[1] ** 2, fall)
+
+
+def accepted(stage: Stage, bumps: int | None, seed: int) -> Joined | None:
+    """The best of an enrichment and, where it leaves much of the held-out residual, one of twice as many bumps.
+
+    None if the residual does not fall by much.
+    """
+    first = bumps or usual_bumps(stage.net.layout.dim)
+    found = joined(stage, first, seed)
+    if not found.fall < _ENOUGH:
+        larger = joined(stage, 2 * first, seed)
+        if larger.fall < found.fall or math.isnan(found.fall):
+            found = larger
+    return found if found.fall < _ACCEPTED else None
+
+
+def usual_bumps(dim: int) -> int:
+    """How many bumps are added if nobody says it."""
+    return _BUMPS[dim - 1] if dim <= len(_BUMPS) else _MORE_BUMPS
 
 
 def with_smooth(net: BumpNet, bumps: int, seed: int) -> BumpNet:
@@ -79,4 +99,4 @@ def with_smooth(net: BumpNet, bumps: int, seed: int) -> BumpNet:
     return BumpNet.from_rows(both, net.frame, net.domain, net.tied, trainable=trainable, maps=net.maps)
 
 
-__all__ = ["Joined", "joined", "with_smooth"]
+__all__ = ["Joined", "accepted", "joined", "usual_bumps", "with_smooth"]

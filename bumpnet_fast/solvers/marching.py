@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..core.jet import Jet
+from ..core.ranks import Ranks
 from ..core.rows import RowLayout, bounded_atanh, check_memory
 from ..core.types import Boundary, Want
 from ..nets.bumpnet import BumpNet
@@ -27,6 +28,7 @@ from ..nets.events import Event
 from ..problems.base import Condition, Problem
 from . import run_state
 from .arguments import check, check_fit, check_problem, integer, number, positive
+from .enriched import check_enrich, enriched
 from .estimate import Places, Stage
 from .given_values import contradictions, enforcement
 from .grad_mode import differentiating
@@ -245,6 +247,7 @@ def march(
     max_seconds: float | None = None,
     seed: int = 0,
     start: Start | None = None,
+    enrich: bool | int = False,
     checkpoint: str | os.PathLike | None = None,
     every_seconds: float = run_state.EVERY,
     callbacks: Iterable[Callback] = (),
@@ -277,6 +280,9 @@ def march(
     start : callable or Solution, optional
         A first u of the first window, as for :func:`~bumpnet_fast.solvers.solve`.  A checkpoint cannot hold it; the
         problem's :meth:`~bumpnet_fast.problems.Problem.guess` goes with the problem.
+    enrich : bool or int
+        As for :func:`~bumpnet_fast.solvers.solve`, for every window.  The next one starts from the better u, with the
+        shapes of the trained bumps alone.
     checkpoint, every_seconds
         As for :func:`~bumpnet_fast.solvers.solve`; a finished window is never solved again.
     callbacks, callback
@@ -308,6 +314,8 @@ def march(
         max_seconds = stop.seconds
     given = {"windows": windows, "graded": graded, "perturb": perturb, "max_seconds": max_seconds, "seed": seed}
     _check_march(problem, given, options)
+    several = Ranks(options.get("group"), torch.device("cpu")).count > 1 if enrich else False
+    check_enrich(enrich, "a group of several ranks" if several else None)
     check_start(problem, start)
     if start is not None and checkpoint is not None:
         raise ValueError("start cannot be kept in the checkpoint of a march: define guess(x) of the problem instead")
@@ -318,12 +326,13 @@ def march(
         options["boundary"] = boundary
     bumps, net = bumps or problem.default_bumps, {"dtype": "float64"} | dict(net or {})
     settings = as_settings(options) | {"bumps": bumps, "windows": windows, "net": net, "graded": graded}
-    settings |= {"perturb": perturb, "seed": seed}
+    settings |= {"perturb": perturb, "seed": seed} | ({"enrich": enrich} if enrich else {})
     counts = bumps if isinstance(bumps, (tuple, list)) else (bumps,)
     check_memory("windows", windows, (windows, *counts), RowLayout(len(problem.lower), problem.outputs).columns)
     store = run_state.opened(checkpoint, every_seconds, lambda: run_state.content("march", problem, None, settings))
     _check_later(problem, new_net(problem, bumps, **net), options)
     solutions: list[Solution] = []
+    trained: Solution | None = None
     worst = math.inf
     with store:
         log = _Log(Journal(solve, store, began), windows, (*callbacks, *([] if callback is None else [callback])))
@@ -337,9 +346,8 @@ def march(
             now, log.window = dict(options, seed=seed, callback=log, start=None if solutions else start), k
             if max_seconds is not None:
                 now["max_seconds"] = max(1e-9, max_seconds + began - time.perf_counter()) / (windows - k)
-            before = solutions[-1] if solutions else None
-            warm = before and BumpNet.from_rows(before.net.rows, fresh.frame, part.domain, fresh.tied)
-            if before is None:
+            warm = trained and BumpNet.from_rows(trained.net.rows, fresh.frame, part.domain, fresh.tied)
+            if trained is None:
                 starts = [fresh]
             elif graded:
                 starts = [fresh, regular, warm] if perturb else [fresh, warm]
@@ -352,7 +360,10 @@ def march(
                     raise
                 solutions[-1] = replace(solutions[-1], stop=StopReason.INTERRUPTED)
                 break
-            solutions.append(solution)
+            trained = solution  # with whose shapes alone the next starts
+            better = enriched(solution, enrich, seed)
+            log.journal.processor_seconds += better.processor_seconds - solution.processor_seconds
+            solutions.append(better)
             worst = _BAD_LOSS * loss
             log.add(k, solutions[-1])
             if solutions[-1].stop is StopReason.INTERRUPTED:

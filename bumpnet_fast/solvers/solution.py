@@ -21,7 +21,7 @@ from ..nets.events import Event
 from ..problems.base import Problem, call_residual
 from ..problems.sampling import lattice
 from .arguments import integer
-from .enriching import joined
+from .enriching import Joined, joined
 from .estimate import ErrorEstimate, Places, Stage, estimate_seconds, estimated
 from .loop import StopReason
 from .report import Report
@@ -312,10 +312,15 @@ class Solution(FieldResult):
         if not found.fall < _FALLS:
             why = "the residual between the points did not fall with smooth bumps, so none were added"
             return replace(self, warnings=[*self.warnings, f"{why}: they do not reach the features of u"])
+        return replace(self.over(found, started, clock), stop=StopReason.SOLVED)
+
+    @torch.no_grad()
+    def over(self, found: Joined, started: float, clock: float) -> Solution:
+        """This solution over a larger net that was found since ``started`` of the processor, and ``clock``."""
         rel_l2, max_error = NetErrorMeasure(self.problem, found.net, self.boundary).of(found.net.rows.detach())
         return replace(
             self, net=found.net, unknowns=found.unknowns, places=found.places, loss=found.loss, rel_l2=rel_l2,
-            max_error=max_error, stop=StopReason.SOLVED, method=f"{self.method}+enrich",
+            max_error=max_error, method=f"{self.method}+enrich",
             processor_seconds=self.processor_seconds + time.process_time() - started,
             seconds=self.seconds + time.perf_counter() - clock,
         )  # fmt: skip

@@ -17,17 +17,19 @@ from ..problems.base import Problem
 from ..problems.sampling import KINDS
 from . import run_state
 from .arguments import check, check_fit, check_options, check_problem, choice, integer, positive
+from .enriched import check_enrich, enriched
 from .grad_mode import differentiating
 from .levenberg_marquardt import LeastSquares
 from .linear import POINTS, Linear, solved
 from .loop import Callback, Method, Run, Stop, StopReason
-from .refine import ROUNDS, held_out_loss
+from .refine import ROUNDS
 from .report import at_the_start, doubts
 from .restarts import restarted
 from .solution import Solution
 from .starting import Start, check_start, first_rows, trivial
 from .task import Task
 from .threads import few_threads
+from .to_error import check_frozen, is_linear, trained_as_well
 
 #: Arguments of :func:`solve` beside a method's own options.
 _RULES = {
@@ -40,8 +42,6 @@ _RULES = {
 
 #: Change of the shapes of a new net, relative to their sizes.
 _TRACE = 1e-9
-#: Points at which solutions are compared.
-_COMPARED = 2048
 
 
 @differentiating
@@ -60,6 +60,7 @@ def solve(
     start: Start | None = None,
     restarts: int = 0,
     error: float | None = None,
+    enrich: bool | int = False,
     checkpoint: str | os.PathLike | run_state.Store | None = None,
     every_seconds: float = run_state.EVERY,
     callbacks: Iterable[Callback] = (),
@@ -120,6 +121,11 @@ def solve(
         until the change of u from one to the next says that the error is smaller; where they do not get there, the
         problem's usual net is trained and enriched.  ``stop`` of the solution is "error reached" or "error not
         reached", and :attr:`~Solution.error_estimate` tells how good it is.
+    enrich : bool or int
+        Whether smooth bumps are added to the trained net, and all amplitudes and unknowns solved for once more, as by
+        :meth:`Solution.enrich`; or how many.  Twice as many are tried where more than 2 % of the residual between the
+        points is left, and none are kept, with a warning, where it does not fall to 40 %.  The net that was given has
+        the trained bumps alone.  Not part of the limits; not after an interrupted or diverged run.
     checkpoint : str or path, optional
         File for the state of the run; see :func:`bumpnet_fast.resume`.  Not for ``error``, whose runs are short.
     every_seconds : float
@@ -164,20 +170,21 @@ def solve(
     started = time.perf_counter()
     _RULES["restarts"].check("restarts", restarts)
     check_problem(problem)
+    check_enrich(enrich, None if error is None and not _over_smooth(method, net) else "error and method='linear'")
     callbacks = (*callbacks, *([] if callback is None else [callback]))
-    if error is not None or (_is_linear(method) and not isinstance(net, BumpNet)):
+    if error is not None or _over_smooth(method, net):
         given = {"method": method, "net": net, "points": points, "sampling": sampling, "refine": refine,
                  "restarts": restarts, "checkpoint": checkpoint}  # fmt: skip
         _RULES["condition_weight"].check("condition_weight", condition_weight)
         _RULES["seed"].check("seed", seed)
-        _check_frozen(error, given)
-        (linear,), limits = configured(method if _is_linear(method) else Linear.name, stop, options)
+        check_frozen(error, given)
+        (linear,), limits = configured(method if is_linear(method) else Linear.name, stop, options)
         about = {"boundary": boundary, "seed": seed, "start": start, "condition_weight": condition_weight}
         about |= {"callbacks": callbacks, "group": group}
         solution = solved(problem, linear, limits, error=error, bumps=net, started=started, **about)
         if solution.stop is not StopReason.NOT_REACHED:
             return solution
-        return _trained_as_well(solution, error, limits, about)
+        return trained_as_well(solve, solution, error, limits, about)
     if restarts:
         own = {"method": method, "boundary": boundary, "points": points, "sampling": sampling,
                "condition_weight": condition_weight, "refine": refine, "seed": seed}  # fmt: skip
@@ -186,18 +193,21 @@ def solve(
         own |= {key: value for key, value in options.items() if key != "max_seconds"}
         own |= {"iterations": limits.iterations}
         settings = {key: value for key, value in own.items() if key in _RULES or key in ("boundary", "points")}
-        settings |= {"method": described(methods), "iterations": limits.iterations}
-        return restarted(
+        settings |= {"method": described(methods), "iterations": limits.iterations} | _said(enrich)
+        best = restarted(
             solve, problem, net if isinstance(net, BumpNet) else new_net(problem, net), restarts, start, settings,
             own | {"max_seconds": limits.seconds}, checkpoint, every_seconds, callbacks, group,
         )  # fmt: skip
+        return enriched(best, enrich, seed)
     with torch.no_grad():
         settings = {"boundary": boundary, "points": points, "sampling": sampling, "condition_weight": condition_weight,
-                    "refine": refine, "seed": seed}  # fmt: skip
+                    "refine": refine, "seed": seed} | _said(enrich)  # fmt: skip
 
         def prepared() -> tuple[list[Method], Stop, torch.Tensor | None]:
             """Check and interpret the arguments, before any work."""
-            check(_RULES, settings | {"restarts": 0})
+            check(_RULES, {key: value for key, value in settings.items() if key != "enrich"} | {"restarts": 0})
+            if enrich and task.ranks.count > 1:
+                raise ValueError(f"enrich is for one process, and this run has {task.ranks.count} ranks: leave it out")
             check_fit(problem, net, boundary)
             check_start(problem, start)
             methods, limits = configured(method, stop, options)
@@ -238,7 +248,7 @@ def solve(
         events=task.events, warnings=warnings, places=task.places(),
     )  # fmt: skip
     solution.warnings += at_the_start(solution)
-    return solution
+    return enriched(solution, enrich, seed)
 
 
 def train(
@@ -281,64 +291,18 @@ def new_net(problem: Problem, bumps: int | tuple[int, ...] | None, **options: An
     return _broken(BumpNet.from_rows(net.rows.detach(), frame, domain, net.tied, maps=maps))
 
 
+def _over_smooth(method: Any, net: Any) -> bool:
+    """Whether the method chooses its basis."""
+    return is_linear(method) and not isinstance(net, BumpNet)
+
+
+def _said(enrich: bool | int) -> dict[str, Any]:
+    """What a checkpoint says of the enrichment at the end."""
+    return {"enrich": enrich} if enrich else {}
+
+
 def _broken(net: BumpNet) -> BumpNet:
     return net.perturb_(_TRACE, torch.Generator().manual_seed(0))
-
-
-def _is_linear(method: Any) -> bool:
-    return isinstance(method, Linear) or method == Linear.name
-
-
-def _trained_as_well(solution: Solution, error: float, limits: Stop, about: dict[str, Any]) -> Solution:
-    """The best of a solution over smooth bases that do not reach an error, a trained net, and that net enriched."""
-    before, left = solution, None
-    if limits.seconds is not None:
-        left = limits.seconds - before.seconds
-        if left <= 0:
-            return before
-    trained = solve(before.problem, max_seconds=left, **about)
-    candidates = [before, trained]
-    if trained.places is not None and trained.stop not in (StopReason.INTERRUPTED, StopReason.DIVERGED):
-        candidates.append(trained.enrich(seed=about["seed"]))
-    best = min(candidates, key=_worth)
-    estimate = best.error_estimate
-    against = trained.error_estimate
-    if against.incompatible and not estimate.reliable:  # which only the estimate of a trained net finds out
-        estimate = dataclasses.replace(estimate, reason=against.reason, incompatible=against.incompatible)
-    reached = estimate.reliable and max(estimate.rel_l2) <= error
-    stop = trained.stop if trained.stop is StopReason.INTERRUPTED else StopReason.NOT_REACHED
-    history = [*before.history, *({**e, "iteration": e["iteration"] + before.iterations} for e in trained.history)]
-    spent = [sum(getattr(s, name) for s in (before, candidates[-1])) for name in ("seconds", "processor_seconds")]
-    found = dataclasses.replace(
-        best, history=history, iterations=before.iterations + trained.iterations, seconds=spent[0],
-        processor_seconds=spent[1], stop=StopReason.REACHED if reached else stop,
-    )  # fmt: skip
-    found.error_estimate = estimate
-    return found
-
-
-def _worth(solution: Solution) -> tuple[bool, float]:
-    """What tells which solution is the best: a reliable estimate, or else the residual between the points."""
-    estimate = solution.error_estimate
-    if estimate.reliable:
-        return False, max(estimate.rel_l2)
-    about = solution.problem, solution.net, solution.boundary, solution.unknowns
-    return True, held_out_loss(*about, _COMPARED, 0)
-
-
-def _check_frozen(error: float | None, given: dict[str, Any]) -> None:
-    """Raise ValueError for arguments of :func:`solve` that a solve over smooth bases cannot follow."""
-    what = f"method={Linear.name!r}" if error is None else "error"
-    if error is not None:
-        positive().check("error", error)
-        if given["method"] != "auto" and not _is_linear(given["method"]):
-            raise ValueError(f"method must be left out, as error chooses it, got {given['method']!r}")
-        if given["net"] is not None:
-            raise ValueError(f"net must be left out, as error chooses the bumps, got {given['net']!r}")
-    usual = {"points": None, "sampling": "grid", "refine": None, "restarts": 0, "checkpoint": None}
-    for name, value in usual.items():
-        if type(given[name]) is not type(value) or given[name] != value:
-            raise ValueError(f"{name} must be left out, as {what} chooses its points itself and is not trained")
 
 
 # --- methods -------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from ..nets.frozen import free_parameters, some_frozen
 from ..problems.base import Problem, call_residual
 from . import run_state
 from .arguments import check, check_fit, integer, positive
+from .enriched import check_enrich
 from .grad_mode import differentiating
 from .journal import Journal
 from .loop import Callback, Progress, StopReason
@@ -166,6 +167,7 @@ def _searched(
     Ctrl-C between two solves, while bumps are scored or placed, ends it with the last solution.
     """
     began, start = time.perf_counter(), options.pop("start", None)
+    check_enrich(options.get("enrich", False), name)
     task = Task(problem, net, options.get("boundary"), options.get("group"))
     task.check_same(name, settings)
     check_start(problem, start)

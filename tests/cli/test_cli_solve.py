@@ -405,6 +405,8 @@ def test_a_folder_that_is_not_there(tmp_path, capsys):
     ("--reach inf", "'inf' is not a positive number"),
     ("--error 0", "--error: '0' is not a positive number"),
     ("--error 1e-3 --reach 1e-3", "not allowed with argument"),
+    ("--error 1e-3 --enrich", "--error goes without --enrich"),
+    ("--enrich --reach 1e-3", "--enrich goes without --reach and --prune-to"),
     ("--error 1e-3 --bumps 40", "--error goes without --bumps"),
     ("--error 1e-3 --windows 2", "--error goes without --windows"),
     ("--error 1e-3 --method adam", "--error chooses the method itself: leave out --method adam"),
