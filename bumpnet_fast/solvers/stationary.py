@@ -29,7 +29,7 @@ from .solution import Solution
 from .starting import Start, check_start, first_rows, trivial
 from .task import Task
 from .threads import few_threads
-from .to_error import check_frozen, is_linear, trained_as_well
+from .to_error import check_frozen, if_alone, is_linear, trained_as_well
 
 #: Arguments of :func:`solve` beside a method's own options.
 _RULES = {
@@ -182,6 +182,8 @@ def solve(
         about = {"boundary": boundary, "seed": seed, "start": start, "condition_weight": condition_weight}
         about |= {"callbacks": callbacks, "group": group}
         solution = solved(problem, linear, limits, error=error, bumps=net, started=started, **about)
+        if solution.stop is StopReason.REACHED:
+            return if_alone(solution)
         if solution.stop is not StopReason.NOT_REACHED:
             return solution
         return trained_as_well(solve, solution, error, limits, about)

@@ -54,6 +54,15 @@ def trained_as_well(
     return found
 
 
+def if_alone(solution: Solution) -> Solution:
+    """A solution that reached an error; it is not called that if the equation has another solution."""
+    estimate = solution.error_estimate
+    if not estimate.reliable:
+        solution.stop = StopReason.NOT_REACHED
+        solution.warnings.append(f"this may not be the solution that is meant: {estimate.reason}")
+    return solution
+
+
 def _worth(solution: Solution) -> tuple[bool, float]:
     """What tells which solution is the best: a reliable estimate, or else the residual between the points."""
     estimate = solution.error_estimate
@@ -78,4 +87,4 @@ def check_frozen(error: float | None, given: dict[str, Any]) -> None:
             raise ValueError(f"{name} must be left out, as {what} chooses its points itself and is not trained")
 
 
-__all__ = ["check_frozen", "is_linear", "trained_as_well"]
+__all__ = ["check_frozen", "if_alone", "is_linear", "trained_as_well"]
