@@ -183,7 +183,8 @@ def solve(
         about |= {"callbacks": callbacks, "group": group}
         solution = solved(problem, linear, limits, error=error, bumps=net, started=started, **about)
         if solution.stop is StopReason.REACHED:
-            return if_alone(solution)
+            meant = start is not None or type(problem).guess is not Problem.guess  # which solution is, is said
+            return solution if meant else if_alone(solution)
         if solution.stop is not StopReason.NOT_REACHED:
             return solution
         return trained_as_well(solve, solution, error, limits, about)
