@@ -1,6 +1,6 @@
 """How often ``evolve(problem, error=...)`` is right: the estimate against the true largest error over time.
 
-``python -m bench.evolution_errors`` prints the table of docs/evolution.md.  The problems are those of the library, and
+``python bench/evolution_errors.py`` prints the table of docs/evolution.md.  The problems are those of the library, and
 others that nothing was tuned for: fronts that form, move, meet and vanish, systems, and three kinds of ends.  The
 references are exact solutions or spectral methods, at tolerances far below the errors.
 """
