@@ -313,10 +313,12 @@ def _reference(name: str, finer: float = 1.0) -> Tensor:
     times, nodes = times_of(problem), round(finer * nodes)
     if problem.periodic_axes:
         fourier = _Fourier(problem, nodes)
-        start = fourier.states[0.0].ravel()
-        run = solve_ivp(fourier._slope, (0, times[-1]), start, "DOP853", times, rtol=1e-12, atol=1e-13)
+        states = [fourier.states[0.0].ravel()]
+        for interval in itertools.pairwise(times):  # between its steps scipy interpolates, which is less accurate
+            run = solve_ivp(fourier._slope, interval, states[-1], "DOP853", rtol=1e-12, atol=1e-13)
+            states.append(run.y[:, -1])
         seen = _Axis(*problem.domain[:, 0].tolist(), nodes, True).interpolation(points)
-        return torch.stack([seen @ torch.from_numpy(y.reshape(nodes, -1)) for y in run.y.T])
+        return torch.stack([seen @ torch.from_numpy(y.reshape(nodes, -1)) for y in states])
     grid = _Grid(problem, (nodes,))
     seen, y, states = grid.seen_from([points]), grid.start, [grid.start]
     marcher = Rosenbrock(grid.slope, grid.jacobian, times[-1], 1e-12)
