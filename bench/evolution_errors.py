@@ -1,6 +1,6 @@
 """How often ``evolve(problem, error=...)`` is right: the estimate against the true largest error over time.
 
-``python -m bench.evolution_errors`` prints the table of docs/evolution.md.  The problems are those of the library, and
+``python bench/evolution_errors.py`` prints the table of docs/evolution.md.  The problems are those of the library, and
 others that nothing was tuned for: fronts that form, move, meet and vanish, systems, and three kinds of ends.  The
 references are exact solutions or spectral methods, at tolerances far below the errors.
 """
@@ -14,14 +14,14 @@ import math
 import time
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from bumpnet_fast import EvolutionProblem, evolve
 from bumpnet_fast.problems.evolution import Advection, AllenCahn, Burgers, Heat
-from bumpnet_fast.solvers.evolution.estimate import _Grid
+from bumpnet_fast.problems.evolution.spectral import _Fourier
+from bumpnet_fast.solvers.evolution.estimate import _Axis, _Grid
 from bumpnet_fast.solvers.evolution.integrators import Rosenbrock
 
 #: Errors that are asked for.
@@ -310,22 +310,21 @@ def _reference(name: str, finer: float = 1.0) -> Tensor:
     if problem.sloped:  # the mirror images make it periodic
         (lo,), (hi,) = problem.lower, problem.upper
         problem = replace(problem, lower=(lo - (hi - lo),), periodic=True)
-    grid, times = _Grid(problem, (round(finer * nodes),)), times_of(problem)
+    times, nodes = times_of(problem), round(finer * nodes)
     if problem.periodic_axes:
-        grid.start = problem.initial(grid.x).reshape(len(grid.x), -1).flatten()
-    seen = grid.seen_from([points])
-    if problem.periodic_axes:
-
-        def slope(t, y):
-            return grid.slope(t, torch.from_numpy(y)).numpy()
-
-        run = solve_ivp(slope, (0, times[-1]), grid.start.numpy(), "DOP853", times, rtol=1e-12, atol=1e-13)
-        states = [torch.from_numpy(np.ascontiguousarray(y)) for y in run.y.T]
-    else:
-        marcher, y, states = Rosenbrock(grid.slope, grid.jacobian, times[-1], 1e-12), grid.start, [grid.start]
-        for t, until in itertools.pairwise(times):
-            y = marcher.advance(t, y, until, lambda t, y: None)
-            states.append(y)
+        fourier = _Fourier(problem, nodes)
+        states = [fourier.states[0.0].ravel()]
+        for interval in itertools.pairwise(times):  # between its steps scipy interpolates, which is less accurate
+            run = solve_ivp(fourier._slope, interval, states[-1], "DOP853", rtol=1e-12, atol=1e-13)
+            states.append(run.y[:, -1])
+        seen = _Axis(*problem.domain[:, 0].tolist(), nodes, True).interpolation(points)
+        return torch.stack([seen @ torch.from_numpy(y.reshape(nodes, -1)) for y in states])
+    grid = _Grid(problem, (nodes,))
+    seen, y, states = grid.seen_from([points]), grid.start, [grid.start]
+    marcher = Rosenbrock(grid.slope, grid.jacobian, times[-1], 1e-12)
+    for t, until in itertools.pairwise(times):
+        y = marcher.advance(t, y, until, lambda t, y: None)
+        states.append(y)
     return torch.stack([seen(grid.values(y)) for y in states])
 
 

@@ -230,7 +230,7 @@ def test_rodas_has_order_five_and_keeps_its_tolerance():
         method, y, h = Rosenbrock(slope, jacobian, 2.0, 1.0), start, 2.0 / n
         for i in range(n):
             t = i * h
-            y, _ = method._step(t, y, h, slope(t, y), method._by_time(t, y), jacobian(t, y))
+            y, _ = method.attempt(t, y, h, slope(t, y), method.by_time(t, y), jacobian(t, y))
         errors.append(float((y - exact).norm()))
     assert errors[1] < 1e-6 and math.log2(errors[0] / errors[1]) > 4.5
     seen = []
