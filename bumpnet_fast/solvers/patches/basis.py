@@ -1,0 +1,131 @@
+"""The functions of a leaf: flat bumps in the unit square, made orthonormal, and their tables at points."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.functional import bump_basis
+from ...core.rows import RowLayout
+from ...nets.smooth import smooth_rows
+
+#: Bumps along each side of a leaf, and their sharpness relative to that of a net to be trained: sharper bumps do not
+#: get better in smaller leaves.
+ACROSS, SHARPNESS = 10, 0.15
+#: Functions whose size is a smaller share of the largest one are left out: their amplitudes cancel.
+_TOLERANCE = 1e-10
+#: Points along each side for the equation, for its residual between them, and on an edge.
+_POINTS, _BETWEEN, _ON_EDGE = 14, 7, 14
+#: Weight of the second derivatives of the equation beside values, and of the slope across an edge.
+EQUATION, SLOPE = 0.1, 0.3
+#: Points on a side that make the functions orthonormal.
+_DENSE = 20
+
+
+def gauss(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of the Gauss rule on [0, 1]; the weights add up to 1."""
+    t, w = np.polynomial.legendre.leggauss(n)
+    return (t + 1) / 2, w / 2
+
+
+@dataclass(frozen=True)
+class Table:
+    """Values and derivatives of all functions of a leaf at points [n, 2] of the unit square, in its coordinates.
+
+    Attributes
+    ----------
+    points : ndarray
+        [n, 2].
+    roots : ndarray
+        [n], square roots of the weights of the points.
+    parts : dict
+        [n, r] by name: "", "0", "1", "00", "01", "11".
+    """
+
+    points: np.ndarray
+    roots: np.ndarray
+    parts: dict[str, np.ndarray]
+
+
+class Basis:
+    """The orthonormal functions of a leaf.
+
+    Attributes
+    ----------
+    shapes, frame : Tensor
+        Rows [m, columns] of the bumps, and their frame.
+    mixture : ndarray
+        [m, r], amplitudes of the bumps in every function.
+    inside, between : Table
+        At the points of the equation, and of its residual at points that nothing is solved on.
+    """
+
+    def __init__(self) -> None:
+        self.layout = RowLayout(2, 1)
+        unit = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+        self.shapes, self.frame = smooth_rows((ACROSS, ACROSS), unit, self.layout, SHARPNESS, 0)
+        self.shapes[:, self.layout.amplitude] = 1.0
+        points, roots = _square(_DENSE)
+        raw = self._raw(torch.from_numpy(points), "diagonal")
+        sides = np.concatenate([_side(axis, side, gauss(_DENSE)[0]) for axis in (0, 1) for side in (0, 1)])
+        edges = self._raw(torch.from_numpy(sides), "value")[0]
+        second = (raw[2][..., 0] + raw[2][..., 1]) * torch.from_numpy(roots)[:, None] * EQUATION
+        sizes = torch.cat([second, edges / len(sides) ** 0.5])
+        norms = sizes.norm(dim=0)
+        _, singular, right = torch.linalg.svd(sizes / norms, full_matrices=False)
+        kept = singular > _TOLERANCE * singular[0]
+        self.mixture = (right[kept].T / singular[kept] / norms[:, None]).numpy()
+        self.inside = self._table(*_square(_POINTS))
+        self.between = self._table(*_square(_BETWEEN))
+        self._edges: dict[tuple, Table] = {}
+
+    def __len__(self) -> int:
+        return self.mixture.shape[1]
+
+    def edge(self, axis: int, side: int, coarser: bool = False, part: int = 0) -> Table:
+        """At points on a side: on all of it, or on the half ``part`` of it that a finer neighbour has."""
+        key = (axis, side, coarser, part)
+        if key not in self._edges:
+            t, w = gauss(_ON_EDGE)
+            places = (t + part) / 2 if coarser else t
+            self._edges[key] = self._table(_side(axis, side, places), np.sqrt(w))
+        return self._edges[key]
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """Values [n, r] at points [n, 2]."""
+        return self._raw(torch.from_numpy(points), "value")[0].numpy() @ self.mixture
+
+    def _raw(self, x: Tensor, want) -> tuple[Tensor, ...]:
+        return bump_basis(x, self.shapes, self.frame, want, tied=True).parts()
+
+    def _table(self, points: np.ndarray, roots: np.ndarray) -> Table:
+        value, gradient, second = (part.numpy() for part in self._raw(torch.from_numpy(points), "hessian"))
+        named = {"": value, "0": gradient[..., 0], "1": gradient[..., 1]}
+        named |= {f"{a}{b}": second[..., a, b] for a, b in ((0, 0), (0, 1), (1, 1))}
+        return Table(points, roots, {name: part @ self.mixture for name, part in named.items()})
+
+
+@functools.cache
+def basis() -> Basis:
+    """The basis of all leaves, made once."""
+    return Basis()
+
+
+def _square(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points [n^2, 2] of the unit square, and square roots of their weights."""
+    t, w = gauss(n)
+    points = np.stack(np.meshgrid(t, t, indexing="ij"), -1).reshape(-1, 2)
+    return points, np.sqrt(np.outer(w, w).ravel())
+
+
+def _side(axis: int, side: int, t: np.ndarray) -> np.ndarray:
+    points = np.empty((len(t), 2))
+    points[:, axis], points[:, 1 - axis] = side, t
+    return points
+
+
+__all__ = ["EQUATION", "SLOPE", "Basis", "Table", "basis", "gauss"]
