@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ...core.functional import bump_basis
 from ...core.rows import RowLayout
+from ...core.types import Want
 from ...nets.smooth import smooth_rows
 
-#: Bumps along each side of a leaf, and their sharpness relative to that of a net to be trained: sharper bumps do not
-#: get better in smaller leaves.
+#: Bumps along each side of a leaf, and their sharpness relative to that of a net to be trained: with sharper ones
+#: smaller leaves are no better.
 ACROSS, SHARPNESS = 10, 0.15
 #: Functions whose size is a smaller share of the largest one are left out: their amplitudes cancel.
 _TOLERANCE = 1e-10
@@ -26,29 +27,23 @@ EQUATION, SLOPE = 0.1, 0.3
 _DENSE = 20
 
 
-def gauss(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of the Gauss rule on [0, 1]; the weights add up to 1."""
-    t, w = np.polynomial.legendre.leggauss(n)
-    return (t + 1) / 2, w / 2
-
-
 @dataclass(frozen=True)
 class Table:
-    """Values and derivatives of all functions of a leaf at points [n, 2] of the unit square, in its coordinates.
+    """Values and derivatives of all functions of a leaf at points of the unit square, in its coordinates.
 
     Attributes
     ----------
-    points : ndarray
+    points : Tensor
         [n, 2].
-    roots : ndarray
+    roots : Tensor
         [n], square roots of the weights of the points.
     parts : dict
         [n, r] by name: "", "0", "1", "00", "01", "11".
     """
 
-    points: np.ndarray
-    roots: np.ndarray
-    parts: dict[str, np.ndarray]
+    points: Tensor
+    roots: Tensor
+    parts: dict[str, Tensor]
 
 
 class Basis:
@@ -58,7 +53,7 @@ class Basis:
     ----------
     shapes, frame : Tensor
         Rows [m, columns] of the bumps, and their frame.
-    mixture : ndarray
+    mixture : Tensor
         [m, r], amplitudes of the bumps in every function.
     inside, between : Table
         At the points of the equation, and of its residual at points that nothing is solved on.
@@ -70,15 +65,13 @@ class Basis:
         self.shapes, self.frame = smooth_rows((ACROSS, ACROSS), unit, self.layout, SHARPNESS, 0)
         self.shapes[:, self.layout.amplitude] = 1.0
         points, roots = _square(_DENSE)
-        raw = self._raw(torch.from_numpy(points), "diagonal")
-        sides = np.concatenate([_side(axis, side, gauss(_DENSE)[0]) for axis in (0, 1) for side in (0, 1)])
-        edges = self._raw(torch.from_numpy(sides), "value")[0]
-        second = (raw[2][..., 0] + raw[2][..., 1]) * torch.from_numpy(roots)[:, None] * EQUATION
-        sizes = torch.cat([second, edges / len(sides) ** 0.5])
+        second = self._raw(points, "diagonal")[2].sum(-1) * roots[:, None] * EQUATION
+        sides = torch.cat([_side(axis, side, _gauss(_DENSE)[0]) for axis in (0, 1) for side in (0, 1)])
+        sizes = torch.cat([second, self._raw(sides, "value")[0] / len(sides) ** 0.5])
         norms = sizes.norm(dim=0)
         _, singular, right = torch.linalg.svd(sizes / norms, full_matrices=False)
         kept = singular > _TOLERANCE * singular[0]
-        self.mixture = (right[kept].T / singular[kept] / norms[:, None]).numpy()
+        self.mixture = right[kept].T / singular[kept] / norms[:, None]
         self.inside = self._table(*_square(_POINTS))
         self.between = self._table(*_square(_BETWEEN))
         self._edges: dict[tuple, Table] = {}
@@ -86,24 +79,20 @@ class Basis:
     def __len__(self) -> int:
         return self.mixture.shape[1]
 
-    def edge(self, axis: int, side: int, coarser: bool = False, part: int = 0) -> Table:
-        """At points on a side: on all of it, or on the half ``part`` of it that a finer neighbour has."""
-        key = (axis, side, coarser, part)
+    def edge(self, axis: int, side: int, half: int | None = None) -> Table:
+        """At points on a side: on all of it, or on its lower or upper ``half``."""
+        key = (axis, side, half)
         if key not in self._edges:
-            t, w = gauss(_ON_EDGE)
-            places = (t + part) / 2 if coarser else t
-            self._edges[key] = self._table(_side(axis, side, places), np.sqrt(w))
+            t, w = _gauss(_ON_EDGE)
+            places = t if half is None else (t + half) / 2
+            self._edges[key] = self._table(_side(axis, side, places), w.sqrt())
         return self._edges[key]
 
-    def at(self, points: np.ndarray) -> np.ndarray:
-        """Values [n, r] at points [n, 2]."""
-        return self._raw(torch.from_numpy(points), "value")[0].numpy() @ self.mixture
-
-    def _raw(self, x: Tensor, want) -> tuple[Tensor, ...]:
+    def _raw(self, x: Tensor, want: Want) -> tuple:
         return bump_basis(x, self.shapes, self.frame, want, tied=True).parts()
 
-    def _table(self, points: np.ndarray, roots: np.ndarray) -> Table:
-        value, gradient, second = (part.numpy() for part in self._raw(torch.from_numpy(points), "hessian"))
+    def _table(self, points: Tensor, roots: Tensor) -> Table:
+        value, gradient, second = self._raw(points, "hessian")
         named = {"": value, "0": gradient[..., 0], "1": gradient[..., 1]}
         named |= {f"{a}{b}": second[..., a, b] for a, b in ((0, 0), (0, 1), (1, 1))}
         return Table(points, roots, {name: part @ self.mixture for name, part in named.items()})
@@ -115,17 +104,21 @@ def basis() -> Basis:
     return Basis()
 
 
-def _square(n: int) -> tuple[np.ndarray, np.ndarray]:
+def _gauss(n: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the Gauss rule on [0, 1]; the weights add up to 1."""
+    t, w = np.polynomial.legendre.leggauss(n)
+    return torch.from_numpy((t + 1) / 2), torch.from_numpy(w / 2)
+
+
+def _square(n: int) -> tuple[Tensor, Tensor]:
     """Points [n^2, 2] of the unit square, and square roots of their weights."""
-    t, w = gauss(n)
-    points = np.stack(np.meshgrid(t, t, indexing="ij"), -1).reshape(-1, 2)
-    return points, np.sqrt(np.outer(w, w).ravel())
+    t, w = _gauss(n)
+    return torch.cartesian_prod(t, t), torch.outer(w, w).flatten().sqrt()
 
 
-def _side(axis: int, side: int, t: np.ndarray) -> np.ndarray:
-    points = np.empty((len(t), 2))
-    points[:, axis], points[:, 1 - axis] = side, t
-    return points
+def _side(axis: int, side: int, t: Tensor) -> Tensor:
+    columns = [t, torch.full_like(t, float(side))]
+    return torch.stack(columns if axis else columns[::-1], 1)
 
 
-__all__ = ["EQUATION", "SLOPE", "Basis", "Table", "basis", "gauss"]
+__all__ = ["EQUATION", "SLOPE", "Basis", "Table", "basis"]

@@ -1,32 +1,28 @@
 """Least squares over a tree of patches: the equation in every leaf, conditions on the sides, and matching at edges.
 
 The unknowns of a leaf are coupled to those of its neighbours alone, so that the normal equations are sparse in blocks.
-They are solved by a block Cholesky factorisation in an order of nested dissection, and corrected by the residual of the
-rows themselves, as their condition is the square of that of the rows.
+Their solution is corrected by the residual of the rows themselves, as their condition is the square of that of these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-import scipy.linalg
 import torch
-from scipy.linalg import lapack
 from torch import Tensor
 
+from ...core.jet import Jet
+from ...core.reference import WANTS, second_shape
+from ...nets.patches import PatchNet
 from ...problems.base import Problem
 from ...problems.condition import Condition, call_residual
 from ..residual import Block, Coefficients, linearise
 from .basis import EQUATION, SLOPE, Basis, Table
+from .factor import Factors
 from .tree import Leaf, Tree
 
 #: Corrections of the solution of the normal equations.
 _CORRECTIONS = 2
-#: Share of the trace that is added to the diagonal where it is singular.
-_SINGULAR = 1e-14
 
 
 @dataclass(frozen=True)
@@ -43,23 +39,57 @@ class Part:
 
     Attributes
     ----------
-    rows, right : ndarray
-        [n, r] and [n]: the equation, and conditions on sides.
-    held, held_right : ndarray
+    rows, right : Tensor
+        [n, r] and [n]: the equation, and conditions on sides, which are the last ``sides`` of them.
+    held, held_right : Tensor
         The equation at points that nothing is solved on.
-    gram : ndarray
-        ``rows.T @ rows``.
     """
 
-    rows: np.ndarray
-    right: np.ndarray
-    held: np.ndarray
-    held_right: np.ndarray
-    sides: int = 0
-    gram: np.ndarray = field(init=False)
+    rows: Tensor
+    right: Tensor
+    held: Tensor
+    held_right: Tensor
+    sides: int
 
     def __post_init__(self):
         self.gram = self.rows.T @ self.rows
+
+
+@dataclass
+class Match:
+    """Two neighbours: ``own`` and ``other`` times their coefficients add up to the jumps of value and slope."""
+
+    leaf: int
+    beside: int
+    own: Tensor
+    other: Tensor
+    products: tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass
+class Pieces:
+    """A solution over a tree.
+
+    Attributes
+    ----------
+    tree : Tree
+        The leaves.
+    coefficients : Tensor
+        [n, r], of the functions in every leaf.
+    equation, sides, jumps : Tensor
+        [n], what is left in every leaf: of the equation between the points, of conditions, and of jumps.
+    """
+
+    tree: Tree
+    coefficients: Tensor
+    equation: Tensor
+    sides: Tensor
+    jumps: Tensor
+
+    @property
+    def left(self) -> Tensor:
+        """[n], all of it together."""
+        return (self.equation**2 + self.sides**2 + self.jumps**2).sqrt()
 
 
 class Rows:
@@ -78,16 +108,25 @@ class Rows:
     """
 
     def __init__(self, problem: Problem, given: list[Given], basis: Basis, roots: tuple[int, int]):
-        self.problem, self.given, self.basis = problem, given, basis
-        self.lo, hi = (c.numpy() for c in problem.domain)
-        self.widths = (hi - self.lo) / np.array(roots)
-        self.roots = roots
+        self.problem, self.given, self.basis, self.roots = problem, given, basis, roots
+        self.lo, hi = problem.domain
+        self.widths = (hi - self.lo) / torch.tensor(roots)
         self._parts: dict[Leaf, Part] = {}
+        self._matches: dict[tuple[int, int, int | None], tuple[Tensor, Tensor, tuple]] = {}
 
-    def box(self, leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
-        """Lower corner and widths."""
-        h = self.widths * 2.0**-leaf.level
-        return self.lo + h * np.array([leaf.i, leaf.j]), h
+    def boxes(self, leaves: list[Leaf]) -> tuple[Tensor, Tensor]:
+        """Lower corners and widths, [n, 2] each."""
+        at = torch.tensor(leaves)
+        h = self.widths * 0.5 ** at[:, :1]
+        return self.lo + h * at[:, 1:], h
+
+    def net(self, pieces: Pieces) -> PatchNet:
+        """The solution as a net."""
+        basis, leaves = self.basis, torch.tensor(pieces.tree.leaves)
+        amplitudes = pieces.coefficients @ basis.mixture.T
+        return PatchNet(basis.shapes, basis.frame, self.problem.domain, self.roots, leaves, amplitudes)
+
+    # --- the rows --------------------------------------------------------------------------------
 
     def parts(self, tree: Tree) -> list[Part]:
         """Of every leaf."""
@@ -97,223 +136,123 @@ class Rows:
         return [self._parts[leaf] for leaf in tree.leaves]
 
     def _make(self, tree: Tree, new: list[Leaf]) -> None:
-        boxes = [self.box(leaf) for leaf in new]
-        tables = (self.basis.inside, self.basis.between)
-        rows = [self._equation(boxes, table) for table in tables]
-        sides: dict[Leaf, list[tuple[np.ndarray, np.ndarray]]] = {leaf: [] for leaf in new}
-        for one in self.given:
-            for axis, side in one.faces:
+        lo, h = self.boxes(new)
+        A, b = self._equation(lo, h, self.basis.inside)
+        held, held_right = self._equation(lo, h, self.basis.between)
+        sides: list[list[tuple[Tensor, Tensor]]] = [[] for _ in new]
+        for given in self.given:
+            for axis, side in given.faces:
                 at = [k for k, leaf in enumerate(new) if not tree.inside(leaf.beside(axis, side))]
                 if at:
-                    found = self._on_side(one.condition, [boxes[k] for k in at], self.basis.edge(axis, side))
-                    for k, *pair in zip(at, *found, strict=True):
-                        sides[new[k]].append(tuple(pair))
-        (A, b), (held, held_right) = rows
+                    rows, right = self._on_side(given.condition, lo[at], h[at], self.basis.edge(axis, side))
+                    for k, *pair in zip(at, rows, right, strict=True):
+                        sides[k].append(tuple(pair))
         for k, leaf in enumerate(new):
-            more = sides[leaf]
-            self._parts[leaf] = Part(
-                np.concatenate([A[k], *(a for a, _ in more)]), np.concatenate([b[k], *(r for _, r in more)]),
-                held[k], held_right[k], sum(len(r) for _, r in more),
-            )  # fmt: skip
+            rows, right = (torch.cat([one[k], *(pair[i] for pair in sides[k])]) for i, one in enumerate((A, b)))
+            self._parts[leaf] = Part(rows, right, held[k], held_right[k], len(right) - len(b[k]))
 
-    def _equation(self, boxes: list, table: Table) -> tuple[np.ndarray, np.ndarray]:
-        """Rows [n, points, r] and right sides [n, points] in leaves."""
+    def _equation(self, lo: Tensor, h: Tensor, table: Table) -> tuple[Tensor, Tensor]:
+        """Rows [n, points, r] and right sides [n, points]."""
         problem = self.problem
-        x = _places(boxes, table)
-        function = lambda u: call_residual(problem.residual, x, u, {})  # noqa: E731
-        right, coefficients = _linearised(Block("equation", x, problem.want, function, 1.0))
-        return self._operator(right, coefficients, problem.want, boxes, table, EQUATION, second=True)
+        return self._rows(problem.residual, problem.want, lo, h, table, EQUATION)
 
-    def _on_side(self, condition: Condition, boxes: list, table: Table) -> tuple[np.ndarray, np.ndarray]:
-        x = _places(boxes, table)
-        function = lambda u: call_residual(condition.residual, x, u, {})  # noqa: E731
-        right, coefficients = _linearised(Block(condition.name, x, condition.want, function, 1.0))
-        return self._operator(right, coefficients, condition.want, boxes, table, 1.0, second=False)
+    def _on_side(self, condition: Condition, lo: Tensor, h: Tensor, table: Table) -> tuple[Tensor, Tensor]:
+        return self._rows(condition.residual, condition.want, lo, h, table, 1.0)
 
-    def _operator(
-        self, right: Tensor, coefficients: Coefficients, want: str, boxes: list, table: Table, weight: float,
-        second: bool,
-    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """Rows of an operator in the coordinates of the leaves, whose largest coefficient is of order one."""
-        n, points = len(boxes), len(table.points)
-        h = np.stack([h for _, h in boxes])
-        local: dict[str, np.ndarray] = {}
-        c0, c1, c2 = (None if c is None else c.numpy().reshape(n, points, *c.shape[1:]) for c in coefficients)
-        if c0 is not None:
-            local[""] = c0
-        for a in (0, 1) if c1 is not None else ():
-            local[f"{a}"] = c1[..., a] / h[:, None, a]
-        if c2 is not None:
-            for a in (0, 1):
-                one = c2 if want == "laplacian" else c2[..., a] if want == "diagonal" else c2[..., a, a]
-                local[f"{a}{a}"] = one / h[:, None, a] ** 2
-            if want == "hessian":
-                local["01"] = 2 * c2[..., 0, 1] / (h[:, None, 0] * h[:, None, 1])
-        sizes = np.max([np.sqrt((c**2).mean(1)) for c in local.values()], 0)
-        scale = weight * table.roots / np.where(sizes > 0, sizes, 1.0)[:, None]
-        rows = 0.0
+    def _rows(self, residual, want, lo: Tensor, h: Tensor, table: Table, weight: float) -> tuple[Tensor, Tensor]:
+        """Rows of an operator in the coordinates of the leaves, where its largest coefficient is of order one."""
+        n, points = len(lo), len(table.points)
+        x = (lo[:, None] + h[:, None] * table.points).flatten(0, 1)
+        right, coefficients = _linearised(x, residual, want)
+        local = _in_leaves(tuple(None if c is None else c.unflatten(0, (n, points)) for c in coefficients), want, h)
+        sizes = torch.stack([c.square().mean(1).sqrt() for c in local.values()]).amax(0)
+        scale = weight * table.roots / torch.where(sizes > 0, sizes, 1.0)[:, None]
+        rows = lo.new_zeros(n, points, len(self.basis))
         for name, c in local.items():
             if c.any():
-                rows = rows + (scale * c)[..., None] * table.parts[name]
-        return np.broadcast_to(rows, (n, points, len(self.basis))), -scale * right.numpy().reshape(n, points)
+                rows.addcmul_((scale * c)[..., None], table.parts[name])
+        return rows, -scale * right.view(n, points)
 
-    # --- the solution over a tree ----------------------------------------------------------------
-
-    def matching(self, tree: Tree) -> list[tuple[int, int, np.ndarray, np.ndarray, tuple]]:
-        """Pairs of neighbours: rows of the first plus rows of the second are the jumps of value and slope."""
+    def matches(self, tree: Tree) -> list[Match]:
+        """All pairs of neighbours."""
         found = []
         for leaf, axis, side, other in tree.edges():
             if other is not None:
-                part = (leaf.i, leaf.j)[1 - axis] % 2 if other.level < leaf.level else 0
-                key = (axis, side, leaf.level - other.level, part)
-                found.append((tree.number[leaf], tree.number[other], *self._jump(key), key))
+                half = (leaf.i, leaf.j)[1 - axis] % 2 if other.level < leaf.level else None
+                found.append(Match(tree.number[leaf], tree.number[other], *self._match(axis, side, half)))
         return found
 
-    def _jump(self, key: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-        axis, side, finer, part = key
-        own = self.basis.edge(axis, side)
-        other = self.basis.edge(axis, 1 - side, bool(finer), part)
-        root = own.roots[:, None]
+    def _match(self, axis: int, side: int, half: int | None) -> tuple[Tensor, Tensor, tuple]:
+        key = (axis, side, half)
+        if key not in self._matches:
+            tables = self.basis.edge(axis, side), self.basis.edge(axis, 1 - side, half)
+            slopes = SLOPE, SLOPE * (1.0 if half is None else 0.5)
+            own, other = (
+                torch.cat([table.parts[""], slope * table.parts[f"{axis}"]]) * tables[0].roots.repeat(2)[:, None]
+                for table, slope in zip(tables, slopes, strict=True)
+            )
+            self._matches[key] = own, -other, (own.T @ own, other.T @ other, -own.T @ other)
+        return self._matches[key]
 
-        def rows(table: Table, scale: float) -> np.ndarray:
-            return np.concatenate([root * table.parts[""], scale * SLOPE * root * table.parts[f"{axis}"]])
-
-        return rows(own, 1.0), -rows(other, 2.0**-finer)
+    # --- the solution over a tree ----------------------------------------------------------------
 
     def solve(self, tree: Tree) -> Pieces:
         """The least squares solution."""
-        parts, matching = self.parts(tree), self.matching(tree)
-        blocks: dict[tuple[int, int], np.ndarray] = {(k, k): part.gram.copy() for k, part in enumerate(parts)}
-        products: dict[tuple, tuple[np.ndarray, ...]] = {}
-        for k, q, A, B, key in matching:
-            if key not in products:
-                products[key] = A.T @ A, B.T @ B, A.T @ B
-            own, other, both = products[key]
-            blocks[k, k] += own
-            blocks[q, q] += other
-            pair, block = ((k, q), both) if k > q else ((q, k), both.T)
-            blocks[pair] = blocks[pair] + block if pair in blocks else block
-        solve = factorised(blocks, tree.order())
-        c = np.zeros((len(tree), len(self.basis)))
+        parts, matches = self.parts(tree), self.matches(tree)
+        diagonal = torch.stack([part.gram for part in parts])
+        coupling: dict[tuple[int, int], Tensor] = {}
+        for m in matches:
+            diagonal[m.leaf] += m.products[0]
+            diagonal[m.beside] += m.products[1]
+            coupling[m.leaf, m.beside] = m.products[2]
+        factors = Factors(diagonal, coupling)
+        c = torch.zeros(len(tree), len(self.basis), dtype=torch.float64)
         for _ in range(1 + _CORRECTIONS):
-            gradient = np.stack([p.rows.T @ (p.right - p.rows @ one) for p, one in zip(parts, c, strict=True)])
-            for k, q, A, B, _ in matching:
-                jump = A @ c[k] + B @ c[q]
-                gradient[k] -= A.T @ jump
-                gradient[q] -= B.T @ jump
-            c += solve(gradient)
-        return Pieces(tree, c, *self._misfits(parts, matching, c))
-
-    def _misfits(self, parts: list[Part], matching: list, c: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Norms [n] of what is left, by leaf: of the equation between the points, of conditions, and of jumps."""
-        equation, sides, jumps = (np.zeros(len(parts)) for _ in range(3))
-        for k, p in enumerate(parts):
-            equation[k] = np.linalg.norm(p.held @ c[k] - p.held_right) / EQUATION
-            if p.sides:
-                sides[k] = np.linalg.norm(p.rows[-p.sides :] @ c[k] - p.right[-p.sides :])
-        for k, q, A, B, _ in matching:
-            jump = np.linalg.norm(A @ c[k] + B @ c[q])
-            jumps[k], jumps[q] = np.hypot(jumps[k], jump), np.hypot(jumps[q], jump)
-        return equation, sides, jumps
+            gradient = torch.stack([p.rows.T @ (p.right - p.rows @ one) for p, one in zip(parts, c, strict=True)])
+            for m in matches:
+                jump = m.own @ c[m.leaf] + m.other @ c[m.beside]
+                gradient[m.leaf] -= m.own.T @ jump
+                gradient[m.beside] -= m.other.T @ jump
+            c += factors.solve(gradient)
+        return Pieces(tree, c, *_left(parts, matches, c))
 
 
-@dataclass
-class Pieces:
-    """A solution over a tree.
-
-    Attributes
-    ----------
-    tree : Tree
-        The leaves.
-    coefficients : ndarray
-        [n, r], of the functions in every leaf.
-    equation, sides, jumps : ndarray
-        [n], what is left in every leaf.
-    """
-
-    tree: Tree
-    coefficients: np.ndarray
-    equation: np.ndarray
-    sides: np.ndarray
-    jumps: np.ndarray
+def _left(parts: list[Part], matches: list[Match], c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    equation, sides, jumps = (c.new_zeros(len(parts)) for _ in range(3))
+    for k, p in enumerate(parts):
+        equation[k] = (p.held @ c[k] - p.held_right).norm() / EQUATION
+        if p.sides:
+            sides[k] = (p.rows[-p.sides :] @ c[k] - p.right[-p.sides :]).norm()
+    for m in matches:
+        square = (m.own @ c[m.leaf] + m.other @ c[m.beside]).square().sum()
+        jumps[m.leaf] += square
+        jumps[m.beside] += square
+    return equation, sides, jumps.sqrt()
 
 
-def _places(boxes: list, table: Table) -> Tensor:
-    return torch.from_numpy(np.concatenate([lo + h * table.points for lo, h in boxes]))
+def _in_leaves(coefficients: Coefficients, want: str, h: Tensor) -> dict[str, Tensor]:
+    """Coefficients [n, points] of an operator by the names of a table, in the coordinates of leaves of widths [n, 2]."""
+    c0, c1, c2 = coefficients
+    local = {} if c0 is None else {"": c0}
+    for a in (0, 1):
+        if c1 is not None:
+            local[f"{a}"] = c1[..., a] / h[:, a, None]
+        if c2 is not None:
+            one = {"laplacian": lambda: c2, "diagonal": lambda: c2[..., a], "hessian": lambda: c2[..., a, a]}[want]()  # noqa: B023
+            local[f"{a}{a}"] = one / h[:, a, None] ** 2
+    if c2 is not None and want == "hessian":
+        local["01"] = 2 * c2[..., 0, 1] / h.prod(1)[:, None]
+    return local
 
 
-def _linearised(block: Block) -> tuple[Tensor, Coefficients]:
-    from ...core.jet import Jet
-    from ...core.reference import WANTS, second_shape
-
-    n, level = len(block.x), WANTS.index(block.want)
+def _linearised(x: Tensor, residual, want) -> tuple[Tensor, Coefficients]:
+    """What a residual with one equation is at u = 0, and its coefficients."""
+    n, level = len(x), WANTS.index(want)
     shapes = [(n, 1), (n, 1, 2), (n, 1, *second_shape(level, 2))][: min(level, 2) + 1]
-    zero = Jet(block.want, *(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
+    zero = Jet(want, *(x.new_zeros(shape) for shape in shapes))
+    block = Block("patches", x, want, lambda u: call_residual(residual, x, u, {}), 1.0)
     rows, by_equation = linearise(block, (zero,), {})
     return rows[0], by_equation[0][0][0]
 
 
-def factorised(
-    blocks: dict[tuple[int, int], np.ndarray], order: list[int]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Cholesky factors of a symmetric matrix in blocks (row, column), row >= column; gives its solver.
-
-    The blocks are of one size; ``order`` is that of elimination.
-    """
-    place = {k: p for p, k in enumerate(order)}
-    diagonal: list[Any] = [None] * len(order)
-    below: list[dict[int, np.ndarray]] = [{} for _ in order]
-    for (a, b), block in blocks.items():
-        p, q = place[a], place[b]
-        if p == q:
-            diagonal[p] = block
-        elif p > q:
-            below[q][p] = block
-        else:
-            below[p][q] = block.T
-    factors: list[tuple[np.ndarray, list[int], np.ndarray | None]] = []
-    for p in range(len(order)):
-        lower = _cholesky(diagonal[p])
-        rows = sorted(below[p])
-        if not rows:
-            factors.append((lower, rows, None))
-            continue
-        r = len(lower)
-        stacked = np.concatenate([below[p][q] for q in rows])
-        panel = scipy.linalg.blas.dtrsm(1.0, lower, stacked.T, lower=1).T
-        update = panel @ panel.T
-        for a, q in enumerate(rows):
-            diagonal[q] = diagonal[q] - update[a * r : (a + 1) * r, a * r : (a + 1) * r]
-            for b in range(a):
-                column, block = below[rows[b]], update[a * r : (a + 1) * r, b * r : (b + 1) * r]
-                column[q] = column[q] - block if q in column else -block
-        factors.append((lower, rows, panel))
-        diagonal[p], below[p] = None, {}
-
-    def solve(right: np.ndarray) -> np.ndarray:
-        y = right[order]
-        for p, (lower, rows, panel) in enumerate(factors):
-            y[p] = scipy.linalg.blas.dtrsv(lower, y[p], lower=1)
-            if panel is not None:
-                y[rows] -= (panel @ y[p]).reshape(len(rows), -1)
-        for p in range(len(factors) - 1, -1, -1):
-            lower, rows, panel = factors[p]
-            known = y[p] if panel is None else y[p] - panel.T @ y[rows].ravel()
-            y[p] = scipy.linalg.blas.dtrsv(lower, known, lower=1, trans=1)
-        found = np.empty_like(y)
-        found[order] = y
-        return found
-
-    return solve
-
-
-def _cholesky(A: np.ndarray) -> np.ndarray:
-    lower, info = lapack.dpotrf(A, lower=1, clean=1)
-    if info:
-        lower, info = lapack.dpotrf(A + _SINGULAR * np.trace(A) * np.eye(len(A)), lower=1, clean=1)
-    if info:
-        raise np.linalg.LinAlgError("the matrix is not positive definite")
-    return lower
-
-
-__all__ = ["Given", "Part", "Pieces", "Rows", "factorised"]
+__all__ = ["Given", "Part", "Pieces", "Rows"]

@@ -1,4 +1,4 @@
-"""Quadtrees as sets of leaves: who is whose neighbour, splitting, and an order of elimination."""
+"""Quadtrees as sets of leaves: who is whose neighbour, and splitting."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 #: Sides of a leaf: the axis, and 0 for the lower or 1 for the upper one.
 SIDES = ((0, 0), (0, 1), (1, 0), (1, 1))
-#: Leaves that are eliminated together without looking for an order.
-_FEW = 4
 
 
 class Leaf(NamedTuple):
@@ -107,33 +105,6 @@ class Tree:
                     leaves.update(cell.children)
                     left += [*cell.children, leaf]
         return leaves
-
-    def order(self) -> list[int]:
-        """Numbers of the leaves by nested dissection: of two halves and what separates them, this comes last."""
-        places = []
-        for level, i, j in self.leaves:
-            h = 2.0**-level
-            places.append(((i + 0.5) * h, (j + 0.5) * h, 0.5 * h))
-        order: list[int] = []
-
-        def dissect(some: list[int], lo: tuple[float, float], hi: tuple[float, float]) -> None:
-            if len(some) <= _FEW:
-                order.extend(some)
-                return
-            axis = 0 if hi[0] - lo[0] >= hi[1] - lo[1] else 1
-            middle = 0.5 * (lo[axis] + hi[axis])
-            below = [k for k in some if places[k][axis] < middle]
-            above = [k for k in some if places[k][axis] >= middle]
-            between = {k for k in below if places[k][axis] + places[k][2] > middle - 1e-12} if above else set()
-            inner = [k for k in below if k not in between]
-            ends = tuple(middle if a == axis else hi[a] for a in (0, 1))
-            begins = tuple(middle if a == axis else lo[a] for a in (0, 1))
-            dissect(inner, lo, ends)
-            dissect(above, begins, hi)
-            order.extend(sorted(between))
-
-        dissect(list(range(len(self.leaves))), (0.0, 0.0), (float(self.roots[0]), float(self.roots[1])))
-        return order
 
 
 __all__ = ["SIDES", "Leaf", "Tree"]
