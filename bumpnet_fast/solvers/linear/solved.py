@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ import torch
 from ...nets.smooth import Shape
 from ...problems.base import Problem
 from ..arguments import integer
-from ..loop import Callback, Run, Stop
+from ..loop import Callback, Run, Stop, StopReason
+from ..patches import Patches, PatchWork, local, suits
 from ..report import doubts
 from ..solution import Solution
 from ..starting import Start, check_start, trivial
@@ -27,6 +29,8 @@ _FIXED = 0.3
 _DEFAULT = (64, 256, 512, 1024)
 #: Entries of the matrix of the largest basis that one thread can do.
 _ENTRIES = 4 * 10**6
+#: Bumps from which on patches, whose cost is linear, are quicker.
+_MANY = 1024
 
 
 @torch.no_grad()
@@ -53,7 +57,33 @@ def solved(
     about = boundary, method.ridge, seed, start, condition_weight
     task = FrozenTask(problem, first_bumps(dim, most), shape, *about, group=group)
     task.check()
-    levels = Levels(error=error, most=most, shape=shape, fixed=counts is not None)
+    patchable = error is not None and task.ranks.alone and task.is_linear()
+    patchable = patchable and suits(problem, boundary, condition_weight)
+    few = min(most, _MANY) if patchable and method.most is None else most
+    levels = Levels(error=error, most=few, shape=shape, fixed=counts is not None, elsewhere=_local if patchable else None)
+    found = _by_levels(task, levels, stop, callbacks, started)
+    if not patchable or found.stop is not StopReason.NOT_REACHED or task.doubt():
+        return found
+    pieces = _by_patches(found, error, stop, callbacks, started)
+    if pieces.stop is not StopReason.NOT_REACHED:
+        return pieces
+    return min(found, pieces, key=_worth)
+
+
+def _local(task: FrozenTask) -> bool:
+    return local(task.posed, task.net, task.boundary)
+
+
+def _worth(solution: Solution) -> tuple[bool, float]:
+    estimate = solution.error_estimate
+    return not estimate.reliable, max(estimate.rel_l2)
+
+
+def _by_levels(
+    task: FrozenTask, levels: Levels, stop: Stop, callbacks: Sequence[Callback], started: float
+) -> Solution:  # fmt: skip
+    """The solution over smooth bases of all of the domain."""
+    problem = task.posed
     with few_threads(_ENTRIES):
         run = Run(task, [levels], stop, callbacks, None, started)
         reason = run.follow()
@@ -68,6 +98,28 @@ def solved(
     )  # fmt: skip
     if task.is_linear() and levels.levels:  # the solution of a nonlinear problem may not be the only one
         solution.error_estimate = levels.estimate()
+    return solution
+
+
+def _by_patches(
+    before: Solution, error: float, stop: Stop, callbacks: Sequence[Callback], started: float
+) -> Solution:  # fmt: skip
+    """The solution over a tree of patches, after one that did not reach the error."""
+    with few_threads(_ENTRIES):
+        run = Run(PatchWork(before.problem), [Patches(error=error)], stop, callbacks, None, started)
+        reason = run.follow()
+        (patches,) = run.methods
+        if not patches.known:
+            return before
+        rel_l2, max_error = run.errors()
+    history = [*before.history, *({**e, "iteration": e["iteration"] + before.iterations} for e in run.history[1:])]
+    solution = dataclasses.replace(
+        before, net=run.work.net, boundary=PatchWork.boundary, history=history, loss=run.history[-1]["loss"],
+        rel_l2=rel_l2, max_error=max_error, seconds=run.seconds,
+        processor_seconds=before.processor_seconds + run.processor_seconds, iterations=before.iterations + run.done,
+        stop=reason, method=f"{before.method}+{patches.name}", warnings=run.warnings, places=None,
+    )  # fmt: skip
+    solution.error_estimate = patches.estimate()
     return solution
 
 

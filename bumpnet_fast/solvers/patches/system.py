@@ -114,6 +114,15 @@ class Rows:
         self._parts: dict[Leaf, Part] = {}
         self._matches: dict[tuple[int, int, int | None], tuple[Tensor, Tensor, tuple]] = {}
 
+    def ratio(self) -> float:
+        """How many cells of level 0 along the first axis suit one along the second: second derivatives count alike."""
+        table, leaf = self.basis.inside, torch.zeros(1, 2, dtype=torch.float64)
+        x = self.lo + self.widths * table.points
+        _, coefficients = _linearised(x, self.problem.residual, self.problem.want)
+        local = _in_leaves(tuple(None if c is None else c[None] for c in coefficients), self.problem.want, leaf + self.widths)
+        along = [float(local[name].abs().mean()) if name in local else 0.0 for name in ("00", "11")]
+        return (along[1] / along[0]) ** 0.5 if min(along) > 0 else 1.0
+
     def boxes(self, leaves: list[Leaf]) -> tuple[Tensor, Tensor]:
         """Lower corners and widths, [n, 2] each."""
         at = torch.tensor(leaves)
