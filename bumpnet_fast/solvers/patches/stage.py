@@ -27,18 +27,18 @@ from .tree import Leaf, Tree
 #: Level of the first tree, and the largest number of leaves.
 _FIRST, MOST = 2, 1200
 #: The residual of a leaf falls to about this share where it is split: others that have no more are left as they are.
-_BY_SPLITTING = 3e-3
-#: Share of what a leaf may have on average that is not worth splitting it.
-_SPARED = 0.3
-#: How many times smaller than what is wanted the error shall be.
-_SAFETY = 2.0
+_BY_SPLITTING = 1e-2
+#: Leaves that together have this share of what may be left are not split.
+_SPARED = 0.7
 #: The error is taken to fall as the residual, but no further than to this share.
 _FALL_TRUSTED = 1e-3
+#: Where some leaves are split only, the error falls less than the residual, by such a factor.
+_SLOWER = 2.0
 #: An estimate is reliable if the last tree changed u by no more than this, and the residual fell to this share.
 _CONVERGED, _FALLEN = 0.1, 0.5
 #: A tree does not help if the residual fell no further than to this share.
 _STALLED = 0.7
-#: Conditions that are a smaller share of the data are rounding.
+#: What is left and a smaller share of the data is rounding.
 _NO_RESIDUAL = 1e-11
 #: Points, evenly spread and in every leaf, where two trees are compared.
 _COMPARED, _IN_LEAF = 1024, 16
@@ -178,11 +178,13 @@ class Known:
     leaves : int
         Of it.
     left : tuple of float
-        What is left of the equation, of conditions, and of jumps.
+        What is left of the equation and of jumps.
     fall : float
         The largest ratio of these to those of the tree before.
     change, largest : float
         Of u by this tree: relative in the mean square, and the largest in the units of u.
+    relative_misfit, misfit : float
+        What is left of the conditions, relative to u and in its units.
     """
 
     leaves: int
@@ -190,6 +192,8 @@ class Known:
     fall: float = math.nan
     change: float = math.inf
     largest: float = math.inf
+    relative_misfit: float = 0.0
+    misfit: float = 0.0
 
     @property
     def converged(self) -> bool:
@@ -198,16 +202,19 @@ class Known:
 
     @property
     def predicted(self) -> float:
-        """The relative error: the change is that of the tree before, and falls as what is left."""
-        return self.change * self._trusted
+        """The relative error: the change is that of the tree before, and falls as what is left of the equation.
+
+        An error on the boundary spreads to all of u, and has its own size.
+        """
+        return self.change * self._trusted + self.relative_misfit
 
     @property
     def predicted_largest(self) -> float:
-        return self.largest * self._trusted
+        return self.largest * self._trusted + self.misfit
 
     @property
     def _trusted(self) -> float:
-        return min(1.0, max(_FALL_TRUSTED, self.fall)) if self.fall == self.fall else 1.0
+        return min(1.0, max(_FALL_TRUSTED, _SLOWER * self.fall)) if self.fall == self.fall else 1.0
 
 
 @dataclass
@@ -248,24 +255,26 @@ class Patches(Method, listed=False):
             return 0
         before = work.net
         work.solve(tree)
-        change, largest = _changes(before, work.net)
+        change, largest, size = _changes(before, work.net)
         left = self._left()
         falls = [now / then for now, then in zip(left, self.known[-1].left, strict=True) if now > self.floor]
-        self.known.append(Known(len(tree), left, max(falls, default=0.0), change, largest))
+        misfit = work.pieces.misfit
+        self.known.append(Known(len(tree), left, max(falls, default=0.0), change, largest, misfit / size, misfit))
         return 1
 
     def _left(self) -> tuple[float, ...]:
         pieces = self.work.pieces
-        return tuple(float(part.norm()) for part in (pieces.equation, pieces.sides, pieces.jumps))
+        return tuple(float(part.norm()) for part in (pieces.equation, pieces.jumps))
 
     def _next(self) -> Tree | None:
         """The next tree; None if it would be too large."""
         pieces, last = self.work.pieces, self.known[-1]
-        left = pieces.left
-        wanted = self.error / (_SAFETY * last.predicted) if math.isfinite(last.predicted) else 0.0
-        spared = _SPARED * min(1.0, wanted) * float(left.norm()) / math.sqrt(len(left))
-        least = max(spared, _BY_SPLITTING * float(left.max()))
-        marked = [leaf for leaf, one in zip(pieces.tree.leaves, left.tolist(), strict=True) if one > least]
+        shares = pieces.left.square()
+        wanted = self.error / last.predicted if math.isfinite(last.predicted) else 0.0
+        order = shares.argsort()
+        spared = shares[order].cumsum(0) <= (_SPARED * min(1.0, wanted)) ** 2 * float(shares.sum())
+        spared |= shares[order] <= _BY_SPLITTING**2 * float(shares.max())
+        marked = [pieces.tree.leaves[k] for k in order[~spared].tolist()]
         tree = pieces.tree.split(leaf for leaf in marked if leaf.level < DEEPEST)
         return tree if len(pieces.tree) < len(tree) <= self.most else None
 
@@ -298,8 +307,8 @@ class Patches(Method, listed=False):
         return ErrorEstimate(*about, last.converged, reason, {}, last.fall)
 
 
-def _changes(before: PatchNet, now: PatchNet) -> tuple[float, float]:
-    """The relative change of u in the mean square, and the largest one.
+def _changes(before: PatchNet, now: PatchNet) -> tuple[float, float, float]:
+    """The relative change of u in the mean square, the largest one, and the root mean square of u.
 
     The larger of two means: over points that are spread evenly, and over points in every leaf by its area, which are
     dense where the leaves are small.
@@ -310,13 +319,13 @@ def _changes(before: PatchNet, now: PatchNet) -> tuple[float, float]:
     widths = boxes[:, 1] - boxes[:, 0]
     dense = (boxes[:, None, 0] + widths[:, None] * t).flatten(0, 1)
     areas = (widths / (now.domain[1] - now.domain[0])).prod(1).repeat_interleave(len(t))
-    change, largest = 0.0, 0.0
+    change, largest, mean = 0.0, 0.0, 0.0
     for x, weights in ((even, torch.ones(len(even), dtype=torch.float64)), (dense, areas)):
         u, difference = now(x)[:, 0], (now(x) - before(x))[:, 0]
         size = float((weights * u.square()).sum().sqrt()) or 1.0
         change = max(change, float((weights * difference.square()).sum().sqrt()) / size)
-        largest = max(largest, float(difference.abs().max()))
-    return change, largest
+        largest, mean = max(largest, float(difference.abs().max())), size / float(weights.sum()) ** 0.5
+    return change, largest, mean
 
 
 def _roots(problem: Problem, given: list[Given]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from ...problems.condition import Condition, call_residual
 from ..residual import Block, Coefficients, linearise
 from .basis import EQUATION, SLOPE, Basis, Table
 from .factor import Factors
-from .tree import Leaf, Tree
+from .tree import SIDES, Leaf, Tree
 
 #: Corrections of the solution of the normal equations.
 _CORRECTIONS = 2
@@ -88,8 +88,16 @@ class Pieces:
 
     @property
     def left(self) -> Tensor:
-        """[n], all of it together."""
+        """[n], all of it together, in the units of u."""
         return (self.equation**2 + self.sides**2 + self.jumps**2).sqrt()
+
+    @property
+    def misfit(self) -> float:
+        """Root mean square of what is left of the conditions, over the boundary, in the units of u."""
+        tree = self.tree
+        sides = [k for k, leaf in enumerate(tree.leaves) if not all(tree.inside(leaf.beside(*at)) for at in SIDES)]
+        lengths = torch.tensor([0.5 ** tree.leaves[k].level for k in sides], dtype=torch.float64)
+        return float((lengths @ self.sides[sides].square() / lengths.sum()).sqrt())
 
 
 class Rows:
@@ -229,7 +237,7 @@ class Rows:
 def _left(parts: list[Part], matches: list[Match], c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     equation, sides, jumps = (c.new_zeros(len(parts)) for _ in range(3))
     for k, p in enumerate(parts):
-        equation[k] = (p.held @ c[k] - p.held_right).norm() / EQUATION
+        equation[k] = (p.held @ c[k] - p.held_right).norm()
         if p.sides:
             sides[k] = (p.rows[-p.sides :] @ c[k] - p.right[-p.sides :]).norm()
     for m in matches:
