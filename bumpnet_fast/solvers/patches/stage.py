@@ -30,10 +30,10 @@ _FIRST, MOST = 2, 1200
 _BY_SPLITTING = 1e-2
 #: Leaves that together have this share of what may be left are not split.
 _SPARED = 0.7
+#: What is left shall fall to this share at least: less would tell nothing.
+_LEAST = 0.25
 #: The error is taken to fall as the residual, but no further than to this share.
 _FALL_TRUSTED = 1e-3
-#: Where some leaves are split only, the error falls less than the residual, by such a factor.
-_SLOWER = 2.0
 #: An estimate is reliable if the last tree changed u by no more than this, and the residual fell to this share.
 _CONVERGED, _FALLEN = 0.1, 0.5
 #: A tree does not help if the residual fell no further than to this share.
@@ -181,6 +181,8 @@ class Known:
         What is left of the equation and of jumps.
     fall : float
         The largest ratio of these to those of the tree before.
+    kept : float
+        Share of the leaves of that tree that were not split.
     change, largest : float
         Of u by this tree: relative in the mean square, and the largest in the units of u.
     relative_misfit, misfit : float
@@ -190,6 +192,7 @@ class Known:
     leaves: int
     left: tuple[float, ...]
     fall: float = math.nan
+    kept: float = 0.0
     change: float = math.inf
     largest: float = math.inf
     relative_misfit: float = 0.0
@@ -214,7 +217,8 @@ class Known:
 
     @property
     def _trusted(self) -> float:
-        return min(1.0, max(_FALL_TRUSTED, _SLOWER * self.fall)) if self.fall == self.fall else 1.0
+        """The share to which the error fell: up to twice that of the residual where leaves are left as they were."""
+        return min(1.0, max(_FALL_TRUSTED, (1 + self.kept) * self.fall)) if self.fall == self.fall else 1.0
 
 
 @dataclass
@@ -253,13 +257,15 @@ class Patches(Method, listed=False):
         tree = self._next()
         if tree is None:
             return 0
-        before = work.net
+        before, old = work.net, work.pieces.tree
         work.solve(tree)
         change, largest, size = _changes(before, work.net)
         left = self._left()
         falls = [now / then for now, then in zip(left, self.known[-1].left, strict=True) if now > self.floor]
         misfit = work.pieces.misfit
-        self.known.append(Known(len(tree), left, max(falls, default=0.0), change, largest, misfit / size, misfit))
+        kept = len(set(old.leaves) & set(tree.leaves)) / len(old)
+        fall = max(falls, default=0.0)
+        self.known.append(Known(len(tree), left, fall, kept, change, largest, misfit / size, misfit))
         return 1
 
     def _left(self) -> tuple[float, ...]:
@@ -272,7 +278,7 @@ class Patches(Method, listed=False):
         shares = pieces.left.square()
         wanted = self.error / last.predicted if math.isfinite(last.predicted) else 0.0
         order = shares.argsort()
-        spared = shares[order].cumsum(0) <= (_SPARED * min(1.0, wanted)) ** 2 * float(shares.sum())
+        spared = shares[order].cumsum(0) <= (_SPARED * min(_LEAST, wanted)) ** 2 * float(shares.sum())
         spared |= shares[order] <= _BY_SPLITTING**2 * float(shares.max())
         marked = [pieces.tree.leaves[k] for k in order[~spared].tolist()]
         tree = pieces.tree.split(leaf for leaf in marked if leaf.level < DEEPEST)

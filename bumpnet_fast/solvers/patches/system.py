@@ -19,7 +19,7 @@ from ...problems.condition import Condition, call_residual
 from ..residual import Block, Coefficients, linearise
 from .basis import EQUATION, SLOPE, Basis, Table
 from .factor import Factors
-from .tree import SIDES, Leaf, Tree
+from .tree import Leaf, Tree
 
 #: Corrections of the solution of the normal equations.
 _CORRECTIONS = 2
@@ -78,6 +78,8 @@ class Pieces:
         [n, r], of the functions in every leaf.
     equation, sides, jumps : Tensor
         [n], what is left in every leaf: of the equation between the points, of conditions, and of jumps.
+    misfit : float
+        How large an error what is left of the conditions makes, as a mean over u in its units.
     """
 
     tree: Tree
@@ -85,19 +87,12 @@ class Pieces:
     equation: Tensor
     sides: Tensor
     jumps: Tensor
+    misfit: float
 
     @property
     def left(self) -> Tensor:
         """[n], all of it together, in the units of u."""
         return (self.equation**2 + self.sides**2 + self.jumps**2).sqrt()
-
-    @property
-    def misfit(self) -> float:
-        """Root mean square of what is left of the conditions, over the boundary, in the units of u."""
-        tree = self.tree
-        sides = [k for k, leaf in enumerate(tree.leaves) if not all(tree.inside(leaf.beside(*at)) for at in SIDES)]
-        lengths = torch.tensor([0.5 ** tree.leaves[k].level for k in sides], dtype=torch.float64)
-        return float((lengths @ self.sides[sides].square() / lengths.sum()).sqrt())
 
 
 class Rows:
@@ -150,7 +145,8 @@ class Rows:
         new = [leaf for leaf in tree.leaves if leaf not in self._parts]
         if new:
             self._make(tree, new)
-        return [self._parts[leaf] for leaf in tree.leaves]
+        self._parts = {leaf: self._parts[leaf] for leaf in tree.leaves}
+        return [*self._parts.values()]
 
     def _make(self, tree: Tree, new: list[Leaf]) -> None:
         lo, h = self.boxes(new)
@@ -231,20 +227,26 @@ class Rows:
                 gradient[m.leaf] -= m.own.T @ jump
                 gradient[m.beside] -= m.other.T @ jump
             c += factors.solve(gradient)
-        return Pieces(tree, c, *_left(parts, matches, c))
+        return Pieces(tree, c, *self._left(tree, parts, matches, c))
 
-
-def _left(parts: list[Part], matches: list[Match], c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    equation, sides, jumps = (c.new_zeros(len(parts)) for _ in range(3))
-    for k, p in enumerate(parts):
-        equation[k] = (p.held @ c[k] - p.held_right).norm()
-        if p.sides:
-            sides[k] = (p.rows[-p.sides :] @ c[k] - p.right[-p.sides :]).norm()
-    for m in matches:
-        square = (m.own @ c[m.leaf] + m.other @ c[m.beside]).square().sum()
-        jumps[m.leaf] += square
-        jumps[m.beside] += square
-    return equation, sides, jumps.sqrt()
+    def _left(self, tree: Tree, parts: list[Part], matches: list[Match], c: Tensor) -> tuple[Tensor, ...]:
+        equation, sides, jumps = (c.new_zeros(len(parts)) for _ in range(3))
+        misfit = length = 0.0
+        roots = self.basis.edge(0, 0).roots
+        for k, p in enumerate(parts):
+            equation[k] = (p.held @ c[k] - p.held_right).norm()
+            if p.sides:
+                by_side = (p.rows[-p.sides :] @ c[k] - p.right[-p.sides :]).view(-1, len(roots))
+                sides[k] = by_side.norm()
+                # What oscillates along a side does not reach further into the domain than the leaf does.
+                means, h = (by_side @ roots).square().sum(), 0.5 ** tree.leaves[k].level
+                misfit += h * float(means + h * (by_side.square().sum() - means))
+                length += h * len(by_side)
+        for m in matches:
+            square = (m.own @ c[m.leaf] + m.other @ c[m.beside]).square().sum()
+            jumps[m.leaf] += square
+            jumps[m.beside] += square
+        return equation, sides, jumps.sqrt(), (misfit / length) ** 0.5
 
 
 def _in_leaves(coefficients: Coefficients, want: str, h: Tensor) -> dict[str, Tensor]:
