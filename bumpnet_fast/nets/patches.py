@@ -81,14 +81,12 @@ class PatchNet(nn.Module):
         _check_leaves(leaves, self.roots)
         shapes = shapes.detach().clone()
         shapes[:, self.layout.amplitude] = 1.0
-        starts = _starts(leaves, self.roots)
-        order = starts.argsort()
+        order = _starts(leaves, self.roots).argsort()
         for name, tensor in (
             ("shapes", shapes), ("frame", frame), ("domain", domain), ("leaves", leaves[order]),
             ("amplitudes", amplitudes[order]),
         ):  # fmt: skip
             self.register_buffer(name, tensor.detach().clone())
-        self._starts = starts[order]
 
     @property
     def rows(self) -> Tensor:
@@ -108,7 +106,13 @@ class PatchNet(nn.Module):
         cells = torch.tensor(self.roots) * 2**DEEPEST
         at = (t.nan_to_num(0.0) * cells).floor().long()
         at = torch.minimum(at.clamp_min(0), cells - 1)
-        return torch.searchsorted(self._starts, _along_curve(at, self.roots), right=True) - 1
+        return torch.searchsorted(_starts(self.leaves, self.roots), _along_curve(at, self.roots), right=True) - 1
+
+    def spread(self, number: int, generator: torch.Generator) -> Tensor:
+        """Random points [n number, 2], ``number`` in every leaf."""
+        boxes = self.boxes[:, :, None]
+        t = torch.rand(len(boxes), number, 2, dtype=torch.float64, generator=generator)
+        return (boxes[:, 0] + (boxes[:, 1] - boxes[:, 0]) * t).flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Value [N, 1] at the points ``x`` [N, 2]."""
@@ -151,8 +155,10 @@ class PatchNet(nn.Module):
         return []
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        if fn(self.amplitudes.new_empty(0)).dtype != torch.float64:
-            raise TypeError("a net of patches must be float64: its amplitudes cancel")
+        found = fn(self.amplitudes.new_empty(0))
+        if found.dtype != torch.float64 or found.device.type != "cpu":
+            got = f"{found.dtype} on {found.device}"
+            raise TypeError(f"a net of patches must be float64 on the CPU, as its amplitudes cancel, got {got}")
         return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:

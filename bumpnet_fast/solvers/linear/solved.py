@@ -117,7 +117,7 @@ def _by_patches(
         before, net=run.work.net, boundary=PatchWork.boundary, history=history, loss=run.history[-1]["loss"],
         rel_l2=rel_l2, max_error=max_error, seconds=run.seconds,
         processor_seconds=before.processor_seconds + run.processor_seconds, iterations=before.iterations + run.done,
-        stop=reason, method=f"{before.method}+{patches.name}", warnings=run.warnings, places=None,
+        stop=reason, method=f"{before.method}+{patches.name}", warnings=run.warnings,
     )  # fmt: skip
     solution.error_estimate = patches.estimate()
     return solution

@@ -32,6 +32,8 @@ _BY_SPLITTING = 1e-2
 _SPARED = 0.7
 #: What is left shall fall to this share at least: less would tell nothing.
 _LEAST = 0.25
+#: It falls less where leaves are left as they were: the share is larger by so many times their share.
+_KEPT = 3.0
 #: The error is taken to fall as the residual, but no further than to this share.
 _FALL_TRUSTED = 1e-3
 #: An estimate is reliable if the last tree changed u by no more than this, and the residual fell to this share.
@@ -217,8 +219,8 @@ class Known:
 
     @property
     def _trusted(self) -> float:
-        """The share to which the error fell: up to twice that of the residual where leaves are left as they were."""
-        return min(1.0, max(_FALL_TRUSTED, (1 + self.kept) * self.fall)) if self.fall == self.fall else 1.0
+        """The share to which the error fell, which is more than that of the residual where leaves were not split."""
+        return min(1.0, max(_FALL_TRUSTED, (1 + _KEPT * self.kept) * self.fall)) if self.fall == self.fall else 1.0
 
 
 @dataclass
