@@ -21,8 +21,8 @@ ACROSS, SHARPNESS = 10, 0.15
 _TOLERANCE = 1e-10
 #: Points along each side for the equation, for its residual between them, and on an edge.
 _POINTS, _BETWEEN, _ON_EDGE = 14, 7, 14
-#: Weight of the second derivatives of the equation beside values, and of the slope across an edge.
-EQUATION, SLOPE = 0.1, 0.3
+#: Weight of the second derivatives of the equation beside jumps of values, of slopes across an edge, of conditions.
+EQUATION, SLOPE, CONDITION = 0.1, 0.3, 3.0
 #: Points on a side that make the functions orthonormal.
 _DENSE = 20
 
@@ -121,4 +121,4 @@ def _side(axis: int, side: int, t: Tensor) -> Tensor:
     return torch.stack(columns if axis else columns[::-1], 1)
 
 
-__all__ = ["EQUATION", "SLOPE", "Basis", "Table", "basis"]
+__all__ = ["CONDITION", "EQUATION", "SLOPE", "Basis", "Table", "basis"]

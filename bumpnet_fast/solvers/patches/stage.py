@@ -27,7 +27,7 @@ from .tree import Leaf, Tree
 #: Level of the first tree, and the largest number of leaves.
 _FIRST, MOST = 2, 1200
 #: The residual of a leaf falls to about this share where it is split: others that have no more are left as they are.
-_BY_SPLITTING = 1e-2
+_BY_SPLITTING = 2e-2
 #: Leaves that together have this share of what may be left are not split.
 _SPARED = 0.7
 #: What is left shall fall to this share at least: less would tell nothing.

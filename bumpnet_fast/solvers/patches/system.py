@@ -17,7 +17,7 @@ from ...nets.patches import PatchNet
 from ...problems.base import Problem
 from ...problems.condition import Condition, call_residual
 from ..residual import Block, Coefficients, linearise
-from .basis import EQUATION, SLOPE, Basis, Table
+from .basis import CONDITION, EQUATION, SLOPE, Basis, Table
 from .factor import Factors
 from .tree import Leaf, Tree
 
@@ -170,7 +170,7 @@ class Rows:
         return self._rows(problem.residual, problem.want, lo, h, table, EQUATION)
 
     def _on_side(self, condition: Condition, lo: Tensor, h: Tensor, table: Table) -> tuple[Tensor, Tensor]:
-        return self._rows(condition.residual, condition.want, lo, h, table, 1.0)
+        return self._rows(condition.residual, condition.want, lo, h, table, CONDITION)
 
     def _rows(self, residual, want, lo: Tensor, h: Tensor, table: Table, weight: float) -> tuple[Tensor, Tensor]:
         """Rows of an operator in the coordinates of the leaves, where its largest coefficient is of order one."""
@@ -236,7 +236,7 @@ class Rows:
         for k, p in enumerate(parts):
             equation[k] = (p.held @ c[k] - p.held_right).norm()
             if p.sides:
-                by_side = (p.rows[-p.sides :] @ c[k] - p.right[-p.sides :]).view(-1, len(roots))
+                by_side = (p.rows[-p.sides :] @ c[k] - p.right[-p.sides :]).view(-1, len(roots)) / CONDITION
                 sides[k] = by_side.norm()
                 # What oscillates along a side does not reach further into the domain than the leaf does.
                 means, h = (by_side @ roots).square().sum(), 0.5 ** tree.leaves[k].level
