@@ -18,7 +18,7 @@ from ...nets.smooth import smooth_rows
 #: smaller leaves are no better.
 ACROSS, SHARPNESS = 10, 0.15
 #: Functions whose size is a smaller share of the largest one are left out: their amplitudes cancel.
-_TOLERANCE = 1e-10
+_TOLERANCE = 1e-12
 #: Points along each side for the equation, for its residual between them, and on an edge.
 _POINTS, _BETWEEN, _ON_EDGE = 14, 7, 14
 #: Weight of the second derivatives of the equation beside jumps of values, of slopes across an edge, of conditions.

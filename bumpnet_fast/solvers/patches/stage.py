@@ -40,6 +40,10 @@ _FALL_TRUSTED = 1e-3
 _CONVERGED, _FALLEN = 0.1, 0.5
 #: A tree does not help if the residual fell no further than to this share.
 _STALLED = 0.7
+#: In leaves that are split what is left falls to this share at least where u is smooth.
+_STEEP = 0.1
+#: A relative error that is smaller is rounding: amplitudes cancel.
+_ROUNDING = 1e-8
 #: What is left and a smaller share of the data is rounding.
 _NO_RESIDUAL = 1e-11
 #: Points, evenly spread and in every leaf, where two trees are compared.
@@ -189,6 +193,12 @@ class Known:
         Of u by this tree: relative in the mean square, and the largest in the units of u.
     relative_misfit, misfit : float
         What is left of the conditions, relative to u and in its units.
+    steep : bool
+        Whether the residual fell in the leaves that were split as it does where u is smooth.
+    before : float
+        If it did not, the predicted error of the tree before, if known: two trees may agree by chance.
+    again : bool
+        If it did not, whether the tree before has converged by itself.
     """
 
     leaves: int
@@ -199,11 +209,19 @@ class Known:
     largest: float = math.inf
     relative_misfit: float = 0.0
     misfit: float = 0.0
+    steep: bool = True
+    before: float = 0.0
+    again: bool = True
 
     @property
     def converged(self) -> bool:
         """Whether the last change tells how large the error is."""
-        return self.change <= _CONVERGED and self.fall <= _FALLEN
+        return self.settled and self.again
+
+    @property
+    def settled(self) -> bool:
+        """The same, where u is smooth."""
+        return self.change <= _CONVERGED and (self.fall <= _FALLEN or self.change <= _ROUNDING)
 
     @property
     def predicted(self) -> float:
@@ -211,7 +229,7 @@ class Known:
 
         An error on the boundary spreads to all of u, and has its own size.
         """
-        return self.change * self._trusted + self.relative_misfit
+        return max(_ROUNDING, max(self.change, self.before) * self._trusted + self.relative_misfit)
 
     @property
     def predicted_largest(self) -> float:
@@ -259,7 +277,7 @@ class Patches(Method, listed=False):
         tree = self._next()
         if tree is None:
             return 0
-        before, old = work.net, work.pieces.tree
+        before, old, left_before = work.net, work.pieces.tree, work.pieces.left
         work.solve(tree)
         change, largest, size = _changes(before, work.net)
         left = self._left()
@@ -267,8 +285,19 @@ class Patches(Method, listed=False):
         misfit = work.pieces.misfit
         kept = len(set(old.leaves) & set(tree.leaves)) / len(old)
         fall = max(falls, default=0.0)
-        self.known.append(Known(len(tree), left, fall, kept, change, largest, misfit / size, misfit))
+        steep = self._fall_of_split(old, left_before) <= _STEEP
+        last = self.known[-1]
+        before = last.predicted if not steep and math.isfinite(last.predicted) else 0.0
+        about = steep, before, steep or last.settled
+        self.known.append(Known(len(tree), left, fall, kept, change, largest, misfit / size, misfit, *about))
         return 1
+
+    def _fall_of_split(self, old: Tree, left: Tensor) -> float:
+        """How far what is left fell in the leaves that were split."""
+        pieces = self.work.pieces
+        split = [k for k, leaf in enumerate(old.leaves) if leaf not in pieces.tree.number]
+        new = [k for k, leaf in enumerate(pieces.tree.leaves) if leaf not in old.number]
+        return float(pieces.left[new].norm() / left[split].norm().clamp_min(1e-300))
 
     def _left(self) -> tuple[float, ...]:
         pieces = self.work.pieces
