@@ -79,7 +79,11 @@ _KINDS = {
 
 
 def save(
-    path: str | os.PathLike, what: Result | BumpNet | PatchNet | BumpDeepONet, *, problem: Any = None, boundary: str | None = None
+    path: str | os.PathLike,
+    what: Result | BumpNet | PatchNet | BumpDeepONet,
+    *,
+    problem: Any = None,
+    boundary: str | None = None,
 ) -> None:
     """Write a result, or a net alone, to ``path``, atomically.
 

@@ -126,8 +126,9 @@ class PatchNet(nn.Module):
             raise ValueError(f"x must be a tensor [N, 2], got {got}")
         if x.dtype != self.amplitudes.dtype or x.dtype != torch.float64:
             raise TypeError(f"x and the net must be float64, as the amplitudes cancel, got {x.dtype}")
-        parts = [self._jet(chunk, want).parts() for chunk in x.split(_CHUNK)]
-        return Jet(want, *(torch.cat(part) for part in zip(*parts, strict=True) if part[0] is not None))
+        jets = [self._jet(chunk, want) for chunk in x.split(_CHUNK)]
+        parts = [[part for part in jet.parts() if part is not None] for jet in jets]
+        return Jet(want, *(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _jet(self, x: Tensor, want: Want) -> Jet:
         leaf = self.leaf_of(x)

@@ -23,8 +23,8 @@ from scipy.spatial import ConvexHull
 
 from ..io.fields import Slice, middles
 from ..nets.bumpnet import BumpNet
-from ..nets.patches import PatchNet
 from ..nets.events import with_events
+from ..nets.patches import PatchNet
 from ..solvers.operators import OperatorSolution
 from ..solvers.solution import FieldResult
 

@@ -280,7 +280,8 @@ class Solution(FieldResult):
         Raises
         ------
         ValueError
-            For an invalid number of bumps or seed, a net of patches, or a net with a scale of its own that is far from the usual one.
+            For an invalid number of bumps or seed, a net of patches, or a net with a scale of its own that is far from
+            the usual one.
 
         Examples
         --------

@@ -19,7 +19,9 @@ DOMAIN = torch.tensor([[0.0, -1.0], [3e-3, 4.0]], dtype=torch.float64)
 def net_of(tree, function=None, domain=DOMAIN):
     """A net over a tree; in every leaf it fits a function, or has random amplitudes."""
     shared, leaves = basis(), torch.tensor(tree.leaves)
-    amplitudes = torch.randn(len(tree), len(shared.shapes), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    amplitudes = torch.randn(
+        len(tree), len(shared.shapes), dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     net = PatchNet(shared.shapes, shared.frame, domain, tree.roots, leaves, amplitudes)
     if function is not None:
         table = shared.inside
@@ -43,7 +45,9 @@ def test_every_point_has_the_leaf_that_covers_it(tree):
     assert len(set(leaf.tolist())) == len(tree)
     corners = torch.cartesian_prod(*DOMAIN.T)
     assert bool(((corners >= lo[net.leaf_of(corners)]) & (corners <= hi[net.leaf_of(corners)])).all())
-    assert torch.equal(net.leaf_of(net.spread(3, torch.Generator().manual_seed(1))), torch.arange(len(tree)).repeat_interleave(3))
+    assert torch.equal(
+        net.leaf_of(net.spread(3, torch.Generator().manual_seed(1))), torch.arange(len(tree)).repeat_interleave(3)
+    )
 
 
 @pytest.mark.parametrize("want", ["value", "gradient", "diagonal", "hessian", "laplacian"])

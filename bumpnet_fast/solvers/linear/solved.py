@@ -60,7 +60,9 @@ def solved(
     patchable = error is not None and task.ranks.alone and task.is_linear()
     patchable = patchable and suits(problem, boundary, condition_weight)
     few = min(most, _MANY) if patchable and method.most is None else most
-    levels = Levels(error=error, most=few, shape=shape, fixed=counts is not None, elsewhere=_local if patchable else None)
+    levels = Levels(
+        error=error, most=few, shape=shape, fixed=counts is not None, elsewhere=_local if patchable else None
+    )
     found = _by_levels(task, levels, stop, callbacks, started)
     if not patchable or found.stop is not StopReason.NOT_REACHED or task.doubt():
         return found
@@ -106,7 +108,7 @@ def _by_patches(
 ) -> Solution:  # fmt: skip
     """The solution over a tree of patches, after one that did not reach the error."""
     with few_threads(_ENTRIES):
-        run = Run(PatchWork(before.problem), [Patches(error=error)], stop, callbacks, None, started)
+        run = Run(PatchWork(before.problem, error), [Patches(error=error)], stop, callbacks, None, started)
         reason = run.follow()
         (patches,) = run.methods
         if not patches.known:

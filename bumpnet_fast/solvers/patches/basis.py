@@ -17,8 +17,9 @@ from ...nets.smooth import smooth_rows
 #: Bumps along each side of a leaf, and their sharpness relative to that of a net to be trained: with sharper ones
 #: smaller leaves are no better.
 ACROSS, SHARPNESS = 10, 0.15
-#: Functions whose size is a smaller share of the largest one are left out: their amplitudes cancel.
-_TOLERANCE = 1e-12
+#: Functions whose size is a smaller share of the largest one are left out, for an error of at least so much and for all
+#: others, and relative errors that nothing falls below then.
+_KINDS = ((1e-5, 1e-10, 1e-6), (0.0, 1e-12, 1e-8))
 #: Points along each side for the equation, for its residual between them, and on an edge.
 _POINTS, _BETWEEN, _ON_EDGE = 14, 7, 14
 #: Weight of the second derivatives of the equation beside jumps of values, of slopes across an edge, of conditions.
@@ -57,9 +58,19 @@ class Basis:
         [m, r], amplitudes of the bumps in every function.
     inside, between : Table
         At the points of the equation, and of its residual at points that nothing is solved on.
+    rounding : float
+        A relative error that is smaller cannot be told.
+
+    Parameters
+    ----------
+    tolerance : float
+        Size of the smallest function, relative to the largest one.
+    rounding : float
+        As above.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tolerance: float, rounding: float) -> None:
+        self.rounding = rounding
         self.layout = RowLayout(2, 1)
         unit = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
         self.shapes, self.frame = smooth_rows((ACROSS, ACROSS), unit, self.layout, SHARPNESS, 0)
@@ -70,7 +81,7 @@ class Basis:
         sizes = torch.cat([second, self._raw(sides, "value")[0] / len(sides) ** 0.5])
         norms = sizes.norm(dim=0)
         _, singular, right = torch.linalg.svd(sizes / norms, full_matrices=False)
-        kept = singular > _TOLERANCE * singular[0]
+        kept = singular > tolerance * singular[0]
         self.mixture = right[kept].T / singular[kept] / norms[:, None]
         self.inside = self._table(*_square(_POINTS))
         self.between = self._table(*_square(_BETWEEN))
@@ -98,10 +109,12 @@ class Basis:
         return Table(points, roots, {name: part @ self.mixture for name, part in named.items()})
 
 
-@functools.cache
-def basis() -> Basis:
-    """The basis of all leaves, made once."""
-    return Basis()
+def basis(error: float = 0.0) -> Basis:
+    """The basis of all leaves for a relative error: the smaller this is the more functions it has."""
+    return next(_basis(*kind) for least, *kind in _KINDS if error >= least)
+
+
+_basis = functools.cache(Basis)
 
 
 def _gauss(n: int) -> tuple[Tensor, Tensor]:

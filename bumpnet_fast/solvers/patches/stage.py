@@ -20,9 +20,9 @@ from ..given_values import contradictions
 from ..loop import Method, StopReason, Work
 from ..residual import bumps_of
 from ..solution import ErrorMeasure
-from .basis import basis
+from .basis import Basis, basis
 from .system import Given, Pieces, Rows
-from .tree import Leaf, Tree
+from .tree import Tree
 
 #: Level of the first tree, and the largest number of leaves.
 _FIRST, MOST = 2, 1200
@@ -42,8 +42,6 @@ _CONVERGED, _FALLEN = 0.1, 0.5
 _STALLED = 0.7
 #: In leaves that are split what is left falls to this share at least where u is smooth.
 _STEEP = 0.1
-#: A relative error that is smaller is rounding: amplitudes cancel.
-_ROUNDING = 1e-8
 #: What is left and a smaller share of the data is rounding.
 _NO_RESIDUAL = 1e-11
 #: Points, evenly spread and in every leaf, where two trees are compared.
@@ -123,15 +121,23 @@ class PatchWork(Work):
         The present solution.
     net : PatchNet
         The same as a net.
+
+    Parameters
+    ----------
+    problem : Problem
+        It suits: see :func:`suits`.
+    error : float
+        Relative error that is looked for.
     """
 
     boundary = "soft"
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: Problem, error: float = 0.0):
         given = _given(problem)
         assert given is not None, "it is seen before whether a problem suits"
         self.problem, self.name = problem, f"the residual of problem {problem.name!r}"
-        self.rows = Rows(problem, given, basis(), _roots(problem, given))
+        shared = basis(error)
+        self.rows = Rows(problem, given, shared, _roots(problem, shared))
         self.pieces: Pieces | None = None
         self._tree = Tree.even(self.rows.roots, _FIRST)
         self._net: PatchNet | None = None
@@ -199,6 +205,8 @@ class Known:
         If it did not, the predicted error of the tree before, if known: two trees may agree by chance.
     again : bool
         If it did not, whether the tree before has converged by itself.
+    rounding : float
+        A relative error that is smaller cannot be told.
     """
 
     leaves: int
@@ -212,6 +220,7 @@ class Known:
     steep: bool = True
     before: float = 0.0
     again: bool = True
+    rounding: float = 0.0
 
     @property
     def converged(self) -> bool:
@@ -221,7 +230,7 @@ class Known:
     @property
     def settled(self) -> bool:
         """The same, where u is smooth."""
-        return self.change <= _CONVERGED and (self.fall <= _FALLEN or self.change <= _ROUNDING)
+        return self.change <= _CONVERGED and (self.fall <= _FALLEN or self.change <= self.rounding)
 
     @property
     def predicted(self) -> float:
@@ -229,7 +238,7 @@ class Known:
 
         An error on the boundary spreads to all of u, and has its own size.
         """
-        return max(_ROUNDING, max(self.change, self.before) * self._trusted + self.relative_misfit)
+        return max(self.rounding, max(self.change, self.before) * self._trusted + self.relative_misfit)
 
     @property
     def predicted_largest(self) -> float:
@@ -288,7 +297,7 @@ class Patches(Method, listed=False):
         steep = self._fall_of_split(old, left_before) <= _STEEP
         last = self.known[-1]
         before = last.predicted if not steep and math.isfinite(last.predicted) else 0.0
-        about = steep, before, steep or last.settled
+        about = steep, before, steep or last.settled, work.rows.basis.rounding
         self.known.append(Known(len(tree), left, fall, kept, change, largest, misfit / size, misfit, *about))
         return 1
 
@@ -340,7 +349,9 @@ class Patches(Method, listed=False):
             share = f"fell to {last.fall:.0%} only" if last.fall < 1 else "did not fall"
             reason = f"the residual between the points {share} with the last tree of patches"
         else:
-            reason = f"the last tree of patches changed u by {last.change:.1g}, and the residual fell to {last.fall:.1g}"
+            reason = (
+                f"the last tree of patches changed u by {last.change:.1g}, and the residual fell to {last.fall:.1g}"
+            )
         return ErrorEstimate(*about, last.converged, reason, {}, last.fall)
 
 
@@ -365,10 +376,9 @@ def _changes(before: PatchNet, now: PatchNet) -> tuple[float, float, float]:
     return change, largest, mean
 
 
-def _roots(problem: Problem, given: list[Given]) -> tuple[int, int]:
+def _roots(problem: Problem, shared: Basis) -> tuple[int, int]:
     """Cells of level 0 along the axes: in these the second derivatives of the equation count alike."""
-    rows = Rows(problem, given, basis(), (1, 1))
-    ratio = rows.ratio()
+    ratio = Rows(problem, [], shared, (1, 1)).ratio()
     power = round(math.log2(ratio)) if math.isfinite(ratio) and ratio > 0 else 0
     power = max(-round(math.log2(_LONGEST)), min(round(math.log2(_LONGEST)), power))
     return (2**power, 1) if power > 0 else (1, 2**-power)

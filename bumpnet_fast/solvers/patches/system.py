@@ -122,7 +122,9 @@ class Rows:
         table, leaf = self.basis.inside, torch.zeros(1, 2, dtype=torch.float64)
         x = self.lo + self.widths * table.points
         _, coefficients = _linearised(x, self.problem.residual, self.problem.want)
-        local = _in_leaves(tuple(None if c is None else c[None] for c in coefficients), self.problem.want, leaf + self.widths)
+        local = _in_leaves(
+            tuple(None if c is None else c[None] for c in coefficients), self.problem.want, leaf + self.widths
+        )
         along = [float(local[name].abs().mean()) if name in local else 0.0 for name in ("00", "11")]
         return (along[1] / along[0]) ** 0.5 if min(along) > 0 else 1.0
 
@@ -250,7 +252,7 @@ class Rows:
 
 
 def _in_leaves(coefficients: Coefficients, want: str, h: Tensor) -> dict[str, Tensor]:
-    """Coefficients [n, points] of an operator by the names of a table, in the coordinates of leaves of widths [n, 2]."""
+    """By the names of a table, coefficients [n, points] in the coordinates of leaves of widths [n, 2]."""
     c0, c1, c2 = coefficients
     local = {} if c0 is None else {"": c0}
     for a in (0, 1):

@@ -10,10 +10,12 @@ from bumpnet_fast import BumpNet, Jet, io
 from bumpnet_fast.nets.patches import PatchNet
 from bumpnet_fast.problems import Condition, Problem, get, sampling
 from bumpnet_fast.solvers import StopReason, solve
-from bumpnet_fast.solvers.patches import PatchWork, Patches, local, suits
+from bumpnet_fast.solvers.patches import Patches, PatchWork, local, suits
 
 
-def posed(exact, operator=lambda x, u: u.laplacian[:, 0], want="laplacian", lower=(-1.0, -1.0), upper=(1.0, 1.0), **more):
+def posed(
+    exact, operator=lambda x, u: u.laplacian[:, 0], want="laplacian", lower=(-1.0, -1.0), upper=(1.0, 1.0), **more
+):
     """A problem with a known solution."""
 
     def residual(self, x, u):
@@ -67,7 +69,7 @@ def true_error(problem, u):
 
 def followed(problem, error, most=400):
     """The stage alone."""
-    work, stage = PatchWork(problem), Patches(error=error, most=most)
+    work, stage = PatchWork(problem, error), Patches(error=error, most=most)
     stage.start(work, 64)
     reason = None
     while reason is None and stage.step(1):
@@ -142,7 +144,7 @@ def test_a_residual_in_bands_along_the_axes_is_left_to_maps(exact, expected):
 
 def test_two_trees_that_agree_by_chance_are_not_believed():
     kink = posed(lambda x: (x[:, 0] + 0.115).abs() ** 2.7)
-    work, stage, reason = followed(kink, 1e-6, most=200)
+    work, stage, reason = followed(kink, 1e-6, most=100)
     assert reason is not StopReason.REACHED or true_error(kink, work.net) <= 3e-6
     slow = [one for one in stage.known[1:] if not one.steep]
     assert slow and not stage.known[1].converged
