@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ...nets.patches import DEEPEST, PatchNet
 from ...problems import sampling
-from ...problems.base import Problem, call_residual
-from ...problems.condition import Condition
+from ...problems.base import Condition, Problem, call_residual
 from ..arguments import listed_conditions
 from ..estimate import ErrorEstimate
 from ..given_values import contradictions

@@ -14,8 +14,7 @@ from torch import Tensor
 from ...core.jet import Jet
 from ...core.reference import WANTS, second_shape
 from ...nets.patches import PatchNet
-from ...problems.base import Problem
-from ...problems.condition import Condition, call_residual
+from ...problems.base import Condition, Problem, call_residual
 from ..residual import Block, Coefficients, linearise
 from .basis import CONDITION, EQUATION, SLOPE, Basis, Table
 from .factor import Factors
