@@ -118,8 +118,9 @@ def solve(
     error : float, optional
         Relative L2 error to reach, without a ``net``.  Smooth bases of growing size are solved over, as by "linear",
         until the change of u from one to the next says that the error is smaller.  Where they do not get there, linear
-        problems on rectangles are solved over patches, or else the problem's usual net is trained and enriched.  ``stop`` of the solution is "error reached" or "error not
-        reached", and :attr:`~Solution.error_estimate` tells how good it is.
+        problems on rectangles are solved over patches, or else the problem's usual net is trained and enriched.
+        ``stop`` of the solution is "error reached" or "error not reached", and :attr:`~Solution.error_estimate` tells
+        how good it is.
     checkpoint : str or path, optional
         File for the state of the run; see :func:`bumpnet_fast.resume`.  Not for ``error``, whose runs are short.
     every_seconds : float

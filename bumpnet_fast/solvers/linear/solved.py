@@ -29,6 +29,8 @@ _FIXED = 0.3
 _DEFAULT = (64, 256, 512, 1024)
 #: Entries of the matrix of the largest basis that one thread can do.
 _ENTRIES = 4 * 10**6
+#: Ends after which nothing else is tried.
+_ENDS = StopReason.REACHED, StopReason.TIME, StopReason.INTERRUPTED
 #: Bumps from which on patches, whose cost is linear, are quicker.
 _MANY = 1024
 
@@ -44,7 +46,7 @@ def solved(
 
     The arguments are those of :func:`~bumpnet_fast.solvers.solve`.
     """
-    started = time.perf_counter() if started is None else started
+    started, clock = time.perf_counter() if started is None else started, time.process_time()
     check_start(problem, start)
     dim = len(problem.lower)
     counts = bumps if isinstance(bumps, tuple) else None
@@ -66,10 +68,15 @@ def solved(
     found = _by_levels(task, levels, stop, callbacks, started)
     if not patchable or found.stop is not StopReason.NOT_REACHED or task.doubt():
         return found
-    pieces = _by_patches(found, error, stop, callbacks, started)
-    if pieces.stop is not StopReason.NOT_REACHED:
-        return pieces
-    return min(found, pieces, key=_worth)
+    tried = [found, _by_patches(found, error, stop, callbacks, started)]
+    if tried[-1].stop not in _ENDS:  # what was left out for patches may help all the same
+        task = FrozenTask(problem, first_bumps(dim, most), shape, *about, group=group)
+        tried.append(_by_levels(task, Levels(error=error, most=most, shape=shape), stop, callbacks, started))
+    last = tried[-1]
+    best = last if last.stop is StopReason.REACHED else min(tried, key=_worth)
+    best.stop = last.stop if last.stop in _ENDS else StopReason.NOT_REACHED
+    best.processor_seconds, best.seconds = time.process_time() - clock, last.seconds
+    return best
 
 
 def _local(task: FrozenTask) -> bool:
@@ -78,7 +85,8 @@ def _local(task: FrozenTask) -> bool:
 
 def _worth(solution: Solution) -> tuple[bool, float]:
     estimate = solution.error_estimate
-    return not estimate.reliable, max(estimate.rel_l2)
+    error = max(estimate.rel_l2)
+    return not estimate.reliable, error if error == error else math.inf
 
 
 def _by_levels(

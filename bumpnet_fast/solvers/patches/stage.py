@@ -16,7 +16,7 @@ from ...problems.base import Condition, Problem, call_residual
 from ..arguments import listed_conditions
 from ..estimate import ErrorEstimate
 from ..given_values import contradictions
-from ..loop import Method, StopReason, Work
+from ..loop import Ended, Method, StopReason, Work
 from ..residual import bumps_of
 from ..solution import ErrorMeasure
 from .basis import Basis, basis
@@ -279,14 +279,14 @@ class Patches(Method, listed=False):
     def step(self, most: int) -> int:
         work = self.work
         if work.pieces is None:
-            work.solve(work.first())
+            self._solve(work.first())
             self.known.append(Known(len(work.pieces.tree), self._left()))
             return 1
         tree = self._next()
         if tree is None:
-            return 0
+            raise Ended(StopReason.NOT_REACHED)
         before, old, left_before = work.net, work.pieces.tree, work.pieces.left
-        work.solve(tree)
+        self._solve(tree)
         change, largest, size = _changes(before, work.net)
         left = self._left()
         falls = [now / then for now, then in zip(left, self.known[-1].left, strict=True) if now > self.floor]
@@ -299,6 +299,12 @@ class Patches(Method, listed=False):
         about = steep, before, steep or last.settled, work.rows.basis.rounding
         self.known.append(Known(len(tree), left, fall, kept, change, largest, misfit / size, misfit, *about))
         return 1
+
+    def _solve(self, tree: Tree) -> None:
+        try:
+            self.work.solve(tree)
+        except torch.linalg.LinAlgError:  # nothing determines u
+            raise Ended(StopReason.NOT_REACHED) from None
 
     def _fall_of_split(self, old: Tree, left: Tensor) -> float:
         """How far what is left fell in the leaves that were split."""

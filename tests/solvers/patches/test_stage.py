@@ -10,6 +10,9 @@ from bumpnet_fast import BumpNet, Jet, io
 from bumpnet_fast.nets.patches import PatchNet
 from bumpnet_fast.problems import Condition, Problem, get, sampling
 from bumpnet_fast.solvers import StopReason, solve
+from bumpnet_fast.solvers.linear import Linear
+from bumpnet_fast.solvers.linear import solved as linear_solved
+from bumpnet_fast.solvers.loop import Ended, Stop
 from bumpnet_fast.solvers.patches import Patches, PatchWork, local, suits
 
 
@@ -72,7 +75,8 @@ def followed(problem, error, most=400):
     work, stage = PatchWork(problem, error), Patches(error=error, most=most)
     stage.start(work, 64)
     reason = None
-    while reason is None and stage.step(1):
+    while reason is None:
+        stage.step(1)
         reason = stage.over([])
     return work, stage, reason
 
@@ -205,3 +209,23 @@ def test_what_is_not_reached_is_said():
     alone.start(one, 64)
     alone.step(1)
     assert "one tree" in alone.estimate().reason and not alone.estimate().reliable
+
+
+def test_what_patches_do_not_reach_is_tried_by_maps_and_larger_bases(monkeypatch):
+    monkeypatch.setattr(Patches.__init__, "__defaults__", (1e-6, 4))
+    solution = linear_solved(get("sharp-poisson"), Linear(), Stop(), error=1e-2)
+    stages = [entry["stage"] for entry in solution.history]
+    assert solution.stop is StopReason.REACHED and solution.method == "linear" and set(stages) == {"linear"}
+    assert solution.rel_l2 <= 3e-2 and not isinstance(solution.net, PatchNet)
+
+
+def test_equations_that_determine_nothing_end_the_stage(monkeypatch):
+    def fails(self, tree):
+        raise torch.linalg.LinAlgError("singular")
+
+    monkeypatch.setattr(PatchWork, "solve", fails)
+    stage, work = Patches(error=1e-3), PatchWork(CASES["ring"])
+    stage.start(work, 64)
+    with pytest.raises(Ended) as ended:
+        stage.step(1)
+    assert ended.value.reason is StopReason.NOT_REACHED
