@@ -144,7 +144,7 @@ class PatchNet(nn.Module):
         value = summed(within.value)
         gradient = None if within.gradient is None else summed(within.gradient) / widths[:, None]
         second = None if within.second is None else summed(within.second)
-        if want == "hessian":
+        if second is not None and want == "hessian":
             second = second / (widths[:, None, :, None] * widths[:, None, None, :])
         elif second is not None:
             second = second / widths[:, None] ** 2
