@@ -132,6 +132,8 @@ class Recording:
         A frame of the same iteration stays if it is of another solve: with other bumps, or in another window.
         """
         net = progress.net()
+        if not isinstance(net, BumpNet):  # a net of patches is not recorded
+            return
         while self.frames and (last := self.frames[-1]).iteration >= progress.iteration:
             same = last.rows.shape == net.rows.shape and torch.equal(last.domain, net.domain.cpu())
             if last.iteration == progress.iteration and not same:
@@ -140,6 +142,8 @@ class Recording:
 
     def _keep(self, progress: Progress) -> None:
         net = progress.net()
+        if not isinstance(net, BumpNet):
+            return
         if not bool(torch.isfinite(net.rows).all()):  # a run that diverged: there is nothing to draw
             return
         tensors = {name: getattr(net, name).detach().cpu() for name in ("rows", "frame", "domain")}

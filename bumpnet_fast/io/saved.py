@@ -4,7 +4,7 @@ The dict holds tensors and plain values only: ``torch.load(path, weights_only=Tr
 
 ========= ==========================================================================
 version   format of the file, :data:`VERSION`
-kwargs    arguments that rebuild the net
+kwargs    arguments that rebuild the net; of a net of patches the cells of level 0
 model     its ``state_dict``
 problem   ``{"name": ..., "settings": {...}}``, or None
 boundary  "hard", "soft", or None
@@ -40,6 +40,7 @@ from ..nets.bumpnet import BumpNet
 from ..nets.cancelling import warn_of_saving
 from ..nets.deeponet import BumpDeepONet
 from ..nets.events import Event
+from ..nets.patches import PatchNet
 from ..problems.base import Problem
 from ..problems.evolution import EvolutionProblem, get_evolution
 from ..problems.operators import Operator, OperatorData, get_operator
@@ -85,7 +86,11 @@ _KINDS = {
 
 
 def save(
-    path: str | os.PathLike, what: Result | BumpNet | BumpDeepONet, *, problem: Any = None, boundary: str | None = None
+    path: str | os.PathLike,
+    what: Result | BumpNet | PatchNet | BumpDeepONet,
+    *,
+    problem: Any = None,
+    boundary: str | None = None,
 ) -> None:
     """Write a result, or a net alone, to ``path``, atomically.
 
@@ -95,7 +100,7 @@ def save(
     ----------
     path : str or path
         File to write; its directory must exist.
-    what : Result, BumpNet or BumpDeepONet
+    what : Result, BumpNet, PatchNet or BumpDeepONet
         The result of a solver, or a net.
     problem : Problem or Operator, optional
         For a net alone: its problem.  The name and the fields of a problem are saved, not its code.
@@ -123,11 +128,11 @@ def save(
     >>> load(path).net
     BumpNet(dim=2, bumps=9, outputs=1, outer='tied', parameters=63, dtype=float32)
     """
-    if not isinstance(what, (Result, BumpNet, BumpDeepONet)):
+    if not isinstance(what, (Result, BumpNet, PatchNet, BumpDeepONet)):
         raise TypeError(f"only the result of a solver or a net can be saved, got {type(what).__name__}")
     net, more = what, {}
     choice(*BOUNDARIES, optional=True).check("boundary", boundary)
-    if isinstance(what, BumpNet) and given(problem, Problem):
+    if isinstance(what, (BumpNet, PatchNet)) and given(problem, Problem):
         check_net(problem, what)
     if isinstance(what, BumpDeepONet) and given(problem, Operator):
         check_operator(problem, what)
@@ -172,8 +177,10 @@ def _state(net: nn.Module) -> dict[str, Tensor]:
     return run_state.plain(dict(net.state_dict()))
 
 
-def net_settings(net: BumpNet) -> dict[str, Any]:
+def net_settings(net: BumpNet | PatchNet) -> dict[str, Any]:
     """The arguments that rebuild a net, before its state is loaded."""
+    if isinstance(net, PatchNet):
+        return {"roots": list(net.roots)}
     return {
         "dim": net.layout.dim,
         "bumps": len(net.rows),
@@ -326,7 +333,10 @@ def _solution(
     windows, boundary = content.get("windows", []), content["boundary"]
     with damaged(file):
         choice(*BOUNDARIES, optional=True).check("boundary", boundary)
-        nets = [_rebuilt(BumpNet, content["kwargs"], state) for state in windows or [content["model"]]]
+        if "roots" in content["kwargs"]:
+            nets: list[Any] = [PatchNet(**content["kwargs"], **content["model"])]
+        else:
+            nets = [_rebuilt(BumpNet, content["kwargs"], state) for state in windows or [content["model"]]]
     guarded: Any = contextlib.nullcontext() if problem is not None else damaged(file)
     if problem is None:
         problem = saved_problem(file, content, problems.get, needed=boundary == "hard" or bool(windows))

@@ -63,6 +63,8 @@ def clear_gradient_(net: BumpNet, gradient: Tensor | None) -> None:
 
 def free_parameters(net: BumpNet) -> int:
     """How many numbers a solver finds: whole rows of trained bumps, and the amplitudes of the others."""
+    if net.rows.shape[1] < net.layout.columns:  # a net of patches, whose rows are amplitudes
+        return net.rows.numel()
     frozen = int((~net.trainable).sum())
     return net.rows.numel() - frozen * net.layout.shape_columns
 

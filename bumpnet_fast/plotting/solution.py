@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..io.fields import Field, default_plane, field_of
+from ..nets.patches import PatchNet
 from ..solvers.solution import FieldResult
 from .style import (
     CURVE,
@@ -26,6 +27,7 @@ from .style import (
     draw_error_curve,
     draw_image,
     draw_intervals,
+    draw_leaves,
     error_norm,
     finite_norm,
     label_axes,
@@ -146,7 +148,10 @@ def _fields(solution: FieldResult, field: Field, axes: dict[str, Axes]) -> None:
         values, title = _values(solution, field, points, kind)
         draw_image(axes[kind], values.reshape(size), plane, error_norm(values), title, ERROR)
     whole = box.shape[1] != 2 or bool(inside.all())
-    draw_boxes(axes["bumps"], solution.net, box, outline=whole, names=plane.names)
+    if isinstance(solution.net, PatchNet):
+        draw_leaves(axes["bumps"], solution.net, box, names=plane.names)
+    else:
+        draw_boxes(axes["bumps"], solution.net, box, outline=whole, names=plane.names)
     if not whole:
         for name in axes.keys() - {"convergence"}:
             draw_edge(axes[name], ticks, inside.reshape(size))

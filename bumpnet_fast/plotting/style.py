@@ -24,6 +24,7 @@ from scipy.spatial import ConvexHull
 from ..io.fields import Slice, middles
 from ..nets.bumpnet import BumpNet
 from ..nets.events import with_events
+from ..nets.patches import PatchNet
 from ..solvers.operators import OperatorSolution
 from ..solvers.solution import FieldResult
 
@@ -238,6 +239,15 @@ def draw_boxes(
     step *= max(m for m in (1, 2, 5) if m * step <= norm.vmax)
     ticks = [-step, -step / 10, 0, step / 10, step]
     add_colour_bar(ax, ScalarMappable(norm, SIGNED), ticks=ticks, format=lambda t, _: f"{t:g}".replace("-", "−"))
+
+
+def draw_leaves(ax: Axes, net: PatchNet, box: np.ndarray, names: Sequence[str] = ("x", "y")) -> None:
+    """The leaves of a net of patches; its bumps are too many to be seen."""
+    lo, hi = as_array(net.boxes).transpose(1, 0, 2)
+    corners = np.stack([lo, np.stack([hi[:, 0], lo[:, 1]], 1), hi, np.stack([lo[:, 0], hi[:, 1]], 1)], 1)
+    ax.add_collection(PolyCollection(list(corners), facecolors="none", edgecolors=INK, linewidths=0.6))
+    frame_axes(ax, box, MARGIN, names)
+    set_title(ax, f"{len(net.leaves)} patches of {net.amplitudes.shape[1]} bumps")
 
 
 def box_outlines(net: BumpNet) -> list[np.ndarray]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..core.jet import Jet
 from ..nets.bumpnet import BumpNet
+from ..nets.patches import PatchNet
 from ..problems import sampling
 from ..problems.base import Problem
 from . import refine
@@ -106,7 +107,7 @@ class Places:
 
     def balanced(self, problem: Problem, net: BumpNet, boundary: str, unknowns: dict[str, float]) -> Places:
         """The same with the factors of the equations, if these are not known."""
-        if self.balance is not None:
+        if self.balance is not None or isinstance(net, PatchNet):  # over patches every leaf has factors of its own
             return self
         rows = blocks(problem, boundary, self.counts, self.x, self.condition_weight, self.weights)
         balance = balancing(rows, net, unknowns)
@@ -462,6 +463,8 @@ def _alone(known: ErrorEstimate, stage: Stage, seconds: float, seed: int) -> Err
 def _estimated(stages: Sequence[Stage], seconds: float, bumps: int | None, seed: int) -> ErrorEstimate:
     started, windows = time.process_time(), []
     for stage in stages:
+        if isinstance(stage.net, PatchNet):
+            return _unknown(1, "the error over patches is estimated while these are solved for, and not afterwards")
         if not bool(torch.isfinite(stage.net.rows).all()):
             return _unknown(stage.net.layout.outputs, "the solution is not finite")
         found = [one for one in contradictions(stage.problem) if one.kind != "velocity"]

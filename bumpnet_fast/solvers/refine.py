@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.jet import Jet
 from ..core.rows import orientation
 from ..nets.bumpnet import BumpNet
+from ..nets.patches import PatchNet
 from ..problems import sampling
 from ..problems.base import Problem, call_residual
 from .arguments import widths
@@ -198,6 +199,8 @@ def add_terms(total: Tensor, coefficients: list[Coefficients], u: Jet) -> None:
 
 def _near_bumps(net: BumpNet, number: int, generator: torch.Generator) -> Tensor:
     """About ``number`` points [n, d] spread evenly over the bumps' boxes, the same number in each."""
+    if isinstance(net, PatchNet):
+        return net.spread(max(1, number // len(net.leaves)), generator)
     layout, frame = net.layout, net.frame.cpu().double()
     rows = net.rows.detach().cpu().double()
     d, each = layout.dim, max(1, number // len(rows))

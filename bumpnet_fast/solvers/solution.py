@@ -18,6 +18,7 @@ from ..core.jet import Jet
 from ..core.types import Boundary, Want
 from ..nets.bumpnet import BumpNet
 from ..nets.events import Event
+from ..nets.patches import PatchNet
 from ..problems.base import Problem, call_residual
 from ..problems.sampling import lattice
 from .arguments import integer
@@ -256,13 +257,13 @@ class Solution(FieldResult):
 
     Attributes
     ----------
-    net : BumpNet
-        The net that was given, with the best rows found.
+    net : BumpNet or PatchNet
+        The net that was given, with the best rows found; with ``error`` it may be one of patches.
     places : Places, optional
         Where it was solved, for :attr:`error_estimate` and :meth:`report`; not saved.
     """
 
-    net: BumpNet
+    net: BumpNet | PatchNet
     problem: Problem
     places: Places | None = field(default=None, repr=False, compare=False)
 
@@ -293,7 +294,8 @@ class Solution(FieldResult):
         Raises
         ------
         ValueError
-            For an invalid number of bumps or seed, or a net with a scale of its own that is far from the usual one.
+            For an invalid number of bumps or seed, a net of patches, or a net with a scale of its own that is far from
+            the usual one.
 
         Examples
         --------
@@ -306,6 +308,8 @@ class Solution(FieldResult):
         """
         integer(1, optional=True).check("bumps", bumps)
         integer().check("seed", seed)
+        if isinstance(self.net, PatchNet):
+            raise ValueError("a solution over patches cannot be enriched: solve with a smaller error")
         started, clock = time.process_time(), time.perf_counter()
         (stage,) = self.stages()
         found = joined(stage, bumps, seed)

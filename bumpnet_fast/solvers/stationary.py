@@ -118,9 +118,10 @@ def solve(
         every solve, ``max_seconds`` of all together.
     error : float, optional
         Relative L2 error to reach, without a ``net``.  Smooth bases of growing size are solved over, as by "linear",
-        until the change of u from one to the next says that the error is smaller; where they do not get there, the
-        problem's usual net is trained and enriched.  ``stop`` of the solution is "error reached" or "error not
-        reached", and :attr:`~Solution.error_estimate` tells how good it is.
+        until the change of u from one to the next says that the error is smaller.  Where they do not get there, linear
+        problems on rectangles are solved over patches, or else the problem's usual net is trained and enriched.
+        ``stop`` of the solution is "error reached" or "error not reached", and :attr:`~Solution.error_estimate` tells
+        how good it is.
     enrich : bool or int
         Whether smooth bumps are added to the trained net, and all amplitudes and unknowns solved for once more, as by
         :meth:`Solution.enrich`; or how many.  Twice as many are tried where more than 2 % of the residual between the

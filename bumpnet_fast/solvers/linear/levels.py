@@ -7,7 +7,7 @@ points that nothing was solved on.  It is looked for at the size before, where a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from ...core.maps import Maps
 from ...nets.bumpnet import BumpNet
 from ...nets.smooth import Shape
 from ..estimate import ErrorEstimate
-from ..loop import Method, StopReason
+from ..loop import Ended, Method, StopReason
 from ..map_search import Fit, HeldOut, polished, search
 from .mapped_fits import MappedFits, denser_where_mapped
 from .task import Candidate, FrozenTask
@@ -161,6 +161,8 @@ class Levels(Method, listed=False):
         To begin with.
     fixed : bool
         Whether the ratio of its cells is kept.
+    elsewhere : callable, optional
+        Says of the work, before maps are looked for, whether another stage suits better; this one then ends.
     """
 
     name: ClassVar[str] = "linear"
@@ -170,6 +172,7 @@ class Levels(Method, listed=False):
     most: int = MOST
     shape: Shape | None = None
     fixed: bool = False
+    elsewhere: Callable[[FrozenTask], bool] | None = None
 
     def start(self, work: FrozenTask, iterations: int) -> None:
         self.work, self.shape = work, self.shape or first_shape(work.net.layout.dim)
@@ -187,8 +190,11 @@ class Levels(Method, listed=False):
             self._begin(self.shape)
             return 1
         resolved = self.levels[-1].held_out < _RESOLVED * math.sqrt(work.reference_loss())
-        if not resolved and self._mapping() and self._mapped():
-            return 1
+        if not resolved and self._mapping():
+            if self.elsewhere is not None and self.elsewhere(work):
+                raise Ended(StopReason.NOT_REACHED)
+            if self._mapped():
+                return 1
         now, following = work.bumps, self._next()
         if len(self.levels) > 1:  # at the first size it was looked for
             worth = max(1, min(_LOOKS, round(_SEARCH * (following / now) ** 3)))

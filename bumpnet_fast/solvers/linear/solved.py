@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from ...nets.smooth import Shape, smooth_net
 from ...problems.base import Problem
 from ..arguments import integer
 from ..estimate import Stage
-from ..loop import Callback, Run, Stop
+from ..loop import Callback, Run, Stop, StopReason
+from ..patches import Patches, PatchWork, local, suits
 from ..report import doubts
 from ..solution import Solution
 from ..starting import Start, check_start, first_rows, trivial
@@ -31,6 +33,10 @@ _DEFAULT = (64, 256, 512, 1024)
 _COARSE = (8, 40, 60)
 #: Entries of the matrix of the largest basis that one thread can do.
 _ENTRIES = 4 * 10**6
+#: Ends after which nothing else is tried.
+_ENDS = StopReason.REACHED, StopReason.TIME, StopReason.INTERRUPTED
+#: Bumps from which on patches, whose cost is linear, are quicker.
+_MANY = 1024
 
 
 @torch.no_grad()
@@ -44,7 +50,7 @@ def solved(
 
     The arguments are those of :func:`~bumpnet_fast.solvers.solve`.
     """
-    started = time.perf_counter() if started is None else started
+    started, clock = time.perf_counter() if started is None else started, time.process_time()
     check_start(problem, start)
     dim = len(problem.lower)
     counts = bumps if isinstance(bumps, tuple) else None
@@ -57,7 +63,41 @@ def solved(
     about = boundary, method.ridge, seed, start, condition_weight
     task = FrozenTask(problem, first_bumps(dim, most), shape, *about, group=group)
     task.check()
-    levels = Levels(error=error, most=most, shape=shape, fixed=counts is not None)
+    patchable = error is not None and task.ranks.alone and task.is_linear()
+    patchable = patchable and suits(problem, boundary, condition_weight)
+    few = min(most, _MANY) if patchable and method.most is None else most
+    levels = Levels(
+        error=error, most=few, shape=shape, fixed=counts is not None, elsewhere=_local if patchable else None
+    )
+    found = _by_levels(task, levels, stop, callbacks, started)
+    if not patchable or found.stop is not StopReason.NOT_REACHED or task.doubt():
+        return found
+    tried = [found, _by_patches(found, error, stop, callbacks, started)]
+    if tried[-1].stop not in _ENDS:  # what was left out for patches may help all the same
+        task = FrozenTask(problem, first_bumps(dim, most), shape, *about, group=group)
+        tried.append(_by_levels(task, Levels(error=error, most=most, shape=shape), stop, callbacks, started))
+    last = tried[-1]
+    best = last if last.stop is StopReason.REACHED else min(tried, key=_worth)
+    best.stop = last.stop if last.stop in _ENDS else StopReason.NOT_REACHED
+    best.processor_seconds, best.seconds = time.process_time() - clock, last.seconds
+    return best
+
+
+def _local(task: FrozenTask) -> bool:
+    return local(task.posed, task.net, task.boundary)
+
+
+def _worth(solution: Solution) -> tuple[bool, float]:
+    estimate = solution.error_estimate
+    error = max(estimate.rel_l2)
+    return not estimate.reliable, error if error == error else math.inf
+
+
+def _by_levels(
+    task: FrozenTask, levels: Levels, stop: Stop, callbacks: Sequence[Callback], started: float
+) -> Solution:  # fmt: skip
+    """The solution over smooth bases of all of the domain."""
+    problem = task.posed
     with few_threads(_ENTRIES):
         run = Run(task, [levels], stop, callbacks, None, started)
         reason = run.follow()
@@ -75,7 +115,7 @@ def solved(
         if task.is_linear():
             solution.error_estimate = estimate
         else:  # it may not be the only solution, which takes long to find out
-            solution.know_error(estimate, lambda: _coarse(solution, seed))
+            solution.know_error(estimate, lambda: _coarse(solution, task.basis_seed))
     return solution
 
 
@@ -87,6 +127,28 @@ def _coarse(solution: Solution, seed: int) -> Stage:
     rows = first_rows(problem, net, solution.boundary, solution)
     net = BumpNet.from_rows(rows, net.frame, net.domain, maps=solution.net.maps)
     return Stage(problem, net, solution.boundary, solution.unknowns)
+
+
+def _by_patches(
+    before: Solution, error: float, stop: Stop, callbacks: Sequence[Callback], started: float
+) -> Solution:  # fmt: skip
+    """The solution over a tree of patches, after one that did not reach the error."""
+    with few_threads(_ENTRIES):
+        run = Run(PatchWork(before.problem, error), [Patches(error=error)], stop, callbacks, None, started)
+        reason = run.follow()
+        (patches,) = run.methods
+        if not patches.known:
+            return before
+        rel_l2, max_error = run.errors()
+    history = [*before.history, *({**e, "iteration": e["iteration"] + before.iterations} for e in run.history[1:])]
+    solution = dataclasses.replace(
+        before, net=run.work.net, boundary=PatchWork.boundary, history=history, loss=run.history[-1]["loss"],
+        rel_l2=rel_l2, max_error=max_error, seconds=run.seconds,
+        processor_seconds=before.processor_seconds + run.processor_seconds, iterations=before.iterations + run.done,
+        stop=reason, method=f"{before.method}+{patches.name}", warnings=run.warnings,
+    )  # fmt: skip
+    solution.error_estimate = patches.estimate()
+    return solution
 
 
 __all__ = ["solved"]
