@@ -29,7 +29,7 @@ def settable(problem: type[Problem], method: str = "auto", search: str | None = 
     from ..solvers import stationary, strategies
 
     solver = stationary.options_of(method) | keywords_of(stationary.solve)
-    for name in ("error", "enrich"):  # --error, --enrich
+    for name in ("error", "parameters", "enrich"):  # options of their own
         solver.pop(name, None)
     if method == LINEAR:  # its basis and its points are chosen
         own = {*stationary.options_of(method), "condition_weight", "every_seconds"}
@@ -86,7 +86,7 @@ class Solve(Command):
         "Ctrl-C ends the run early: the best solution so far is written, and the exit code is 130. "
         "It is 1 if --error or --reach did not reach the error, or if the loss became NaN or infinite."
     )
-    recorded = ("problem", "method", "dtype", "seed", "reach", "prune_to", "error", "enrich", "animate")
+    recorded = ("problem", "method", "dtype", "seed", "reach", "prune_to", "error", "parameters", "enrich", "animate")
     changeable = ("iterations", "max_seconds")
     allowed = ("no_estimate", "no_report")
     failures = ("diverged", "error not reached")
@@ -101,6 +101,8 @@ class Solve(Command):
         few = parser.add_mutually_exclusive_group()
         error = "reach this relative L2 error by the shortest way, and say whether it was reached"
         few.add_argument("--error", type=positive_number, metavar="E", help=error)
+        size = "find the best net of at most N parameters: grids with other numbers of bumps along the axes are tried"
+        few.add_argument("--parameters", type=positive, metavar="N", help=size)
         reach = "find the fewest bumps for this relative L2 error (root of the loss where u is unknown)"
         few.add_argument("--reach", type=positive_number, metavar="ERROR", help=reach)
         prune = "solve, then remove bumps and train on until N are left"
@@ -136,6 +138,8 @@ class Solve(Command):
         stationary.options_of(arguments.method)  # is there such a method?
         if _method(arguments) == LINEAR:
             self._check_linear(arguments)
+        if arguments.parameters is not None:
+            self._check_sized(arguments)
         if arguments.enrich and _search(arguments) is not None:
             raise UsageError("--enrich goes without --reach and --prune-to")
         if _search(arguments) is None:
@@ -146,6 +150,17 @@ class Solve(Command):
             raise UsageError(f"{flag} needs one of the methods {there}, got {arguments.method!r}")
         if arguments.windows is not None:
             raise UsageError(f"{flag} solves all of the time at once, and takes no --windows")
+
+    def _check_sized(self, arguments: argparse.Namespace) -> None:
+        """Raise UsageError for arguments that do not go with --parameters."""
+        refused = {"--bumps": arguments.bumps, "--windows": arguments.windows, "--animate": arguments.animate or None}
+        refused |= {"--enrich": arguments.enrich or None}
+        if found := [name for name, value in refused.items() if value is not None]:
+            raise UsageError(f"--parameters goes without {found[0]}")
+        if "+" in arguments.method or not _second_order(arguments.method):
+            raise UsageError(f"--parameters needs one method of least squares, got --method {arguments.method}")
+        if arguments.dtype != "float64":
+            raise UsageError("--parameters is for --dtype float64")
 
     def _check_linear(self, arguments: argparse.Namespace) -> None:
         """Raise UsageError for arguments that a solve over a chosen basis cannot follow."""
@@ -168,7 +183,7 @@ class Solve(Command):
         from ..solvers.placement import drop_outside, grade
         from ..solvers.stationary import new_net
 
-        if _method(arguments) == LINEAR:
+        if _method(arguments) == LINEAR or arguments.parameters is not None:
             return problems.get(arguments.problem, **settings["problem"]), None
         perturb = perturbation(arguments, settings)
         problem = problems.get(arguments.problem, **settings["problem"])
@@ -191,6 +206,9 @@ class Solve(Command):
         if _method(arguments) == LINEAR:
             choices |= settings["solver"] | ({"method": "auto", "error": arguments.error} if arguments.error else {})
             return lambda callback: stationary.solve(problem, arguments.bumps, callback=callback, **choices)
+        if arguments.parameters is not None:
+            choices |= settings["solver"] | {"parameters": arguments.parameters}
+            return lambda callback: stationary.solve(problem, callback=callback, **choices)
         choices |= settings["solver"] | {"checkpoint": state}
         if arguments.reach is not None:
             return lambda callback: strategies.reach(problem, net, arguments.reach, callback=callback, **choices)

@@ -30,6 +30,7 @@ from .starting import Start, check_start, first_rows, trivial
 from .task import Task
 from .threads import few_threads
 from .to_error import check_frozen, if_alone, is_linear, trained_as_well
+from .to_size import check_sized, sized
 
 #: Arguments of :func:`solve` beside a method's own options.
 _RULES = {
@@ -60,6 +61,7 @@ def solve(
     start: Start | None = None,
     restarts: int = 0,
     error: float | None = None,
+    parameters: int | None = None,
     enrich: bool | int = False,
     checkpoint: str | os.PathLike | run_state.Store | None = None,
     every_seconds: float = run_state.EVERY,
@@ -122,6 +124,10 @@ def solve(
         problems on rectangles are solved over patches, or else the problem's usual net is trained and enriched.
         ``stop`` of the solution is "error reached" or "error not reached", and :attr:`~Solution.error_estimate` tells
         how good it is.
+    parameters : int, optional
+        Find the best net with at most so many, without a ``net``, by least squares: grids with other numbers of bumps
+        along the axes are trained for some iterations, and the one with the smallest residual at points that nothing
+        was trained on is trained to the end.  That takes about three times as long as one solve.
     enrich : bool or int
         Whether smooth bumps are added to the trained net, and all amplitudes and unknowns solved for once more, as by
         :meth:`Solution.enrich`; or how many.  Twice as many are tried where more than 2 % of the residual between the
@@ -174,6 +180,8 @@ def solve(
     check_enrich(enrich, None if error is None and not _over_smooth(method, net) else "error and method='linear'")
     callbacks = (*callbacks, *([] if callback is None else [callback]))
     if error is not None or _over_smooth(method, net):
+        if parameters is not None:
+            raise ValueError("parameters must be left out beside error and method='linear', which choose their own")
         given = {"method": method, "net": net, "points": points, "sampling": sampling, "refine": refine,
                  "restarts": restarts, "checkpoint": checkpoint}  # fmt: skip
         _RULES["condition_weight"].check("condition_weight", condition_weight)
@@ -189,6 +197,14 @@ def solve(
         if solution.stop is not StopReason.NOT_REACHED:
             return solution
         return trained_as_well(solve, solution, error, limits, about)
+    if parameters is not None:
+        given = {"net": net, "restarts": restarts, "enrich": enrich, "checkpoint": checkpoint, "group": group}
+        check_sized(given)
+        methods, limits = configured(method, stop, options)
+        about = {"method": method, "boundary": boundary, "points": points, "sampling": sampling, "seed": seed,
+                 "condition_weight": condition_weight, "refine": refine, "start": start}  # fmt: skip
+        about |= {key: value for key, value in options.items() if key not in ("iterations", "max_seconds")}
+        return sized(solve, new_net, problem, parameters, methods, limits, about, callbacks)
     if restarts:
         own = {"method": method, "boundary": boundary, "points": points, "sampling": sampling,
                "condition_weight": condition_weight, "refine": refine, "seed": seed}  # fmt: skip

@@ -144,6 +144,13 @@ def test_a_stated_error_that_is_not_reached_is_a_failure(tmp_path):
     assert any("the error 1e-09 was not reached" in warning for warning in summary["warnings"])
 
 
+def test_the_best_net_of_a_size(tmp_path):
+    code, summary = stated("poisson", "--parameters", "84", "--set", "iterations=20", out=tmp_path)
+    assert (code, summary["stop_reason"], summary["method"]) == (0, "iterations", "varpro")
+    assert 75 <= summary["parameters"] <= 84 and summary["rel_l2"] < 0.01
+    assert checkpoint.load(tmp_path / "model.pt").rel_l2 == pytest.approx(summary["rel_l2"])
+
+
 def test_a_basis_of_so_many_bumps(tmp_path):
     code, summary = stated("heat", "--method", "linear", "--bumps", "10x10", "--set", "ridge=1e-24", out=tmp_path)
     assert (code, summary["bumps"], summary["stop_reason"]) == (0, 100, "solved") and summary["rel_l2"] < 1e-3
@@ -412,6 +419,12 @@ def test_a_folder_that_is_not_there(tmp_path, capsys):
     ("--error 1e-3 --method adam", "--error chooses the method itself: leave out --method adam"),
     ("--error 1e-3 --dtype float32", "--error is for --dtype float64"),
     ("--error 1e-3 --set points=9", "poisson has no setting 'points'"),
+    ("--parameters 280 --bumps 40", "--parameters goes without --bumps"),
+    ("--parameters 280 --error 1e-3", "not allowed with argument"),
+    ("--parameters 280 --enrich", "--parameters goes without --enrich"),
+    ("--parameters 280 --method adam", "--parameters needs one method of least squares, got --method adam"),
+    ("--parameters 280 --dtype float32", "--parameters is for --dtype float64"),
+    ("--parameters 3", "parameters must be at least 7, those of one bump, got 3"),
     ("--method linear --animate", "--method linear goes without --animate"),
     ("--prune-to 0", "--prune-to: '0' is not a whole number of at least 1"),
     ("--prune-to 5 --reach 0.1", "not allowed with argument"),
