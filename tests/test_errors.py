@@ -38,6 +38,7 @@ def test_every_public_function_is_there():
         "Evolution",
         "EvolutionEstimate",
         "EvolutionReport",
+        "GradedEvolution",
         "Jet",
         "March",
         "OperatorSolution",

@@ -77,8 +77,6 @@ class GradedEvolution(Evolution):
     ----------
     error : float
         What was asked for: the largest relative L2 error over time.
-    error_estimate : EvolutionEstimate
-        From the change of u to a finer level, at the ends of its steps.
     stretches : list of Bumps
         The bumps from stretch to stretch of time.
     levels : list of dict
@@ -93,7 +91,7 @@ class GradedEvolution(Evolution):
 
     @property
     def error_estimate(self) -> EvolutionEstimate:
-        """The change of u to a finer level."""
+        """The change of u to a finer level, at the ends of its steps."""
         return self.estimate
 
     def estimate_error(self) -> EvolutionEstimate:
