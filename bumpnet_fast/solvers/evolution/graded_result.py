@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from ..solution import as_points
 from .estimate import EvolutionEstimate
 from .graded import axis_of, basis_of, centre_columns
 from .integrators import within_step
-from .result import ROUNDING, Evolution
+from .result import Evolution
 
 
 @dataclass(frozen=True)
@@ -99,15 +98,7 @@ class GradedEvolution(Evolution):
         return self.estimate
 
     def _stretch(self, t: float) -> tuple[Bumps, float]:
-        first, last, given = float(self.times[0]), float(self.times[-1]), t
-        try:
-            t = float(t)
-        except (TypeError, ValueError):
-            t = math.nan
-        slack = ROUNDING * math.ulp(last)
-        if not first - slack <= t <= last + slack:
-            raise ValueError(f"t must be from {first:g} to {last:g}, got {given!r}")
-        t = min(max(t, first), last)
+        t = self.within(t)
         i = bisect_right([float(one.times[0]) for one in self.stretches], t) - 1
         return self.stretches[max(i, 0)], t
 

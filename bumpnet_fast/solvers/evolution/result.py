@@ -172,7 +172,8 @@ class Evolution(Result):
             lift = self.space.lift(points, "value").value
         return lambda t: (basis @ self._rows(t)[:, self.net.layout.amplitude] + lift).to(dtype)
 
-    def _rows(self, t: float) -> Tensor:
+    def within(self, t: Any) -> float:
+        """A time as a number; ValueError if it is not one of the evolution."""
         first, last, given = float(self.times[0]), float(self.times[-1]), t
         try:
             t = float(t)
@@ -181,7 +182,10 @@ class Evolution(Result):
         slack = ROUNDING * math.ulp(last)
         if not first - slack <= t <= last + slack:
             raise ValueError(f"t must be from {first:g} to {last:g}, got {given!r}")
-        t = min(max(t, first), last)
+        return min(max(t, first), last)
+
+    def _rows(self, t: float) -> Tensor:
+        t = self.within(t)
         after = int(torch.searchsorted(self.times, torch.tensor(t, dtype=torch.float64)))
         if float(self.times[after]) == t:
             return self.states[after]
