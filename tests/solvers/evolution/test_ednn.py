@@ -377,13 +377,13 @@ def test_time_is_limited_within_a_step_too():
     class Slow(Burgers):
         def rhs(self, x, u, t):
             if t > 0.5:
-                time.sleep(0.05)
+                time.sleep(0.5)
             return super().rhs(x, u, t)
 
     started = time.perf_counter()
-    run = evolve(Slow(), 12, method="rk4", step=1e-3, times=[0.4, 1.0], measure=False, max_seconds=1.0)
+    run = evolve(Slow(), 12, method="rk4", step=1e-2, times=[0.4, 1.0], measure=False, max_seconds=4.0)
     assert run.stop_reason == "time" and run.times.tolist() == [0, 0.4]
-    assert time.perf_counter() - started < 10  # all of it would take 100 s
+    assert time.perf_counter() - started < 60  # all of it would take 100 s, and the slow part is left within a step
 
 
 def test_other_errors_of_a_callback_pass_through():
