@@ -253,7 +253,7 @@ def test_pruning_on_the_way(method):
 
 
 def test_it_ends_by_time():
-    solution = run(get("poisson"), iterations=10**6, max_seconds=0.2)
+    solution = run(get("poisson"), iterations=10**6, max_seconds=2.0)
     assert solution.stop_reason == "time" and 0 < solution.iterations < 10**6
 
 
