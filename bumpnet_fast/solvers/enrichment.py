@@ -27,6 +27,8 @@ _RIDGE = 1e-26
 _STEPS, _HALVINGS, _CHORDS = 4, 6, 6
 #: They are done when the rows are as predicted, up to a share of the predicted ones or of those at the start.
 _OFF_BEST, _OFF_FIRST = 1e-2, 1e-6
+#: Or up to rounding: so much of the sizes of what is added up in them.
+_ROUNDING = 1e-14
 #: An unknown is not determined if its effect differs by less than this share from what u and others can make.
 _UNDETERMINED = 1e-5
 
@@ -159,6 +161,8 @@ def fitted(u: Enriched, blocks: list[Block], steps: int = _STEPS) -> EnrichedFit
             A = torch.cat([A, systems[0].sensitivity(jets, u.unknowns)])
         step, predicted, fit, _ = ridge_solve(A.mul_(weights), -residual, _RIDGE, kinds=kinds_of(systems[0], len(A)))
         h, moved = u.amplitudes(), None
+        rounding = _ROUNDING * float(torch.linalg.vector_norm((h + step[: len(h)]).abs() @ A[: len(h)].abs()))
+        enough = max(_OFF_BEST * float(predicted.norm()), _OFF_FIRST * first, rounding)
         for halving in range(_HALVINGS):
             shorter = 0.5**halving * step
             moved = u.moved(h + shorter[: len(h)], u.unknowns + shorter[len(h) :])
@@ -166,11 +170,12 @@ def fitted(u: Enriched, blocks: list[Block], steps: int = _STEPS) -> EnrichedFit
             if bool(torch.isfinite(there).all()) and float(there.norm()) < float(residual.norm()):
                 break
         else:  # nothing to be gained
-            converged = bool(torch.isfinite(residual).all()) and float(predicted.norm()) >= 0.9 * float(residual.norm())
+            gain = float(residual.norm()) - float(predicted.norm())
+            converged = bool(torch.isfinite(residual).all()) and gain <= max(0.1 * float(residual.norm()), rounding)
             break
         off, u, residual = (there - predicted).norm(), moved, there
         for _ in range(_CHORDS if halving == 0 else 0):  # with the same factors, which cost nearly nothing
-            converged = float(off) <= max(_OFF_BEST * float(predicted.norm()), _OFF_FIRST * first)
+            converged = float(off) <= enough
             if converged:
                 break
             inside = residual @ fit.basis
