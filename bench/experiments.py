@@ -116,8 +116,8 @@ EXPERIMENTS = (
     Experiment(
         "inverse-heat", PINN, "Heat with unknown conductivity", "bumpnet solve inverse-heat",
         note="The conductivity is found along with u. Over seeds 0 to 7 the median is 2.4e-7; it was 1.2e-7 before"
-        " all rows counted alike. Weights of the measurements from 1e-4 to 100, no limit on thin edges, no refinement and more"
-        " iterations change it by less than the seeds do.",
+        " all rows counted alike. Weights of the measurements from 1e-4 to 100, no limit on thin edges, no refinement"
+        " and more iterations change it by less than the seeds do.",
     ),
     _baseline("poisson-mlp", PINN, "Poisson", "poisson"),
     _baseline("helmholtz-mlp", PINN, "Helmholtz", "helmholtz"),
