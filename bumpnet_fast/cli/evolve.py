@@ -122,12 +122,14 @@ class Evolve(Command):
         return lambda callback: evolve(problem, net, **choices, callback=callback)
 
     def entries(self, result: Evolution, arguments: argparse.Namespace) -> dict[str, Any]:
+        bumps, columns = result.net.rows.shape
         stated: dict[str, Any] = {}
-        if arguments.error is not None:
-            stated = {"bumps": max(entry["bumps"] for entry in result.history), "error": arguments.error}
+        if arguments.error is not None:  # the net is that of the start, and others have more bumps
+            bumps = max(entry["bumps"] for entry in result.history)
+            stated = {"bumps": bumps, "error": arguments.error}
         return stated | {
             "shapes": result.shapes,
-            "parameters": result.net.rows.numel(),
+            "parameters": bumps * columns,
             "time": float(result.times[-1]),
             "max_error": result.max_error,
             "fit_error": result.fit_error,
